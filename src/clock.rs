@@ -1,0 +1,24 @@
+//! The time: monotonic for waiting, wall clock for what is kept across restarts.
+//!
+//! R32: lifetimes inside the process go by the monotonic clock (`tokio::time`, which tests can pause). What is written
+//! to disk needs the wall clock, and this is the one place that reads it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970-01-01T00:00:00Z, never negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct UnixSeconds(pub u64);
+
+impl UnixSeconds {
+    /// The wall clock now.
+    #[allow(clippy::disallowed_methods)] // the one reader of the wall clock
+    pub fn now() -> Self {
+        Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+    }
+
+    /// This moment and `seconds` more.
+    #[must_use]
+    pub fn plus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+}

@@ -1,0 +1,9 @@
+//! snowbank: a pull-through mirror and TLS front for Nix binary caches.
+//!
+//! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
+//! be entered from everywhere. ARCHITECTURE.md tells the whole story.
+
+pub mod metrics;
+
+pub mod clock;
+pub mod options;
