@@ -6,8 +6,11 @@
 //!
 //! Out of scope: serving the page (see `admin`).
 
+mod labels;
+
 use std::marker::PhantomData;
 
+pub use labels::{FillFailure, Outcome, Refusal};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
