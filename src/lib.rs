@@ -5,6 +5,8 @@
 
 pub mod proxy;
 
+pub mod store;
+
 pub mod nix;
 
 pub mod metrics;

@@ -11,6 +11,7 @@ mod labels;
 use std::marker::PhantomData;
 
 pub use labels::{FillFailure, Outcome, Refusal};
+use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -139,12 +140,45 @@ impl Default for Metrics {
     }
 }
 
+label! {
+    /// Where a read of the store was answered from.
+    pub enum Place as "place" {
+        /// The memory tier.
+        Memory = "memory",
+        /// The disk tier.
+        Disk = "disk",
+        /// Nowhere.
+        Nowhere = "nowhere",
+    }
+}
+
+label! {
+    /// One of the store's two tiers.
+    pub enum StoreTier as "tier" {
+        /// Chunks of NARs.
+        Nar = "nar",
+        /// Manifests and small objects.
+        Meta = "meta",
+    }
+}
+
 /// What the store counts.
 #[derive(Debug, Clone)]
-pub struct StoreMetrics {}
+pub struct StoreMetrics {
+    /// Reads by tier and by where they were answered.
+    pub reads: CounterByTwo<StoreTier, Place>,
+    /// foyer's own metrics, in the same registry under their own names.
+    pub foyer: PrometheusMetricsRegistry,
+}
 
 impl StoreMetrics {
-    fn new(_declare: &Declare<'_>) -> Self {
-        Self {}
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            reads: declare.counter_by_two(
+                "snowbank_store_reads_total",
+                "Reads of chunks (tier=nar) and of manifests and small objects (tier=meta), by where they were found.",
+            ),
+            foyer: PrometheusMetricsRegistry::new(declare.0.clone()),
+        }
     }
 }
