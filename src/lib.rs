@@ -3,9 +3,11 @@
 //! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
 //! be entered from everywhere. ARCHITECTURE.md tells the whole story.
 
+pub mod fill;
 pub mod proxy;
 
 pub mod store;
+pub mod upstream;
 
 pub mod nix;
 
