@@ -93,7 +93,7 @@ impl Reader {
             match &mut self.source {
                 From::Store(manifest) => {
                     let manifest = Arc::clone(manifest);
-                    self.rest = self.from_store(&manifest).await?;
+                    self.rest = self.stored_at_pos(&manifest).await?;
                 }
                 From::Fill(fill, changed) => {
                     // Seen before the look, so that a change between the look and the wait is not lost.
@@ -130,7 +130,7 @@ impl Reader {
     async fn behind(&mut self, fill: &Fill, digest: &[u8; 16]) -> Result<Bytes, Broken> {
         if let Some(manifest) = fill.manifest() {
             self.source = From::Store(Arc::clone(&manifest));
-            return self.from_store(&manifest).await;
+            return self.stored_at_pos(&manifest).await;
         }
         let (index, at) = split(self.pos);
         let key = ChunkKey { blob: self.blob, index };
@@ -144,7 +144,7 @@ impl Reader {
                     changed.mark_unchanged();
                     if let Some(manifest) = fill.manifest() {
                         self.source = From::Store(Arc::clone(&manifest));
-                        return self.from_store(&manifest).await;
+                        return self.stored_at_pos(&manifest).await;
                     }
                     if let Some(broken) = fill.failure() {
                         return Err(broken);
@@ -156,7 +156,7 @@ impl Reader {
     }
 
     /// The rest of the chunk at `pos` from the store, or from a refill.
-    async fn from_store(&mut self, manifest: &Arc<Manifest>) -> Result<Bytes, Broken> {
+    async fn stored_at_pos(&mut self, manifest: &Arc<Manifest>) -> Result<Bytes, Broken> {
         let (index, at) = split(self.pos);
         let chunk = match self.stored_chunk(manifest, index).await {
             Some(chunk) => chunk,

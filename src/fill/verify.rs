@@ -35,7 +35,7 @@ impl Verifier {
     pub(super) fn update(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.received += bytes.len() as u64;
         if self.received > self.most {
-            return Err(self.broken(FillFailure::Long, format!("sent more than the {} bytes of the NAR", self.most)));
+            return Err(self.broken(FillFailure::Long, &format!("sent more than the {} bytes of the NAR", self.most)));
         }
         self.hasher.update(bytes);
         Ok(())
@@ -47,7 +47,7 @@ impl Verifier {
             && self.received != size
         {
             let text = format!("sent {} of {size} bytes", self.received);
-            return Err(self.broken(FillFailure::Short, text));
+            return Err(self.broken(FillFailure::Short, &text));
         }
         let (received, digest, upstream) = (self.received, self.digest, self.upstream);
         let found = self.hasher.finish();
@@ -58,7 +58,7 @@ impl Verifier {
         Ok(received)
     }
 
-    fn broken(&self, reason: FillFailure, text: String) -> Broken {
+    fn broken(&self, reason: FillFailure, text: &str) -> Broken {
         Broken::new(reason, format!("upstream {} {text}", self.upstream))
     }
 }

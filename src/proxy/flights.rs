@@ -34,6 +34,8 @@ impl<V> Publish<V> {
 struct Taken<K: Hash + Eq, V> {
     key: K,
     running: Running<K, V>,
+    /// Keeps the channel open until the key is free, so that whoever comes after its closing asks anew.
+    _open: watch::Sender<Option<V>>,
 }
 
 impl<K: Hash + Eq, V> Drop for Taken<K, V> {
@@ -64,7 +66,7 @@ where
                 None => {
                     let (sender, receiver) = watch::channel(None);
                     running.insert(key.clone(), receiver.clone());
-                    let taken = Taken { key, running: Arc::clone(&self.running) };
+                    let taken = Taken { key, running: Arc::clone(&self.running), _open: sender.clone() };
                     let asked = ask(Publish(sender));
                     self.tasks.spawn(async move {
                         asked.await;

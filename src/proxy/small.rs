@@ -90,7 +90,7 @@ impl Proxy {
         }
         let (proxy, small, asked_path) = (self.clone(), small.clone(), path.to_owned());
         let ask = |publish: Publish<Found>| async move {
-            proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await
+            proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
         let (found, asked_here) = self.inner.smalls.join(path.to_owned(), ask).await;
         let found = found.unwrap_or_else(|| Found::Unknown("the question to the upstreams died; see the log".into()));
