@@ -13,7 +13,7 @@ mod entry;
 mod flights;
 mod nar;
 mod narinfo;
-mod options;
+pub mod options;
 pub mod request;
 mod small;
 mod trust;
