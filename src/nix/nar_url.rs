@@ -86,7 +86,7 @@ fn prefix(base: &Url) -> &str {
 /// What remains of an absolute path that lies below the base. Nothing, when the remainder alone would be read as a scheme.
 fn below<'a>(base: &Url, reference: &'a str) -> Option<&'a str> {
     let rest = reference.strip_prefix(prefix(base))?.strip_prefix('/')?;
-    (!rest.is_empty() && split_scheme(rest).is_none()).then_some(rest)
+    split_scheme(rest).is_none().then_some(rest)
 }
 
 /// Splits off what RFC 3986 section 4.2 takes for a scheme: a colon in the first segment.
@@ -103,7 +103,7 @@ fn at_origin<'a>(scheme: &str, rest: &'a str, base: &Url) -> Option<&'a str> {
     let (authority, _) = rest.split_at(rest.find('/')?);
     // No user, no escapes: the parser below must have nothing to interpret.
     let host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
-    if authority.is_empty() || !authority.bytes().all(host_byte) {
+    if !authority.bytes().all(host_byte) {
         return None;
     }
     let origin = Url::parse(&format!("{scheme}://{authority}/")).ok()?.origin();

@@ -73,6 +73,16 @@ impl PublicKey {
     }
 }
 
+impl std::str::FromStr for PublicKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+crate::string_value!(PublicKey, "<key name>:<base 64 of 32 bytes>, as in nix.conf's trusted-public-keys");
+
 /// `<key name>:<base 64>`.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,6 +214,22 @@ mod tests {
         assert_eq!(PublicKey::parse(NIXOS).unwrap().to_string(), NIXOS);
         let text = sign("a-1", 1, b"x").to_string();
         assert_eq!(Signature::parse(&text).unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn keys_can_be_options() {
+        use crate::options::Table as _;
+        crate::options! {
+            /// A cache.
+            pub struct Cache {
+                /// Its keys.
+                pub public_keys: Vec<PublicKey>,
+            }
+        }
+        let cache = Cache::from_toml(&format!("public_keys = ['{NIXOS}']")).unwrap();
+        assert_eq!(cache.public_keys, [PublicKey::parse(NIXOS).unwrap()]);
+        let mistakes = Cache::from_toml("public_keys = ['x']").unwrap_err().to_string();
+        assert!(mistakes.contains("expected <key name>:<base 64 of 32 bytes>"), "{mistakes}");
     }
 
     #[test]
