@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use reader::Reader;
@@ -108,6 +109,7 @@ struct Inner {
     metrics: FillMetrics,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
+    stop: CancellationToken,
     running: Mutex<Running>,
 }
 
@@ -122,7 +124,8 @@ impl Fills {
     pub fn new(store: Store, at_once: usize, metrics: FillMetrics) -> Self {
         let permits = Arc::new(Semaphore::new(at_once.max(1)));
         let running = Mutex::new(Running::default());
-        Self { inner: Arc::new(Inner { store, metrics, permits, tasks: TaskTracker::new(), running }) }
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { inner: Arc::new(Inner { store, metrics, permits, tasks, stop, running }) }
     }
 
     /// The running fill of a NAR.
@@ -141,7 +144,7 @@ impl Fills {
         running.whole.insert(blob, Arc::clone(&fill));
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.inner.tasks.spawn(task::run(self.clone(), registered, plan));
+        self.spawn(task::run(self.clone(), registered, plan));
         (fill, true)
     }
 
@@ -164,14 +167,21 @@ impl Fills {
         holes.push(Arc::clone(&fill));
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.inner.tasks.spawn(refill::run(self.clone(), registered, Arc::clone(locate)));
+        self.spawn(refill::run(self.clone(), registered, Arc::clone(locate)));
         fill
     }
 
-    /// Waits until every running fill has ended; none may be started after this was called.
-    pub async fn finish(&self) {
+    /// Breaks off every running fill and waits until all have ended. Called when no client is left: what is not
+    /// whole by then is fetched again when it is asked for again.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move { stop.run_until_cancelled_owned(task).await });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Running> {

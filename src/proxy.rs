@@ -102,11 +102,12 @@ impl Proxy {
         }
     }
 
-    /// Waits until everything that runs in the background has ended. No request may be answered any more.
-    pub async fn finish(&self) {
+    /// Ends what runs in the background: questions are waited for, fills broken off. No request may be answered any
+    /// more.
+    pub async fn stop(&self) {
         self.inner.narinfos.finish().await;
         self.inner.smalls.finish().await;
-        self.inner.fills.finish().await;
+        self.inner.fills.stop().await;
     }
 
     /// Always answered here, whatever the upstreams do: without it Nix drops the whole cache (protocol.md 4).
