@@ -3,6 +3,8 @@
 //! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
 //! be entered from everywhere. ARCHITECTURE.md tells the whole story.
 
+pub mod tls;
+
 pub mod metrics;
 
 pub mod clock;
