@@ -22,7 +22,6 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use time::OffsetDateTime;
 
 use super::{Error, files, provider};
 use crate::clock::UnixSeconds;
@@ -34,6 +33,9 @@ const LIFETIME: u64 = 3652 * DAY;
 const RENEW_BEFORE: u64 = 90 * DAY;
 /// The certificate is valid from a day ago: the clocks of a fresh machine and of its clients differ.
 const CLOCK_SKEW: u64 = DAY;
+
+/// 9999-12-31T23:59:59Z, the last moment X.509 can write.
+const LAST_DATE: u64 = 253_402_300_799;
 
 /// Always in the certificate.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -145,6 +147,8 @@ struct Made {
 
 /// Makes the CA and the one certificate it will ever sign.
 fn generate(names: &[String], now: UnixSeconds) -> Result<Made, rcgen::Error> {
+    // A clock that is off by centuries must not make the sum overflow: dates end with the year 9999.
+    let date = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.min(LAST_DATE));
     let not_before = date(now.0.saturating_sub(CLOCK_SKEW));
     let not_after = date(now.plus(LIFETIME).0);
 
@@ -173,14 +177,6 @@ fn generate(names: &[String], now: UnixSeconds) -> Result<Made, rcgen::Error> {
     let cert = leaf.signed_by(&key, &issuer)?;
     Ok(Made { ca: ca_cert.pem(), cert: cert.pem(), key: key.serialize_pem() })
     // `issuer` goes here, and the CA's key with it.
-}
-
-/// A moment as X.509 writes it. `now` and a fixed lifetime stay far inside the years a date can have.
-fn date(seconds: u64) -> OffsetDateTime {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// Writes `ca-bundle.pem` anew, since the system's roots change with its updates. Without it clients can still be given
