@@ -15,7 +15,6 @@ mod check;
 mod environment;
 mod flags;
 mod nix_conf;
-pub mod pending;
 mod print;
 pub mod reference;
 
@@ -28,7 +27,7 @@ use std::path::Path;
 
 use crate::options::{Mistakes, Table, parse};
 use crate::{admin, proxy, shutdown, store, telemetry, upstream};
-use pending::{edge, tls};
+use crate::{edge, tls};
 
 crate::options! {
     /// Everything that can be set.
@@ -106,7 +105,7 @@ impl Config {
 
 /// What holds when the file says nothing: cache.nixos.org for this machine alone.
 pub mod defaults {
-    use crate::config::pending::edge;
+    use crate::edge;
     use crate::upstream;
 
     /// The cache of nixpkgs and its key.

@@ -10,7 +10,7 @@ mod labels;
 
 use std::marker::PhantomData;
 
-pub use labels::{FillFailure, Outcome, Refusal};
+pub use labels::{ConnectionEnd, FillFailure, Outcome, Refusal, ResponseEnd, Route};
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::core::Collector;
 use prometheus::{
@@ -135,6 +135,8 @@ impl Declare<'_> {
 pub struct Metrics {
     /// What `/metrics` prints.
     pub registry: Registry,
+    /// The edge's group.
+    pub edge: EdgeMetrics,
     /// The proxy's group.
     pub proxy: ProxyMetrics,
     /// The fills' group.
@@ -155,9 +157,10 @@ impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
         let declare = Declare(&registry);
+        let edge = EdgeMetrics::new(&declare);
         let (proxy, fill) = (ProxyMetrics::new(&declare), FillMetrics::new(&declare));
         let (store, upstreams) = (StoreMetrics::new(&declare), UpstreamFamilies::new(&declare));
-        Self { registry, proxy, fill, store, upstreams }
+        Self { registry, edge, proxy, fill, store, upstreams }
     }
 }
 
@@ -327,6 +330,60 @@ impl UpstreamFamilies {
             refused: self.refused.with_label_values(&[name]),
             bytes: self.bytes.with_label_values(&[name]),
             latency: self.latency.with_label_values(&[name]),
+        }
+    }
+}
+
+/// What the edge counts.
+#[derive(Debug, Clone)]
+pub struct EdgeMetrics {
+    /// Requests by what was asked for and how it was answered.
+    pub requests: CounterByTwo<Route, Outcome>,
+    /// Responses by how they ended.
+    pub responses: CounterBy<ResponseEnd>,
+    /// Bytes of bodies.
+    pub response_bytes: IntCounter,
+    /// Connections open now.
+    pub connections_open: IntGauge,
+    /// Connections by how they ended.
+    pub connections: CounterBy<ConnectionEnd>,
+    /// Accepts that failed.
+    pub accept_errors: IntCounter,
+    /// Panics caught.
+    pub panics: IntCounter,
+}
+
+impl EdgeMetrics {
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            requests: declare.counter_by_two(
+                "snowbank_edge_requests_total",
+                "Requests answered, by what was asked for and how the answer was come by. Their sum is all requests; many of unknown mean that an upstream is down.",
+            ),
+            responses: declare.counter_by(
+                "snowbank_edge_responses_total",
+                "Responses by how they ended. broken: the source of the bytes failed after the head was sent, the log says why; client-gone: the client closed first, usually harmless.",
+            ),
+            response_bytes: declare.counter(
+                "snowbank_edge_response_bytes_total",
+                "Bytes of response bodies handed to connections, before encryption.",
+            ),
+            connections_open: declare.gauge(
+                "snowbank_edge_connections_open",
+                "Client connections open now. At the bound (limits.connections) further clients wait: raise it and the limit of open files.",
+            ),
+            connections: declare.counter_by(
+                "snowbank_edge_connections_total",
+                "Client connections by how they ended. Many of handshake: clients that do not trust the certificate, or no TLS clients at all.",
+            ),
+            accept_errors: declare.counter(
+                "snowbank_edge_accept_errors_total",
+                "Connections that could not be accepted, mostly for want of files. Raise the limit of open files (LimitNOFILE) or lower limits.connections.",
+            ),
+            panics: declare.counter(
+                "snowbank_edge_panics_total",
+                "Requests that hit a bug and were answered with 500 or cut. Must stay 0: please report what the log says.",
+            ),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Config;
 use super::flags::Places;
-use super::pending::edge::ListenAddress;
+use crate::edge::ListenAddress;
 use crate::options::Mistakes;
 
 /// Checks everything that needs no look at the machine.

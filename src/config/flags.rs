@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pending::edge::Listen;
 use super::{Config, defaults};
+use crate::edge::Listen;
 use crate::options::{Mistakes, Table};
 use crate::upstream;
 

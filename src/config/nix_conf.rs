@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::pending::edge::{BoundAddress, ListenAddress};
 use super::{Config, defaults};
+use crate::edge::{BoundAddress, ListenAddress};
 use crate::upstream::Options as Upstream;
 
 /// The lines that make Nix on this machine (or on others, where a listener is open to them) use this server, with

@@ -25,6 +25,8 @@ label! {
         Refused = "refused",
         /// The request itself was at fault.
         BadRequest = "bad-request",
+        /// The client left before there was an answer.
+        Abandoned = "abandoned",
         /// A mistake of ours.
         Internal = "internal",
     }
@@ -65,5 +67,59 @@ label! {
         BadUrl = "bad-url",
         /// It is compressed and has no FileHash, so that its bytes could not be proven while they stream.
         Unprovable = "unprovable",
+    }
+}
+
+label! {
+    /// What was asked for.
+    pub enum Route as "route" {
+        /// `nix-cache-info`
+        CacheInfo = "cache-info",
+        /// A narinfo.
+        NarInfo = "narinfo",
+        /// A NAR.
+        Nar = "nar",
+        /// `<hash>.ls`
+        Listing = "listing",
+        /// A build log.
+        Log = "log",
+        /// A realisation, as Nix before 2.35 asks for it.
+        Realisation = "realisation",
+        /// A realisation, as Nix since 2.35 asks for it.
+        BuildTrace = "build-trace",
+        /// Where the debug information of a build id is.
+        DebugInfo = "debuginfo",
+        /// Nothing a binary cache has.
+        Other = "other",
+    }
+}
+
+label! {
+    /// How a response ended.
+    pub enum ResponseEnd as "end" {
+        /// All of it was handed to the connection.
+        Complete = "complete",
+        /// The client went away first.
+        ClientGone = "client-gone",
+        /// The source of the bytes broke off, so we did (R8).
+        Broken = "broken",
+    }
+}
+
+label! {
+    /// How a connection ended.
+    pub enum ConnectionEnd as "end" {
+        /// In order.
+        Closed = "closed",
+        /// No TLS session came about.
+        Handshake = "handshake",
+        /// The client broke off, or broke the protocol.
+        Error = "error",
+        /// No request for a minute or two.
+        Idle = "idle",
+        /// The client no longer read.
+        Stalled = "stalled",
+        /// The drain's time was up.
+        Aborted = "aborted",
     }
 }
