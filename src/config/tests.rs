@@ -111,6 +111,9 @@ stall_timeout = '0 s'
 [cache]
 negative_ttl = '2 min'
 fills = 0
+[store]
+disk = '10 MiB'
+memory = '0 B'
 [tls]
 [admin]
 address = '127.0.0.1:80'
@@ -125,6 +128,8 @@ address = '127.0.0.1:80'
             "FILE: upstream[2].stall_timeout = \"0 ms\": expected more than \"0 ms\"",
             "FILE: cache.negative_ttl = \"2 minutes\": expected at most \"60 s\"",
             "FILE: cache.fills = 0: expected at least 1",
+            "FILE: store.disk = \"10 MiB\": expected at least \"64 MiB\"",
+            "FILE: store.memory = \"0 B\": expected at least \"8 MiB\"",
             "FILE: listen[2].address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
             "FILE: admin.address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
             "FILE: tls.names: missing; expected the names or IP addresses that clients use, because listen[0] = \
@@ -234,4 +239,50 @@ dir = '/with \"quotes\"'
         assert_eq!(load(&printed, &Flags::default()).as_ref(), Ok(&config), "{printed}");
         assert_eq!(load(&printed, &Flags::default()).unwrap().print(detail), printed);
     }
+}
+
+proptest::proptest! {
+    /// Whatever the text, it is read or refused with a reason; what was read is printed such that it reads the same.
+    #[test]
+    fn any_text_is_read_or_refused(lines in proptest::collection::vec(line(), 0..12)) {
+        let mut mistakes = Mistakes::default();
+        let Some(config) = Config::read(&lines.join("\n"), &root(), &mut mistakes) else {
+            proptest::prop_assert!(!mistakes.is_empty());
+            return Ok(());
+        };
+        let printed = config.print(Detail::Values);
+        let mut mistakes = Mistakes::default();
+        let again = Config::read(&printed, &root(), &mut mistakes);
+        proptest::prop_assert_eq!(again.as_ref(), Some(&config), "{}\n{}", printed, mistakes);
+    }
+}
+
+/// Lines of configurations: right ones, ones with a slip, and noise.
+fn line() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let table =
+        prop::sample::select(vec!["[store]", "[cache]", "[log]", "[[listen]]", "[[upstream]]", "[tls]", "[admin]"]);
+    let key = prop::sample::select(vec![
+        "dir", "disk", "url", "name", "priority", "address", "tls", "level", "names", "fills",
+    ]);
+    let value = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        prop::sample::select(vec![
+            "'http://a'",
+            "'[::1]:0'",
+            "'a'",
+            "['a', \"\\u0007\"]",
+            "'7 MiB'",
+            "'warn'",
+            "{ a = 1 }"
+        ])
+        .prop_map(str::to_owned),
+        ".{0,12}",
+    ];
+    prop_oneof![
+        2 => table.prop_map(str::to_owned),
+        4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => ".{0,20}",
+    ]
 }
