@@ -51,7 +51,7 @@ fn readable(path: &Path) -> Result<(), String> {
 }
 
 /// The least memory: room for the chunks that are on their way to the disk and to slow readers.
-const LEAST_MEMORY: ByteSize = ByteSize(8 << 20);
+const LEAST_MEMORY: ByteSize = ByteSize(16 << 20);
 /// The least disk: a tier of fewer blocks could not evict one at a time.
 const LEAST_DISK: ByteSize = ByteSize(64 << 20);
 
