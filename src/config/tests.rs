@@ -76,8 +76,8 @@ disk = 200
             "FILE: upstream[0].public_key: no such option; did you mean `public_keys`?",
             "FILE: upstream[1].url: missing; expected an address such as \"https://cache.example.org\" or \
              \"http://127.0.0.1:5000/prefix\"",
-            "FILE: upstream[1].public_keys[0] = \"cache.example.org-1\": expected a public key as in nix.conf, such as \
-             \"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"",
+            "FILE: upstream[1].public_keys[0] = \"cache.example.org-1\": expected <key name>:<base 64 of 32 bytes>, as \
+             in nix.conf's trusted-public-keys",
             "FILE: upstream[1].connect_timeout = \"5\": expected a time such as \"2 s\", \"500 ms\" or \"30 days\"",
             "FILE: cache.fills = -1: expected a whole number, 0 or more",
             "FILE: log.format = \"xml\": expected \"text\" or \"json\"",

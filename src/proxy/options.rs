@@ -3,8 +3,6 @@
 use crate::nix::store_path::StoreDir;
 use crate::options::{Mistakes, Period, key};
 
-crate::string_value!(StoreDir, StoreDir::parse, "a store directory such as \"/nix/store\"");
-
 crate::options! {
     /// The cache that clients see.
     pub struct Options {

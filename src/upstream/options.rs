@@ -29,12 +29,6 @@ crate::choice! {
     }
 }
 
-crate::string_value!(
-    PublicKey,
-    PublicKey::parse,
-    "a public key as in nix.conf, such as \"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\""
-);
-
 crate::options! {
     /// A binary cache to mirror; any number of them. Without any, cache.nixos.org is mirrored.
     pub struct Options {
