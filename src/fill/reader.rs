@@ -12,9 +12,9 @@ use futures_util::Stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::state::{Broken, Fill, Seen, digest, split};
+use super::state::{Broken, Fill, Seen, split};
 use super::{FillFailure, Fills, Locate};
-use crate::store::{BlobId, CHUNK, ChunkKey, Manifest, Store};
+use crate::store::{BlobId, CHUNK, ChunkKey, Manifest};
 
 /// A chunk that was filled again and is gone once more before its reader came by: so often is tried again.
 const REFILLS: u32 = 4;
@@ -134,7 +134,7 @@ impl Reader {
         }
         let (index, at) = split(self.pos);
         let key = ChunkKey { blob: self.blob, index };
-        match checked(&self.fills.inner.store, key, digest).await {
+        match self.fills.inner.store.chunk(key, digest).await {
             Some(chunk) if chunk.len() == CHUNK => Ok(chunk.slice(at..)),
             _ => {
                 // It left the memory tier and no disk tier had it. The fill will end soon, well or badly; only then is
@@ -171,7 +171,7 @@ impl Reader {
             Some((ahead, task)) if ahead == index => task.await.ok().flatten(),
             _ => {
                 let digest = manifest.digests.get(index as usize)?;
-                checked(&self.fills.inner.store, ChunkKey { blob: self.blob, index }, digest).await
+                self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, digest).await
             }
         };
         found.filter(|chunk| chunk.len() == manifest.chunk_len(index))
@@ -186,7 +186,7 @@ impl Reader {
         let key = ChunkKey { blob: self.blob, index };
         let store = self.fills.inner.store.clone();
         if let Some(digest) = manifest.digests.get(index as usize).copied() {
-            self.ahead = Some((index, tokio::spawn(async move { checked(&store, key, &digest).await })));
+            self.ahead = Some((index, tokio::spawn(async move { store.chunk(key, &digest).await })));
         }
     }
 
@@ -207,7 +207,7 @@ impl Reader {
                     }
                     Seen::Behind(digest) => {
                         if let Some(chunk) =
-                            checked(&self.fills.inner.store, ChunkKey { blob: self.blob, index }, &digest).await
+                            self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, &digest).await
                         {
                             return Ok(chunk);
                         }
@@ -222,17 +222,6 @@ impl Reader {
             format!("chunk {index} was filled again {REFILLS} times and is gone each time"),
         ))
     }
-}
-
-/// A chunk as the manifest or the fill knows it; anything else under its name (R11) is removed, and is a hole.
-async fn checked(store: &Store, key: ChunkKey, expected: &[u8; 16]) -> Option<Bytes> {
-    let chunk = store.chunk(key).await?;
-    if digest(&chunk) == *expected {
-        return Some(chunk);
-    }
-    tracing::warn!(key = %key.blob, chunk = key.index, "a chunk on disk is not the one that was written; it is fetched again");
-    store.remove_chunk(key);
-    None
 }
 
 impl Drop for Reader {

@@ -48,6 +48,7 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
 
 async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &Source) -> Result<(), Broken> {
     let mut wanted = fill.wanted();
+    let hole = wanted.start;
     let mut opened = open(source, manifest, &wanted).await?;
     if opened.total.is_some_and(|total| total != manifest.size) {
         let text = format!("upstream {} has another size for this NAR now", source.upstream.name());
@@ -68,7 +69,8 @@ async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &S
         }
         let key = ChunkKey { blob: fill.blob(), index };
         fill.checked_chunk(index, chunk.clone());
-        if !fills.inner.store.has_chunk(key) {
+        // The hole itself is written even where the store believes that it has it: a reader found out that it has not.
+        if index == hole || !fills.inner.store.has_chunk(key) {
             fills.inner.store.put_chunk(key, chunk).await;
             fills.inner.metrics.refilled.inc();
         }
