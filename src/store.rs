@@ -11,8 +11,10 @@
 //!
 //! Out of scope: HTTP, upstreams, and what a narinfo is.
 
+mod allocate;
 mod catalog;
 mod device;
+mod direct;
 mod disk;
 mod gate;
 pub mod geometry;
@@ -52,8 +54,8 @@ use crate::options::{ByteSize, Mistakes, key};
 crate::options! {
     /// Where NARs are kept, and how much of them.
     ///
-    /// Besides `memory` the store takes a fixed amount: 80 MiB of write buffers and 100 MiB of threads, tables of
-    /// negative answers and of NARs in use; and about 100 bytes for each 256 KiB of NARs on disk (0.4 GiB for 1 TiB).
+    /// Besides `memory` the store takes a fixed amount, at most 120 MiB: 80 MiB of write buffers, the rest tables of negative
+    /// answers and of NARs in use. And about 100 bytes for each entry on disk, which is 0.4 GiB for 1 TiB of large NARs.
     pub struct Options {
         /// The directory of the disk tier; made if it does not exist. Not set: everything is kept in memory only.
         pub dir: Option<PathBuf> = None,
@@ -266,8 +268,7 @@ impl Store {
         self.0.closed.cancel();
         let _opening = self.0.opening.lock().await;
         if let Some(disk) = self.0.disk.swap(None) {
-            self.0.catalog.settle(&disk.meta).await;
-            disk.close().await;
+            disk.close(&self.0.catalog).await;
             self.0.metrics.disk_up.set(0);
         }
     }

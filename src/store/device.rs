@@ -16,11 +16,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::allocate::{self, Made};
+use super::direct;
 use super::geometry::PAGE;
 use super::open::OpenError;
 
@@ -68,7 +70,8 @@ impl Area {
         self.dir.join(format!("{BLOCK_FILE}{block:08}"))
     }
 
-    fn files(&self) -> impl Iterator<Item = PathBuf> {
+    /// The files of all blocks.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         (0..u32::try_from(self.blocks).unwrap_or(u32::MAX)).map(|block| self.file(block))
     }
 }
@@ -78,7 +81,8 @@ const BLOCK_FILE: &str = "foyer-storage-direct-fs-";
 /// The two areas of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    dir: PathBuf,
+    /// The directory of the disk tier.
+    pub dir: PathBuf,
     /// Chunks of NARs.
     pub nar: Area,
     /// Manifests and small objects.
@@ -130,13 +134,14 @@ impl Device {
         let dir = &layout.dir;
         std::fs::create_dir_all(dir).map_err(OpenError::directory(dir))?;
         let lock = lock(dir)?;
+        allow_files(&layout)?;
         let mut direct = true;
         for area in [&layout.nar, &layout.meta] {
             std::fs::create_dir_all(&area.dir).map_err(OpenError::directory(&area.dir))?;
             free_other_geometries(area).map_err(OpenError::directory(&area.dir))?;
-            direct &= probe(&area.dir).map_err(OpenError::directory(&area.dir))?;
+            direct &= direct::probe(&area.dir).map_err(OpenError::directory(&area.dir))?;
         }
-        check_space(&layout)?;
+        allocate::check_space(&layout)?;
         let mut made = Made::default();
         for area in [&layout.nar, &layout.meta] {
             for file in area.files() {
@@ -147,7 +152,7 @@ impl Device {
         for (ages, area) in ages.iter_mut().zip([&layout.nar, &layout.meta]) {
             *ages = by_age(area).map_err(OpenError::directory(&area.dir))?;
             keep_clean(area, ages).map_err(OpenError::directory(&area.dir))?;
-            direct &= takes_direct_flags(area);
+            direct &= area.files().all(|file| direct::opens(&file));
         }
         let allocated = !made.sparse;
         made.keep();
@@ -160,6 +165,26 @@ impl Device {
             tracing::warn!(%error, "the lock on the cache directory cannot be released before the process ends");
         }
     }
+}
+
+/// Files left to the rest of the process: connections, sockets, certificates.
+const OTHER_FILES: u64 = 4096;
+
+/// foyer keeps every block file open, which is more than the usual limit of 1024 from 64 GiB on: raises it.
+fn allow_files(layout: &Layout) -> Result<(), OpenError> {
+    let needed = (layout.nar.blocks + layout.meta.blocks) as u64 + OTHER_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(needed.min(allowed)), maximum: limit.maximum };
+    let set = setrlimit(Resource::Nofile, raised);
+    // Without all of the others the store works, and the accept loop knows what to do when files run out.
+    if set.is_err() || allowed < needed - OTHER_FILES / 2 {
+        return Err(OpenError::Files { needed, allowed });
+    }
+    Ok(())
 }
 
 /// One process at a time: two would overwrite each other's blocks.
@@ -203,126 +228,6 @@ fn is_geometry_name(name: &str) -> bool {
     };
     let parts: Vec<&str> = name.split('-').collect();
     matches!(*parts, [v, b, i] if number(v, "v", "") && number(b, "b", "m") && number(i, "i", "k"))
-}
-
-/// What foyer adds to the flags of a direct file. `O_NOATIME` is refused on another user's file.
-const DIRECT: OFlags = OFlags::DIRECT.union(OFlags::NOATIME);
-
-fn direct_flags() -> i32 {
-    DIRECT.bits().cast_signed()
-}
-
-/// Writes a page and reads it back, direct if that works. Tells whether it did.
-fn probe(dir: &Path) -> io::Result<bool> {
-    let path = dir.join("probe");
-    let result = match write_and_read(&path, direct_flags()) {
-        Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => {
-            write_and_read(&path, 0).map(|()| false)
-        }
-        Err(error) => Err(error),
-    };
-    let removed = std::fs::remove_file(&path);
-    result.and_then(|direct| removed.map(|()| direct))
-}
-
-fn write_and_read(path: &Path, flags: i32) -> io::Result<()> {
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(path)?;
-    let mut page = AlignedPage::filled(0xa5);
-    file.write_all_at(page.bytes(), 0)?;
-    page.bytes().fill(0);
-    file.read_exact_at(page.bytes(), 0)?;
-    if page.bytes().iter().all(|byte| *byte == 0xa5) { Ok(()) } else { Err(io::Error::other("read back other bytes")) }
-}
-
-/// A page in memory at an address that direct I/O accepts.
-struct AlignedPage {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl AlignedPage {
-    fn filled(byte: u8) -> Self {
-        let memory = vec![byte; 2 * PAGE];
-        // If the offset could not be computed the page starts at 0, and direct I/O refuses it, which is handled.
-        let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
-        Self { memory, start }
-    }
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PAGE]
-    }
-}
-
-fn takes_direct_flags(area: &Area) -> bool {
-    area.files().all(|file| OpenOptions::new().read(true).write(true).custom_flags(direct_flags()).open(file).is_ok())
-}
-
-/// R30: what is missing must be there, and leave the rest of the machine 5 % of the file system or 2 GiB.
-fn check_space(layout: &Layout) -> Result<(), OpenError> {
-    let missing: u64 = [&layout.nar, &layout.meta].into_iter().map(missing).sum();
-    if missing == 0 {
-        return Ok(());
-    }
-    let stat = rustix::fs::statvfs(&layout.dir).map_err(|e| OpenError::directory(&layout.dir)(e.into()))?;
-    let reserve = (stat.f_blocks.saturating_mul(stat.f_frsize) / 20).min(2048 * MIB);
-    let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if available < missing.saturating_add(reserve) {
-        return Err(OpenError::NoSpace { dir: layout.dir.clone(), missing, available, reserve });
-    }
-    Ok(())
-}
-
-fn missing(area: &Area) -> u64 {
-    let allocated = |file: PathBuf| std::fs::metadata(file).map_or(0, |m| (m.blocks() * 512).min(area.block as u64));
-    area.capacity() - area.files().map(allocated).sum::<u64>()
-}
-
-/// The files made by one [`Device::prepare`]; removed again unless kept, so that a failure takes no space.
-#[derive(Default)]
-struct Made {
-    files: Vec<PathBuf>,
-    sparse: bool,
-}
-
-impl Made {
-    /// Gives `path` exactly `bytes` of allocated space; what it holds within them stays. A file that has them already
-    /// is not touched, because its modification time is the age of its block.
-    fn allocate(&mut self, path: &Path, bytes: u64) -> io::Result<()> {
-        let is_new = !path.exists();
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        if is_new {
-            self.files.push(path.to_owned());
-        }
-        let metadata = file.metadata()?;
-        if metadata.len() == bytes && metadata.blocks() * 512 >= bytes {
-            return Ok(());
-        }
-        if metadata.len() > bytes {
-            file.set_len(bytes)?;
-        }
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                self.sparse = true;
-                file.set_len(bytes)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn keep(mut self) {
-        self.files.clear();
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for file in &self.files {
-            if let Err(error) = std::fs::remove_file(file) {
-                tracing::warn!(path = %file.display(), %error, "a block file that was just made cannot be removed");
-            }
-        }
-    }
 }
 
 /// The blocks in the order of their last write. foyer forgets it over a restart and would evict in random order.

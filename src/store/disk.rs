@@ -38,6 +38,8 @@ const QUEUE_DEPTH: usize = 32;
 /// Locks over what is queued to be written; foyer ties their number to that of its memory cache.
 const KEEPER_SHARDS: usize = 8;
 
+/// How long the disk may take for what one gate holds (at most 32 MiB) before it counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
 /// How long closing may take.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -80,7 +82,7 @@ impl Disk {
         }
         let build = Build { spawner: &spawner, metrics, direct: device.direct };
         let nar_line = Line::new(&device.ages[0], second_chance::near(device.layout.nar.blocks), heat.clone());
-        let meta_line = Line::new(&device.ages[1], second_chance::near(device.layout.meta.blocks), Arc::default());
+        let meta_line = Line::new(&device.ages[1], second_chance::near(device.layout.meta.blocks), heat.clone());
         let (nar, meta) = tokio::try_join!(
             build.tier("nar", &device.layout.nar, NAR_GATE, ChunkHash, &nar_line),
             build.tier("meta", &device.layout.meta, META_GATE, DefaultHasher::default(), &meta_line),
@@ -122,10 +124,13 @@ impl Disk {
     }
 
     /// Writes out what was put and closes foyer. What a disk that hangs does not take in [`CLOSING`] is lost.
-    pub async fn close(&self) {
-        let closing = async { tokio::join!(self.nar.close(), self.meta.close()) };
+    pub async fn close(&self, catalog: &Catalog) {
+        let closing = async {
+            catalog.settle(&self.meta).await;
+            tokio::join!(self.nar.close(), self.meta.close());
+        };
         match tokio::time::timeout(CLOSING, closing).await {
-            Ok(_) => self.device.release(),
+            Ok(()) => self.device.release(),
             Err(_) => tracing::warn!("the disk tier did not close in {} s", CLOSING.as_secs()),
         }
     }
@@ -247,7 +252,7 @@ where
 
     fn start(&self, threads: &Handle, stop: &CancellationToken) {
         let (gate, written) = (self.gate.clone(), Behind(self.cache.clone()));
-        threads.spawn(stop.clone().run_until_cancelled_owned(async move { gate.drain(&written).await }));
+        threads.spawn(stop.clone().run_until_cancelled_owned(async move { gate.drain(&written, STUCK).await }));
     }
 
     async fn close(&self) {

@@ -27,9 +27,6 @@ use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot, watch};
 use super::geometry::PAGE;
 use crate::metrics::StoreMetrics;
 
-/// How long the disk may take for what one gate holds (at most 32 MiB) before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(30);
-
 /// What the gate needs of the cache behind it.
 pub trait Written<K>: Send + Sync + 'static {
     /// Ends when everything queued before has been written, or has failed to be.
@@ -45,8 +42,8 @@ pub enum Sick {
     #[error("{0} entries were lost while they were written")]
     Lost(u64),
     /// A write does not end.
-    #[error("a write takes longer than {} s", STUCK.as_secs())]
-    Stuck,
+    #[error("a write takes longer than {0:?}")]
+    Stuck(Duration),
 }
 
 /// The gate of one tier.
@@ -173,16 +170,17 @@ impl<K: Send + 'static> Gate<K> {
         drop(flushes);
     }
 
-    /// Gives permits back as what holds them is written. Ends when the disk is sick, which closes the gate.
-    pub async fn drain(&self, written: &impl Written<K>) {
+    /// Gives permits back as what holds them is written. Ends when the disk is sick, which closes the gate: when an entry
+    /// is lost, or when one batch takes longer than `stuck`.
+    pub async fn drain(&self, written: &impl Written<K>, stuck: Duration) {
         loop {
             self.wake.notified().await;
             let (pages, flushes) = self.start_batch();
             if pages == 0 && flushes.is_empty() {
                 continue;
             }
-            if tokio::time::timeout(STUCK, written.wait()).await.is_err() {
-                return self.fail(Sick::Stuck);
+            if tokio::time::timeout(stuck, written.wait()).await.is_err() {
+                return self.fail(Sick::Stuck(stuck));
             }
             let lost = self.end_batch(written);
             self.permits.add_permits(usize::try_from(pages).unwrap_or(0));
@@ -223,4 +221,110 @@ impl<K: Send + 'static> Gate<K> {
 
 fn pages(padded: usize) -> u32 {
     u32::try_from(padded.div_ceil(PAGE)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// A cache that writes when it is waited for, and can lose or hang.
+    #[derive(Default)]
+    struct Fake {
+        queued: Mutex<Vec<u32>>,
+        written: Mutex<HashSet<u32>>,
+        most_queued: AtomicUsize,
+        lose: Option<u32>,
+        hang: bool,
+    }
+
+    impl Written<u32> for Arc<Fake> {
+        async fn wait(&self) {
+            if self.hang {
+                std::future::pending::<()>().await;
+            }
+            tokio::task::yield_now().await;
+            let queued = std::mem::take(&mut *self.queued.lock().unwrap());
+            self.most_queued.fetch_max(queued.len(), Ordering::Relaxed);
+            self.written.lock().unwrap().extend(queued.into_iter().filter(|key| Some(*key) != self.lose));
+        }
+        fn has(&self, key: &u32) -> bool {
+            self.written.lock().unwrap().contains(key)
+        }
+    }
+
+    fn gate(pages: usize, fake: Fake) -> (Arc<Gate<u32>>, Arc<Fake>) {
+        let gate = Arc::new(Gate::new(pages * PAGE, Metrics::default().store));
+        let fake = Arc::new(fake);
+        let (drained, written) = (gate.clone(), fake.clone());
+        tokio::spawn(async move { drained.drain(&written, Duration::from_millis(50)).await });
+        (gate, fake)
+    }
+
+    async fn put(gate: &Gate<u32>, fake: &Fake, key: u32, pages: usize) -> bool {
+        let insert = || {
+            fake.queued.lock().unwrap().push(key);
+            true
+        };
+        gate.put(key, pages * PAGE - 7, insert).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_more_than_its_size_is_ever_queued() {
+        let (gate, fake) = gate(10, Fake::default());
+        let writers: Vec<_> = (0..8)
+            .map(|w| {
+                let (gate, fake) = (gate.clone(), fake.clone());
+                tokio::spawn(async move {
+                    for n in 0..100 {
+                        assert!(put(&gate, &fake, w * 100 + n, 2).await);
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(gate.flush().await);
+        assert_eq!(fake.written.lock().unwrap().len(), 800);
+        assert!((1..=5).contains(&fake.most_queued.load(Ordering::Relaxed)));
+    }
+
+    #[tokio::test]
+    async fn a_lost_entry_closes_the_gate() {
+        let (gate, fake) = gate(4, Fake { lose: Some(2), ..Fake::default() });
+        assert!(put(&gate, &fake, 1, 1).await && gate.flush().await);
+        assert!(put(&gate, &fake, 2, 1).await);
+        assert!(!gate.flush().await);
+        assert_eq!(gate.sick().await, Sick::Lost(1));
+        assert!(!put(&gate, &fake, 3, 1).await && !gate.flush().await);
+    }
+
+    #[tokio::test]
+    async fn a_removed_entry_is_not_a_lost_one() {
+        let (gate, fake) = gate(4, Fake { lose: Some(2), ..Fake::default() });
+        assert!(put(&gate, &fake, 2, 1).await);
+        gate.removed(&2);
+        assert!(gate.flush().await);
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_a_stuck_disk_is_turned_away() {
+        let (gate, fake) = gate(2, Fake { hang: true, ..Fake::default() });
+        assert!(put(&gate, &fake, 1, 2).await);
+        let (refused, flushed) = tokio::join!(put(&gate, &fake, 2, 1), gate.flush());
+        assert!(!refused && !flushed);
+        assert!(matches!(gate.sick().await, Sick::Stuck(_)));
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_the_gate_is_refused_at_once() {
+        let (gate, fake) = gate(2, Fake::default());
+        assert!(!put(&gate, &fake, 1, 3).await);
+        assert!(put(&gate, &fake, 2, 2).await);
+    }
 }

@@ -29,14 +29,14 @@ pub(super) async fn open(inner: &Arc<Inner>) -> Result<(), OpenError> {
     }
     let mut watched = inner.opening.lock().await;
     let result = put_in(inner).await;
-    match &result {
-        Ok(()) => {}
-        Err(error) => {
-            inner.metrics.disk_failures.inc();
-            tracing::error!(%error, "no disk tier: the store keeps everything in memory, and tries again");
-        }
+    if inner.closed.is_cancelled() {
+        return Err(OpenError::Closed);
     }
-    if !*watched && !inner.closed.is_cancelled() {
+    if let Err(error) = &result {
+        inner.metrics.disk_failures.inc();
+        tracing::error!(%error, "no disk tier: the store keeps everything in memory, and tries again");
+    }
+    if !*watched {
         *watched = true;
         tokio::spawn(inner.closed.clone().run_until_cancelled_owned(watch(Arc::downgrade(inner))));
     }

@@ -44,6 +44,16 @@ pub enum OpenError {
         /// Bytes that stay free.
         reserve: u64,
     },
+    /// Each block is an open file, and the process may not have so many.
+    #[error(
+        "{needed} open files are needed and {allowed} allowed: raise LimitNOFILE or ulimit -n, or lower store.disk"
+    )]
+    Files {
+        /// Files needed.
+        needed: u64,
+        /// The hard limit.
+        allowed: u64,
+    },
     /// The threads of the disk tier cannot be started.
     #[error("no threads for the disk tier: {0}")]
     Runtime(io::Error),

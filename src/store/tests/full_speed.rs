@@ -67,6 +67,37 @@ async fn small_entries_at_full_speed_are_all_kept() {
     }
 }
 
+/// Chunks of every length, so that entries end anywhere in a page, a flush buffer and a block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_of_any_length_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let cut = |n: u32, index: u32| bytes(n, index).slice(..(n as usize * 7919 + index as usize * 4093) % (CHUNK + 1));
+    let first = bench(dir.path(), 128).await;
+    let writers: Vec<_> = (0..4)
+        .map(|n| {
+            let store = first.store.clone();
+            tokio::spawn(async move {
+                for index in 0..150 {
+                    store.put_chunk(key(n, index), cut(n, index)).await;
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    first.close().await;
+    assert_eq!(first.metrics.store.lost.get(), 0);
+    assert_eq!(first.foyer("foyer_storage_inner_op_total", "buffer_overflow"), 0.0);
+
+    let second = bench(dir.path(), 128).await;
+    for n in 0..4 {
+        for index in 0..150 {
+            assert!(second.chunk(key(n, index)).await == Some(cut(n, index)), "chunk {index} of {n}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_chunk_is_readable_before_it_is_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -20,6 +20,22 @@ async fn a_restart_keeps_what_was_written() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_dropped_keeps_what_was_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = bench(dir.path(), 64).await;
+    first.fill(1, 60).await;
+    first.put_chunk(key(2, 0), bytes(2, 0)).await;
+    drop(first);
+
+    let second = closed_bench(dir.path(), 64);
+    // The first one may still be ending: the store then tries again by itself.
+    let _ = second.open_disk().await;
+    second.until(|second| second.metrics.store.disk_up.get() == 1).await;
+    assert_eq!(second.whole(1, 60).await, 60);
+    assert!(second.whole(2, 1).await <= 1);
+}
+
+#[tokio::test]
 async fn after_a_restart_the_oldest_still_go_first() {
     let dir = tempfile::tempdir().unwrap();
     // 48 MiB of chunks are 180; the files are not in the order of their age, because some were reused.
