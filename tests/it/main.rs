@@ -5,5 +5,9 @@
 //! read at their own pace, and a limit only turns a hang into a failure.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod holes;
+mod nar_fill;
+mod narinfo;
+mod ranges;
 mod rig;
 mod support;

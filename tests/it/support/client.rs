@@ -6,6 +6,7 @@
 //! A body's end is part of the answer: [`End::Clean`] or [`End::Broken`]. A body that neither has a length nor is chunked
 //! panics, because snowbank must never send one (a cut would look complete).
 
+use super::cache::{Object, narinfo_fields};
 use super::wire::{Head, field, read_head, read_line};
 use super::within;
 use bytes::Bytes;
@@ -132,6 +133,15 @@ impl Target {
     /// One request on a connection of its own.
     pub async fn request(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Response {
         self.start(method, target, fields).await.finish().await
+    }
+
+    /// Asks for the narinfo of `object` as a client does; the request target of its NAR. Panics unless the URL has the
+    /// one shape that says all there is to know: `nar/<store hash>-<digest>.nar[.ext]`.
+    pub async fn nar_target(&self, object: &Object) -> String {
+        let narinfo = self.get(&object.narinfo_target()).await.expect(200);
+        let target = format!("/{}", narinfo_fields(narinfo.text(), "URL")[0]);
+        assert_eq!(target, object.served_target());
+        target
     }
 
     /// Sends a request on a connection of its own and reads the head of the answer.

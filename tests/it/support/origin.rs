@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Every request is recorded before it is answered. A path that nobody serves is 404. Connections are kept alive unless
-//! a reply ends its own. Out of scope: TLS, HTTP/2, and what nix-serve does to a connection (see [`super::nix_serve`]).
+//! a reply ends its own. Out of scope: HTTP/2, and what nix-serve does to a connection (see [`super::nix_serve`]).
 
 use super::wire::{Head, read_head, single_range};
 use super::{cache, runtime, within};
@@ -19,10 +19,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,6 +326,7 @@ pub struct Origin {
     script: Arc<Mutex<Script>>,
     arrived: Arc<watch::Sender<usize>>,
     accepting: JoinHandle<()>,
+    tls: bool,
 }
 
 impl Origin {
@@ -335,6 +337,15 @@ impl Origin {
 
     /// The same at a given address: an origin that comes back.
     pub fn start_at(address: SocketAddr) -> Self {
+        Self::listen(address, None)
+    }
+
+    /// The same behind TLS, with a certificate by the authority of the tests, HTTP/1.1 only.
+    pub fn start_tls() -> Self {
+        Self::listen("127.0.0.1:0".parse().expect("an address"), Some(super::snowbank::certificates().acceptor()))
+    }
+
+    fn listen(address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let _entered = runtime().enter();
         let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a non-blocking listener");
@@ -342,13 +353,14 @@ impl Origin {
         let address = listener.local_addr().expect("a bound address");
         let script = Arc::new(Mutex::new(Script::default()));
         let arrived = Arc::new(watch::Sender::new(0));
-        let accepting = runtime().spawn(accept(listener, Arc::clone(&script), Arc::clone(&arrived)));
-        Self { address, script, arrived, accepting }
+        let behind_tls = tls.is_some();
+        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&script), Arc::clone(&arrived)));
+        Self { address, script, arrived, accepting, tls: behind_tls }
     }
 
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// Where it listens.
@@ -425,7 +437,12 @@ impl Drop for Origin {
     }
 }
 
-async fn accept(listener: TcpListener, script: Arc<Mutex<Script>>, arrived: Arc<watch::Sender<usize>>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    script: Arc<Mutex<Script>>,
+    arrived: Arc<watch::Sender<usize>>,
+) {
     // Dropping the set with this task ends every connection.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -435,31 +452,62 @@ async fn accept(listener: TcpListener, script: Arc<Mutex<Script>>, arrived: Arc<
             script.connections - 1
         };
         let _ = stream.set_nodelay(true);
-        connections.spawn(converse(stream, number, Arc::clone(&script), Arc::clone(&arrived)));
+        let (tls, script, arrived) = (tls.clone(), Arc::clone(&script), Arc::clone(&arrived));
+        connections.spawn(async move {
+            match tls {
+                None => converse(BufReader::new(stream), number, &script, &arrived).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(BufReader::new(stream), number, &script, &arrived).await;
+                    }
+                }
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }
 
+/// A stream that can be told to reset its connection instead of closing it in order.
+trait Breakable: AsyncRead + AsyncWrite + Unpin {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Breakable for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Breakable for tokio_rustls::server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
 /// Answers the requests of one connection. I/O errors end it silently: a client that left is part of many tests.
-async fn converse(stream: TcpStream, number: usize, script: Arc<Mutex<Script>>, arrived: Arc<watch::Sender<usize>>) {
-    let mut stream = BufReader::new(stream);
+async fn converse<S: Breakable>(
+    mut stream: BufReader<S>,
+    number: usize,
+    script: &Mutex<Script>,
+    arrived: &watch::Sender<usize>,
+) {
     while let Ok(Some(head)) = read_head(&mut stream).await {
         let request = Request::new(head, number);
-        let reply = {
+        let handler = {
             let mut script = script.lock().expect("no handler panicked");
             let nth = script.requests.iter().filter(|r| r.target == request.target).count();
             script.requests.push(request.clone());
             let handler = script.handlers.get(&request.target).or(script.fallback.as_ref()).cloned();
-            drop(script);
-            handler.map_or_else(|| Reply::status(404), |handler| handler(&request, nth))
+            handler.map(|handler| (handler, nth))
         };
         arrived.send_modify(|n| *n += 1);
+        let reply = handler.map_or_else(|| Reply::status(404), |(handler, nth)| handler(&request, nth));
         let wants_close = request.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         match reply.write(&request, stream.get_mut()).await {
             Ok(None) if !wants_close => {}
             Ok(Some(Break::Reset)) => {
                 // A zero linger time turns the close into a reset.
-                let _ = socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO));
+                let _ = socket2::SockRef::from(stream.get_ref().tcp()).set_linger(Some(Duration::ZERO));
                 return;
             }
             _ => {

@@ -26,6 +26,9 @@ pub struct Certificates {
     key_pem: String,
 }
 
+/// What the log says when the disk tier has been recovered and is in use.
+const DISK_OPEN: &str = "disk tier open";
+
 /// The certificates of all tests.
 pub fn certificates() -> &'static Certificates {
     static MADE: LazyLock<Certificates> = LazyLock::new(|| {
@@ -49,27 +52,44 @@ pub fn certificates() -> &'static Certificates {
     &MADE
 }
 
+impl Certificates {
+    /// The certificate as a server of this crate uses it, HTTP/1.1 only.
+    pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        use rustls::pki_types::pem::PemObject as _;
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).expect("a certificate")];
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the default protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a certificate and its key");
+        Arc::new(config).into()
+    }
+}
+
 /// What the tests count, whatever its metric is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// Bodies that were refused because they did not fit what their narinfo promised.
-    BodiesRefused,
-    /// narinfos refused by the parser, the hash-part check or the signature check.
+    /// Fills that ended without a whole NAR, whatever the reason.
+    FillsFailed,
+    /// narinfos of an upstream that were not believed, whatever the reason.
     NarinfosRefused,
     /// Chunks that had to be fetched again for an object that was complete once.
-    HolesFilled,
-    /// Panics caught.
-    Panics,
+    ChunksRefilled,
+    /// Answers, whatever the outcome.
+    Answers,
 }
 
 impl Count {
-    /// The start of the sample's line on the metrics page, label values included; all lines that start so are summed.
+    /// How the lines of this count start on the metrics page; all of them are summed.
     fn prefix(self) -> &'static str {
         match self {
-            Self::BodiesRefused => "snowbank_fill_bodies_refused_total",
-            Self::NarinfosRefused => "snowbank_proxy_narinfos_refused_total",
-            Self::HolesFilled => "snowbank_fill_holes_total",
-            Self::Panics => "snowbank_app_panics_total",
+            Self::FillsFailed => "snowbank_fill_failed_total",
+            Self::NarinfosRefused => "snowbank_proxy_refused_total",
+            Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
+            Self::Answers => "snowbank_proxy_answers_total",
         }
     }
 }
@@ -150,6 +170,13 @@ impl Setup {
     pub fn through(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// The authority of the tests as a file, for clients that read one.
+    pub fn authority_file(&self) -> PathBuf {
+        let path = self.home.path().join("authority.pem");
+        std::fs::write(&path, &certificates().authority_pem).expect("a certificate file");
+        path
     }
 
     /// The directory of the test.
@@ -345,6 +372,12 @@ impl Snowbank {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters of tests are small")]
         let sum = samples.sum::<f64>() as u64;
         sum
+    }
+
+    /// Waits until the disk tier is in use; before that, the program serves as a pure proxy.
+    #[track_caller]
+    pub fn wait_for_disk(&self) {
+        self.log_line(DISK_OPEN, 0);
     }
 
     /// Resident memory in bytes.
