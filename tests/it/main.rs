@@ -5,9 +5,16 @@
 //! read at their own pace, and a limit only turns a hang into a failure.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod bodies;
 mod holes;
 mod nar_fill;
 mod narinfo;
+mod nix_client;
+mod nix_serve_quirks;
+mod old_urls;
 mod ranges;
+mod restart;
 mod rig;
+mod serve;
+mod small_objects;
 mod support;

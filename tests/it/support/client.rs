@@ -156,6 +156,17 @@ impl Target {
         connection.answer(method).await
     }
 
+    /// GET from a plain listener that may be gone at any moment; `None` when it went before the head of its answer.
+    pub async fn attempt(&self, target: &str) -> Option<Response> {
+        let Self::Http(address) = self else { panic!("only plain HTTP is attempted") };
+        let stream: Box<dyn Stream> = Box::new(TcpStream::connect(address).await.ok()?);
+        let mut connection = Connection { stream: BufReader::new(stream) };
+        let text = format!("GET {target} HTTP/1.1\r\nHost: cache.test\r\nConnection: close\r\n\r\n");
+        connection.stream.get_mut().write_all(text.as_bytes()).await.ok()?;
+        let head = within("the head of an answer", read_head(&mut connection.stream)).await.ok()??;
+        Some(Exchange::new(connection, head, "GET").finish().await)
+    }
+
     /// A connection on which nothing has been sent.
     pub async fn connect(&self) -> Connection {
         let stream: Box<dyn Stream> = match self {
@@ -164,6 +175,14 @@ impl Target {
             Self::Unix(path) => Box::new(UnixStream::connect(path).await.expect("a connection to the unix socket")),
         };
         Connection { stream: BufReader::new(stream) }
+    }
+
+    /// True when nothing listens there any longer.
+    pub async fn is_gone(&self) -> bool {
+        match self {
+            Self::Http(address) | Self::Https(address, _) => TcpStream::connect(address).await.is_err(),
+            Self::Unix(path) => UnixStream::connect(path).await.is_err(),
+        }
     }
 
     /// An HTTP/2 connection. Only for TLS.
@@ -235,16 +254,7 @@ impl Connection {
     pub async fn answer(mut self, method: &str) -> Exchange {
         let head = within("the head of an answer", read_head(&mut self.stream)).await;
         let head = head.expect("a readable answer").expect("an answer before the connection closes");
-        let status = head.start.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("not a status line: {:?}", head.start));
-        let bodiless = method == "HEAD" || status == 304 || status == 204;
-        let left = match (head.field("transfer-encoding"), head.field("content-length")) {
-            _ if bodiless => Left::Bytes(0),
-            (Some("chunked"), _) => Left::Chunked { in_chunk: 0 },
-            (None, Some(length)) => Left::Bytes(length.parse().expect("a length")),
-            _ => panic!("the end of this body is told by nothing but the close: {head:?}"),
-        };
-        Exchange { connection: self, head, status, left }
+        Exchange::new(self, head, method)
     }
 
     /// Reads until the server closes; what came until then.
@@ -271,9 +281,17 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// The value of the first header field with this name.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.head.field(name)
+    fn new(connection: Connection, head: Head, method: &str) -> Self {
+        let status = head.start.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("not a status line: {:?}", head.start));
+        let bodiless = method == "HEAD" || status == 304 || status == 204;
+        let left = match (head.field("transfer-encoding"), head.field("content-length")) {
+            _ if bodiless => Left::Bytes(0),
+            (Some("chunked"), _) => Left::Chunked { in_chunk: 0 },
+            (None, Some(length)) => Left::Bytes(length.parse().expect("a length")),
+            _ => panic!("the end of this body is told by nothing but the close: {head:?}"),
+        };
+        Self { connection, head, status, left }
     }
 
     /// The next bytes of the body, at most `most` of them. Empty at a clean end.

@@ -201,12 +201,6 @@ impl Reply {
         self
     }
 
-    /// Closes the connection in order after this answer.
-    pub fn close(mut self) -> Self {
-        self.close = true;
-        self
-    }
-
     /// Writes the answer to `request`. `Ok(Some(_))` when the connection must end now, and how.
     async fn write(&self, request: &Request, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<Option<Break>> {
         for gate in &self.before_head {
@@ -317,6 +311,7 @@ struct Script {
     handlers: HashMap<String, Handler>,
     fallback: Option<Handler>,
     requests: Vec<Request>,
+    counts: HashMap<String, usize>,
     connections: usize,
 }
 
@@ -324,7 +319,6 @@ struct Script {
 pub struct Origin {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    arrived: Arc<watch::Sender<usize>>,
     accepting: JoinHandle<()>,
     tls: bool,
 }
@@ -352,10 +346,9 @@ impl Origin {
         let listener = TcpListener::from_std(listener).expect("a listener on the runtime");
         let address = listener.local_addr().expect("a bound address");
         let script = Arc::new(Mutex::new(Script::default()));
-        let arrived = Arc::new(watch::Sender::new(0));
         let behind_tls = tls.is_some();
-        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&script), Arc::clone(&arrived)));
-        Self { address, script, arrived, accepting, tls: behind_tls }
+        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&script)));
+        Self { address, script, accepting, tls: behind_tls }
     }
 
     /// Its base URL, without a slash at the end.
@@ -406,7 +399,7 @@ impl Origin {
 
     /// How many requests for this target arrived.
     pub fn count(&self, target: &str) -> usize {
-        self.requests_for(target).len()
+        self.lock().counts.get(target).copied().unwrap_or_default()
     }
 
     /// How many requests arrived.
@@ -416,14 +409,9 @@ impl Origin {
 
     /// Forgets the requests so far, so that a test can count from here.
     pub fn forget(&self) {
-        self.lock().requests.clear();
-    }
-
-    /// Waits until `n` requests for this target have arrived.
-    pub async fn wait_for(&self, target: &str, n: usize) {
-        let mut arrived = self.arrived.subscribe();
-        let what = format!("{n} requests for {target}");
-        within(&what, arrived.wait_for(|_| self.count(target) >= n)).await.expect("the origin runs");
+        let mut script = self.lock();
+        script.requests.clear();
+        script.counts.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Script> {
@@ -437,12 +425,7 @@ impl Drop for Origin {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    script: Arc<Mutex<Script>>,
-    arrived: Arc<watch::Sender<usize>>,
-) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, script: Arc<Mutex<Script>>) {
     // Dropping the set with this task ends every connection.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -452,13 +435,13 @@ async fn accept(
             script.connections - 1
         };
         let _ = stream.set_nodelay(true);
-        let (tls, script, arrived) = (tls.clone(), Arc::clone(&script), Arc::clone(&arrived));
+        let (tls, script) = (tls.clone(), Arc::clone(&script));
         connections.spawn(async move {
             match tls {
-                None => converse(BufReader::new(stream), number, &script, &arrived).await,
+                None => converse(BufReader::new(stream), number, &script).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        converse(BufReader::new(stream), number, &script, &arrived).await;
+                        converse(BufReader::new(stream), number, &script).await;
                     }
                 }
             }
@@ -485,22 +468,18 @@ impl Breakable for tokio_rustls::server::TlsStream<TcpStream> {
 }
 
 /// Answers the requests of one connection. I/O errors end it silently: a client that left is part of many tests.
-async fn converse<S: Breakable>(
-    mut stream: BufReader<S>,
-    number: usize,
-    script: &Mutex<Script>,
-    arrived: &watch::Sender<usize>,
-) {
+async fn converse<S: Breakable>(mut stream: BufReader<S>, number: usize, script: &Mutex<Script>) {
     while let Ok(Some(head)) = read_head(&mut stream).await {
         let request = Request::new(head, number);
         let handler = {
             let mut script = script.lock().expect("no handler panicked");
-            let nth = script.requests.iter().filter(|r| r.target == request.target).count();
+            let count = script.counts.entry(request.target.clone()).or_default();
+            let nth = *count;
+            *count += 1;
             script.requests.push(request.clone());
             let handler = script.handlers.get(&request.target).or(script.fallback.as_ref()).cloned();
             handler.map(|handler| (handler, nth))
         };
-        arrived.send_modify(|n| *n += 1);
         let reply = handler.map_or_else(|| Reply::status(404), |(handler, nth)| handler(&request, nth));
         let wants_close = request.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         match reply.write(&request, stream.get_mut()).await {

@@ -78,8 +78,8 @@ pub enum Count {
     NarinfosRefused,
     /// Chunks that had to be fetched again for an object that was complete once.
     ChunksRefilled,
-    /// Answers, whatever the outcome.
-    Answers,
+    /// Bytes that the store has taken and not yet written.
+    Unwritten,
 }
 
 impl Count {
@@ -89,8 +89,21 @@ impl Count {
             Self::FillsFailed => "snowbank_fill_failed_total",
             Self::NarinfosRefused => "snowbank_proxy_refused_total",
             Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
-            Self::Answers => "snowbank_proxy_answers_total",
+            Self::Unwritten => "snowbank_store_unwritten_bytes",
         }
+    }
+
+    #[track_caller]
+    fn sum(self, page: &str) -> u64 {
+        let samples: Vec<f64> = page
+            .lines()
+            .filter(|line| line.starts_with(self.prefix()))
+            .map(|line| line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a sample"))
+            .collect();
+        assert!(!samples.is_empty(), "no metric {} in\n{page}", self.prefix());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of tests are small")]
+        let sum = samples.iter().sum::<f64>() as u64;
+        sum
     }
 }
 
@@ -103,7 +116,6 @@ pub struct Setup {
     store_dir: PathBuf,
     extra: String,
     wrapper: Vec<String>,
-    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -120,7 +132,6 @@ impl Setup {
             store: "disk = \"256 MiB\"\nmemory = \"64 MiB\"".to_owned(),
             extra: String::new(),
             wrapper: Vec::new(),
-            environment: Vec::new(),
         }
     }
 
@@ -157,12 +168,6 @@ impl Setup {
     pub fn also(mut self, tables: &str) -> Self {
         self.extra.push_str(tables);
         self.extra.push('\n');
-        self
-    }
-
-    /// Sets an environment variable of the program.
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -210,7 +215,7 @@ impl Setup {
         let path = self.home.path().join("snowbank.toml");
         std::fs::write(&path, self.config()).expect("a configuration file");
         let arguments = ["serve", "--config", path.to_str().expect("a path of text")];
-        let snowbank = Snowbank::spawn(&self.wrapper, &arguments, &self.environment, self.home.path());
+        let snowbank = Snowbank::spawn(&self.wrapper, &arguments, &[], self.home.path());
         for listener in ["listening on http://", "listening on https://", "listening on unix:", "admin on http://"] {
             snowbank.log_after(listener);
         }
@@ -342,11 +347,6 @@ impl Snowbank {
         Target::Unix(self.log_after("listening on unix:").into())
     }
 
-    /// The admin address.
-    pub fn admin(&self) -> Target {
-        Target::Http(address(&self.log_after("admin on http://")))
-    }
-
     /// The metrics page.
     pub fn metrics(&self) -> String {
         let address = address(&self.log_after("admin on http://"));
@@ -362,22 +362,28 @@ impl Snowbank {
     /// The sum of the samples of this count. Panics when there is no such metric, so that no test can count nothing.
     #[track_caller]
     pub fn counter(&self, count: Count) -> u64 {
-        let page = self.metrics();
-        let mut samples = page
-            .lines()
-            .filter(|line| line.starts_with(count.prefix()))
-            .map(|line| line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()).expect("a sample"))
-            .peekable();
-        assert!(samples.peek().is_some(), "no metric {} in\n{page}", count.prefix());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters of tests are small")]
-        let sum = samples.sum::<f64>() as u64;
-        sum
+        count.sum(&self.metrics())
     }
 
     /// Waits until the disk tier is in use; before that, the program serves as a pure proxy.
     #[track_caller]
     pub fn wait_for_disk(&self) {
         self.log_line(DISK_OPEN, 0);
+    }
+
+    /// Waits until everything that was put into the store is on the disk, so that even a crash keeps it.
+    #[track_caller]
+    pub fn wait_until_stored(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Count::Unwritten.sum(&self.metrics()) > 0 {
+            assert!(Instant::now() < deadline, "the store does not come to rest");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory in bytes.
