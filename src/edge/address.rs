@@ -1,0 +1,110 @@
+//! Where to listen, as written in the configuration, and where that turned out to be.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// An address to listen on: `"0.0.0.0:443"`, `"[::]:443"` or `"unix:/run/snowbank/http.sock"`.
+///
+/// Port 0 lets the system choose; the address bound is logged. `[::]` takes IPv4 as well where the system says so,
+/// which Linux does unless `net.ipv6.bindv6only` is set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+crate::string_value!(
+    ListenAddress,
+    "an address and port such as \"0.0.0.0:443\" or \"[::]:443\", or \"unix:/path/to/socket\""
+);
+
+/// The text is no address; the forms accepted are told by the option's documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnAddress;
+
+impl FromStr for ListenAddress {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') && !path.contains('\0') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(NotAnAddress),
+            None => text.parse().map(Self::Tcp).map_err(|_| NotAnAddress),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A bound address; shown as a URL for TCP (`https://127.0.0.1:43121`) and as `unix:/path` or `unix+tls:/path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundAddress {
+    /// The address, with the port the system chose in place of 0.
+    pub address: ListenAddress,
+    /// Whether its connections begin with a TLS handshake.
+    pub tls: bool,
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.address, self.tls) {
+            (ListenAddress::Tcp(address), true) => write!(f, "https://{address}"),
+            (ListenAddress::Tcp(address), false) => write!(f, "http://{address}"),
+            (ListenAddress::Unix(path), true) => write!(f, "unix+tls:{}", path.display()),
+            (ListenAddress::Unix(path), false) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The address the connection comes from; `None` over a unix socket, whose clients have none.
+    pub address: Option<SocketAddr>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_written() {
+        for text in ["0.0.0.0:443", "[::]:443", "127.0.0.1:0", "unix:/run/snowbank/http.sock"] {
+            let address: ListenAddress = text.parse().expect(text);
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "http://[::]:1"] {
+            assert_eq!(text.parse::<ListenAddress>(), Err(NotAnAddress), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bound_address_is_a_url() {
+        let shown = |text: &str, tls| BoundAddress { address: text.parse().expect(text), tls }.to_string();
+        assert_eq!(shown("127.0.0.1:43121", true), "https://127.0.0.1:43121");
+        assert_eq!(shown("[::1]:80", false), "http://[::1]:80");
+        assert_eq!(shown("unix:/run/s", false), "unix:/run/s");
+    }
+}

@@ -1,0 +1,316 @@
+//! One connection from accept to close: handshake, HTTP version by ALPN, requests, drain.
+//!
+//! TLS decides between HTTP/2 and HTTP/1.1; a plain connection is HTTP/1.1, with no upgrade to anything (R24). HTTP/2
+//! over TLS is [corked](super::cork). The task that runs [`serve`] polls everything of the connection but the HTTP/2
+//! streams, which the tracker knows.
+//!
+//! Out of scope: what is answered (the [`Handler`]'s part).
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, interval_at, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::activity::{self, Activity, Verdict, Watch, Watched};
+use super::address::Peer;
+use super::body::{Body, H2_SLICE};
+use super::cork::cork;
+use crate::metrics::{ConnectionEnd, EdgeMetrics};
+
+/// Time for the whole TLS handshake (R22).
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Time for a whole HTTP/1.1 request head (R22). hyper starts it when it begins to wait for one, so it also ends idle
+/// HTTP/1.1 connections.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a request head, or of an HTTP/2 header list (R22). hyper's own limit of 100 fields stays.
+const HEAD_SIZE: usize = 16 << 10;
+/// Nix keeps up to 125 transfers in flight on one connection.
+const H2_STREAMS: u32 = 256;
+/// Requests have no bodies, so clients have nothing to send that would need a larger window.
+const H2_RECEIVE_WINDOW: u32 = 65_535;
+/// An HTTP/2 client that is gone without a word is noticed after both of these together. The answer to a ping comes
+/// after all that was sent before it, so the second must leave a slow reader the time to get through that.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(60);
+const H2_PING_LIMIT: Duration = Duration::from_secs(240);
+
+/// What answers the requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. A panic becomes a 500 for this request only.
+    fn handle(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What all connections of a server have in common.
+#[derive(Debug)]
+pub struct Shared<H> {
+    /// Answers the requests.
+    pub handler: Arc<H>,
+    /// What is counted.
+    pub metrics: EdgeMetrics,
+    /// Knows every task there is.
+    pub tasks: TaskTracker,
+    /// Asks the connections to finish what runs and take nothing new.
+    pub drain: CancellationToken,
+    /// Makes them break off.
+    pub abort: CancellationToken,
+}
+
+/// Serves one connection until it ends, and counts how.
+pub async fn serve<H: Handler>(
+    shared: Arc<Shared<H>>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<Arc<ServerConfig>>,
+    peer: Peer,
+) {
+    shared.metrics.connections_open.inc();
+    let activity = Arc::new(Activity::default());
+    let io = Watched::new(io, Arc::clone(&activity));
+    let end = match tls {
+        None => serve_http1(&shared, io, peer, activity).await,
+        Some(config) => serve_tls(&shared, io, config, peer, activity).await,
+    };
+    shared.metrics.connections_open.dec();
+    shared.metrics.connections.of(end).inc();
+}
+
+async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: &Arc<Shared<H>>,
+    io: IO,
+    config: Arc<ServerConfig>,
+    peer: Peer,
+    activity: Arc<Activity>,
+) -> ConnectionEnd {
+    // A drain does not wait for handshakes: no request was made yet.
+    let handshake = tokio::select! {
+        handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(io)) => handshake,
+        () = shared.drain.cancelled() => return ConnectionEnd::Closed,
+    };
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return ConnectionEnd::Handshake;
+        }
+        Err(_elapsed) => {
+            tracing::debug!(%peer, limit = ?HANDSHAKE_LIMIT, "TLS handshake took too long");
+            return ConnectionEnd::Handshake;
+        }
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let (io, tls) = stream.into_inner();
+        serve_http2(shared, io, tls, peer, activity).await
+    } else {
+        serve_http1(shared, stream, peer, activity).await
+    }
+}
+
+async fn serve_http1<H: Handler>(
+    shared: &Arc<Shared<H>>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    activity: Arc<Activity>,
+) -> ConnectionEnd {
+    let service = {
+        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
+        service_fn(move |request| answer(Arc::clone(&shared), request, peer, Arc::clone(&activity), usize::MAX))
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_header_size(HEAD_SIZE)
+        .max_buf_size(HEAD_SIZE)
+        .half_close(true) // `printf 'GET …' | nc` gets its answer
+        .serve_connection(TokioIo::new(io), service);
+    drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await
+}
+
+async fn serve_http2<H: Handler>(
+    shared: &Arc<Shared<H>>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: rustls::ServerConnection,
+    peer: Peer,
+    activity: Arc<Activity>,
+) -> ConnectionEnd {
+    let service = {
+        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
+        service_fn(move |request| answer(Arc::clone(&shared), request, peer, Arc::clone(&activity), H2_SLICE))
+    };
+    let (corked, mut uncork) = cork(io, tls);
+    let connection = http2::Builder::new(TrackedExecutor(shared.tasks.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS)
+        .max_header_list_size(HEAD_SIZE as u32)
+        .initial_stream_window_size(H2_RECEIVE_WINDOW)
+        .initial_connection_window_size(H2_RECEIVE_WINDOW)
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_LIMIT)
+        .serve_connection(TokioIo::new(corked), service);
+    drive(shared, connection, move |cx| uncork.poll(cx), peer, &activity).await
+}
+
+/// Answers one request, whatever the handler does (R35).
+async fn answer<H: Handler>(
+    shared: Arc<Shared<H>>,
+    request: Request<Incoming>,
+    peer: Peer,
+    activity: Arc<Activity>,
+    slice: usize,
+) -> Result<Response<Body>, Infallible> {
+    let in_flight = activity.begin();
+    let answered = AssertUnwindSafe(shared.handler.handle(request, peer)).catch_unwind().await;
+    let response = answered.unwrap_or_else(|_panic| {
+        // The panic hook has told where; the message is not for clients.
+        shared.metrics.panics.inc();
+        let mut response = Response::new(Body::bytes("internal error\n"));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    });
+    Ok(response.map(|body| body.sliced(slice).in_flight(in_flight)))
+}
+
+/// A connection that can be asked to end.
+trait Connection: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<IO, S> Connection for http1::Connection<IO, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<IO, S> Connection for http2::Connection<IO, S, TrackedExecutor>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    TrackedExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, Body>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Polls a connection to its end, and `flush` after it each time; asks it to finish when a drain begins or it is idle,
+/// and drops it when its client stalls or the drain's time is up.
+async fn drive<H>(
+    shared: &Shared<H>,
+    connection: impl Connection,
+    mut flush: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    peer: Peer,
+    activity: &Activity,
+) -> ConnectionEnd {
+    let mut connection = pin!(connection);
+    // Own tokens: each poll looks at one, and all connections doing so at the same one would be in each other's way.
+    let (drain, abort) = (shared.drain.child_token(), shared.abort.child_token());
+    let mut watch = Watch::default();
+    let mut ticks = interval_at(Instant::now() + activity::PERIOD, activity::PERIOD);
+    let (mut draining, mut asked_for_idleness) = (false, false);
+    let mut ended = None;
+    loop {
+        let signal = if draining { &abort } else { &drain };
+        tokio::select! {
+            biased;
+            result = poll_fn(|cx| poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)) => {
+                return match result {
+                    Ok(()) => ConnectionEnd::Closed,
+                    Err(error) => {
+                        tracing::debug!(%peer, error = %Causes(error.as_ref()), "connection ended");
+                        ConnectionEnd::Error
+                    }
+                };
+            }
+            () = signal.cancelled() => {
+                if draining {
+                    return ConnectionEnd::Aborted;
+                }
+                draining = true;
+                connection.as_mut().finish();
+            }
+            _ = ticks.tick() => match watch.verdict(activity) {
+                Verdict::Busy => asked_for_idleness = false,
+                // Asked already, and still here: the client does not take part in the farewell.
+                Verdict::Idle if asked_for_idleness => return ConnectionEnd::Idle,
+                Verdict::Idle => {
+                    asked_for_idleness = true;
+                    connection.as_mut().finish();
+                }
+                Verdict::Stalled => {
+                    tracing::debug!(%peer, "the client no longer reads");
+                    return ConnectionEnd::Stalled;
+                }
+            },
+        }
+    }
+}
+
+/// One poll of the connection and what it left to be written. Ready when it has ended and all of that is out.
+fn poll_and_flush(
+    connection: Pin<&mut impl Connection>,
+    flush: &mut impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ended: &mut Option<hyper::Result<()>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Box<dyn std::error::Error + Send + Sync>>> {
+    if ended.is_none()
+        && let Poll::Ready(result) = connection.poll(cx)
+    {
+        *ended = Some(result);
+    }
+    match (flush(cx), ended.take()) {
+        (Poll::Ready(Ok(())), Some(result)) => Poll::Ready(result.map_err(Into::into)),
+        (Poll::Ready(Err(_)), Some(Err(first))) => Poll::Ready(Err(first.into())),
+        (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error.into())),
+        (_, unfinished) => {
+            *ended = unfinished;
+            Poll::Pending
+        }
+    }
+}
+
+/// An error and what caused it, on one line.
+struct Causes<'a>(&'a (dyn std::error::Error + Send + Sync));
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Spawns the streams of an HTTP/2 connection where the drain waits for them.
+#[derive(Debug, Clone)]
+struct TrackedExecutor(TaskTracker);
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> for TrackedExecutor {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

@@ -1,0 +1,340 @@
+//! Binding addresses, accepting connections, and the drain at the end.
+//!
+//! [`bind`] binds all addresses before anything is served, so that a wrong one stops the start. [`Listeners::serve`]
+//! runs until asked to drain: it stops accepting, asks the connections to finish, waits for them up to a limit, and
+//! breaks off the rest (R34).
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::address::{BoundAddress, ListenAddress, Peer};
+use super::connection::{self, Handler, Shared};
+use crate::metrics::EdgeMetrics;
+
+crate::options! {
+    /// An address to serve on. Without any, there is one with TLS and one without on loopback.
+    pub struct Listen {
+        /// The address and port, or the path of a unix socket. Port 0 lets the system choose; the log tells which.
+        /// A unix socket is made with mode 0666: who may enter its directory may use it. It is removed at the stop.
+        pub address: ListenAddress,
+        /// Serve HTTPS (HTTP/2 and HTTP/1.1). `false` serves plain HTTP/1.1, which is what a unix socket usually wants.
+        pub tls: bool = true,
+    }
+}
+
+crate::options! {
+    /// Bounds of what clients may take.
+    pub struct Limits {
+        /// Connections open at a time, over all addresses; further ones wait in the system's queue. By default as many
+        /// as the limit of open files leaves, at most 10000.
+        pub connections: Option<u32> = None,
+    }
+}
+
+impl Limits {
+    /// The bound on open connections, when `others` files and sockets are needed elsewhere (block files, upstreams).
+    /// 64 more stay in reserve (R30).
+    pub fn connections(&self, others: u64) -> usize {
+        const RESERVE: u64 = 64;
+        const MOST: u64 = 10_000;
+        const LEAST: u64 = 16;
+        let bound = self.connections.map(u64::from).unwrap_or_else(|| {
+            let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+            files.saturating_sub(others).saturating_sub(RESERVE).clamp(LEAST, MOST)
+        });
+        usize::try_from(bound).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+    }
+}
+
+/// Longest queue of connections that wait to be accepted; the system may have a lower bound of its own.
+const BACKLOG: i32 = 4096;
+/// Unsent bytes the system takes for one connection before it makes us wait. Without a bound its buffer for a slow
+/// client grows to megabytes, and progress comes in jumps that long.
+const UNSENT: u32 = 512 << 10;
+/// A client that acknowledges nothing for this long is gone.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Pause after an accept that failed for want of something (files, memory), which a retry at once would not bring.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an address cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The system refuses it.
+    #[error("cannot listen on {address}: {source}")]
+    Refused {
+        /// The address.
+        address: ListenAddress,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A unix socket that something else serves.
+    #[error("cannot listen on {0}: another process answers there")]
+    Taken(ListenAddress),
+    /// Something at that path is not a socket.
+    #[error("cannot listen on {0}: there is a file that is no socket")]
+    NotASocket(ListenAddress),
+    /// TLS is asked for, but no certificate was loaded.
+    #[error("cannot listen on {0} with TLS: there is no certificate")]
+    NoCertificate(ListenAddress),
+}
+
+/// Bound addresses, not yet served; connections wait in the system's queue.
+#[derive(Debug)]
+pub struct Listeners(Vec<Bound>);
+
+#[derive(Debug)]
+struct Bound {
+    acceptor: Acceptor,
+    _file: Option<SocketFile>,
+    tls: Option<Arc<ServerConfig>>,
+    address: BoundAddress,
+}
+
+#[derive(Debug)]
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Binds every address, or none. Needs the runtime it is to be served on.
+///
+/// # Errors
+/// The first address that cannot be served.
+pub fn bind(listen: &[Listen], tls: Option<&Arc<ServerConfig>>) -> Result<Listeners, BindError> {
+    listen.iter().map(|one| bind_one(one, tls)).collect::<Result<_, _>>().map(Listeners)
+}
+
+fn bind_one(listen: &Listen, tls: Option<&Arc<ServerConfig>>) -> Result<Bound, BindError> {
+    let tls = match (listen.tls, tls) {
+        (true, None) => return Err(BindError::NoCertificate(listen.address.clone())),
+        (true, Some(config)) => Some(Arc::clone(config)),
+        (false, _) => None,
+    };
+    let refused = |source| BindError::Refused { address: listen.address.clone(), source };
+    let (acceptor, file, address) = match &listen.address {
+        ListenAddress::Tcp(address) => {
+            let listener = bind_tcp(*address).map_err(refused)?;
+            let address = ListenAddress::Tcp(listener.local_addr().map_err(refused)?);
+            (Acceptor::Tcp(listener), None, address)
+        }
+        ListenAddress::Unix(path) => {
+            clear_stale(path, &listen.address)?;
+            let (listener, file) = bind_unix(path).map_err(refused)?;
+            (Acceptor::Unix(listener), Some(file), listen.address.clone())
+        }
+    };
+    let address = BoundAddress { address, tls: tls.is_some() };
+    tracing::info!("listening on {address}");
+    Ok(Bound { acceptor, _file: file, tls, address })
+}
+
+fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?; // a restart must not wait for the old connections' TIME_WAIT
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Makes sure that nothing live is at `path`: connecting tells a server from the rest of a dead one.
+fn clear_stale(path: &Path, address: &ListenAddress) -> Result<(), BindError> {
+    let refused = |source| BindError::Refused { address: address.clone(), source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(address.clone())),
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(BindError::Taken(address.clone())),
+        // The file stays until the new socket takes its place in one step.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Binds under a name of its own and renames it into place: clients see the old file or a socket that listens and
+/// has its mode.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(&temporary)?)?;
+    let placed = place(&socket, &temporary, path);
+    if placed.is_err() {
+        let _ = std::fs::remove_file(&temporary); // what is told is the first error
+    }
+    let file = placed?;
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+fn place(socket: &Socket, temporary: &Path, path: &Path) -> io::Result<SocketFile> {
+    socket.listen(BACKLOG)?;
+    std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(0o666))?;
+    let inode = std::fs::symlink_metadata(temporary)?.ino();
+    std::fs::rename(temporary, path)?;
+    Ok(SocketFile { path: path.into(), inode })
+}
+
+/// A unix socket's file, removed when we stop, unless another server has put its own there since.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path); // the next start replaces it in any case
+        }
+    }
+}
+
+/// How a server is asked to stop.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// Begins the drain.
+    pub drain: CancellationToken,
+    /// Time for the connections to finish after that.
+    pub limit: Duration,
+}
+
+impl Listeners {
+    /// Where connections are taken.
+    pub fn addresses(&self) -> Vec<BoundAddress> {
+        self.0.iter().map(|bound| bound.address.clone()).collect()
+    }
+
+    /// Serves until `stop.drain` is cancelled and every connection has ended. `connections` bounds how many are open.
+    ///
+    /// Returns whether all of them finished in time; `false` when some were broken off.
+    pub async fn serve<H: Handler>(
+        self,
+        handler: Arc<H>,
+        metrics: EdgeMetrics,
+        connections: usize,
+        stop: Stop,
+    ) -> bool {
+        let shared = Arc::new(Shared {
+            handler,
+            metrics,
+            tasks: TaskTracker::new(),
+            drain: stop.drain.clone(),
+            abort: CancellationToken::new(),
+        });
+        let permits = Arc::new(Semaphore::new(connections));
+        for bound in self.0 {
+            shared.tasks.spawn(accept(bound, Arc::clone(&shared), Arc::clone(&permits)));
+        }
+        stop.drain.cancelled().await;
+        shared.tasks.close();
+        let finished = tokio::time::timeout(stop.limit, shared.tasks.wait()).await.is_ok();
+        if !finished {
+            tracing::warn!(limit = ?stop.limit, tasks = shared.tasks.len(), "the drain's time is up: breaking off what still runs");
+            shared.abort.cancel();
+            shared.tasks.wait().await;
+        }
+        finished
+    }
+}
+
+/// Takes connections of one address until the drain begins.
+async fn accept<H: Handler>(bound: Bound, shared: Arc<Shared<H>>, permits: Arc<Semaphore>) {
+    let drain = shared.drain.clone();
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = drain.cancelled() => return,
+            accepted = accept_one(&bound, &permits) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                failing = false;
+                let (shared, tls) = (Arc::clone(&shared), bound.tls.clone());
+                let serving = stream.serve(Arc::clone(&shared), tls);
+                shared.tasks.spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                shared.metrics.accept_errors.inc();
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, address = %bound.address, "cannot accept connections; going on trying");
+                }
+                tokio::select! {
+                    () = drain.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+/// A connection just accepted.
+enum Accepted {
+    Tcp(TcpStream, std::net::SocketAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Accepted {
+    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<ServerConfig>>) {
+        let encrypted = tls.is_some();
+        match self {
+            Self::Tcp(stream, address) => {
+                if let Err(error) = tune(&stream) {
+                    // The client may have gone since; if not, serving it works all the same.
+                    tracing::debug!(%error, peer = %address, "cannot set the connection's options");
+                }
+                connection::serve(shared, stream, tls, Peer { address: Some(address), tls: encrypted }).await;
+            }
+            Self::Unix(stream) => connection::serve(shared, stream, tls, Peer { address: None, tls: encrypted }).await,
+        }
+    }
+}
+
+/// The permit comes first: with all of them taken, connections wait in the system's queue, where they cost us no file.
+async fn accept_one(bound: &Bound, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let accepted = match &bound.acceptor {
+        Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
+        Acceptor::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+    };
+    Ok((accepted, permit))
+}
+
+/// Errors of accept(2) that tell of the connection that was to be accepted, not of the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?; // what we write is whole; waiting for more would only add latency
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_notsent_lowat(UNSENT)
+}
+
+#[cfg(test)]
+mod tests;
