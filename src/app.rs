@@ -24,7 +24,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::request;
 use crate::store::Store;
 use crate::tls;
-use crate::upstream::{self, Upstream};
+use crate::upstream::Upstream;
 
 /// Files and sockets besides clients' connections, for the bound on those: block files, upstreams' connections.
 const OTHER_FILES: u64 = 1024;
@@ -132,16 +132,12 @@ impl App {
 }
 
 fn upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Arc<Upstream>>> {
-    let order = upstream::options::asking_order(&config.upstream);
-    let ranked = order.iter().zip(0_u32..).flat_map(|(group, rank)| group.iter().map(move |place| (*place, rank)));
-    ranked
-        .map(|(place, rank)| {
-            let options = config.upstream[place].clone();
-            let name = options.display_name();
-            Upstream::new(options, rank, metrics.upstream(&name))
-                .map_err(|why| anyhow::anyhow!("upstream {name}: {why}"))
-        })
-        .collect()
+    let built = config.upstream.iter().enumerate().map(|(place, options)| {
+        let (name, rank) = (options.display_name(), options.rank(place));
+        Upstream::new(options.clone(), rank, metrics.upstream(&name))
+            .map_err(|why| anyhow::anyhow!("upstream {name}: {why}"))
+    });
+    built.collect()
 }
 
 /// The file that clients have to trust: the system's roots and our CA where that could be written.

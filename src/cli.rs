@@ -122,8 +122,8 @@ struct Source {
 
     /// Where to serve; replaces the listeners of the file
     ///
-    /// `https://127.0.0.1:5443` speaks TLS, `http://127.0.0.1:5080` does not, `unix:/run/snowbank/http.sock` is a socket
-    /// for a proxy on this machine. Port 0 takes a free one, which is told at start. May be repeated.
+    /// `https://127.0.0.1:5443` speaks TLS, `http://127.0.0.1:5080` does not, `unix:/run/snowbank/http.sock` is a
+    /// socket for a proxy on this machine. Port 0 takes a free one, which is told at start. May be repeated.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
 

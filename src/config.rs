@@ -14,6 +14,8 @@
 mod check;
 mod environment;
 mod flags;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 mod nix_conf;
 mod print;
 pub mod reference;

@@ -142,7 +142,11 @@ macro_rules! options {
 
             fn read_table(mut table: toml::Table, at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
                 $( let $field: Option<$type> = match table.remove(stringify!($field)) {
-                    Some(found) => <$type as $crate::options::Value>::read(found, &$crate::options::key(at, stringify!($field)), mistakes),
+                    Some(found) => <$type as $crate::options::Value>::read(
+                        found,
+                        &$crate::options::key(at, stringify!($field)),
+                        mistakes,
+                    ),
                     None => {
                         let default: Option<$type> = $crate::options!(@default $type $(, $default)?);
                         default.or_else(|| <$type as $crate::options::Value>::absent(

@@ -51,7 +51,8 @@ impl std::fmt::Display for Level {
 
 crate::string_value!(
     Level,
-    "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a list by part such as \"info,snowbank::fill=debug\""
+    "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a list by part such as \
+     \"info,snowbank::fill=debug\""
 );
 
 crate::options! {

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::Config;
 use super::flags::Places;
 use crate::edge::ListenAddress;
-use crate::options::Mistakes;
+use crate::options::{ByteSize, Mistakes};
 
 /// Checks everything that needs no look at the machine.
 pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
@@ -18,6 +18,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
+    store(config, places, mistakes);
     listeners(config, places, mistakes);
     names_for_tls(config, places, mistakes);
     upstreams(config, places, mistakes);
@@ -47,6 +48,24 @@ fn readable(path: &Path) -> Result<(), String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if metadata.is_dir() { Err("this is a directory".to_owned()) } else { Ok(()) }
+}
+
+/// The least memory: room for the chunks that are on their way to the disk and to slow readers.
+const LEAST_MEMORY: ByteSize = ByteSize(16 << 20);
+/// The least disk: a tier of fewer blocks could not evict one at a time.
+const LEAST_DISK: ByteSize = ByteSize(64 << 20);
+
+fn store(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    let sizes = [("disk", config.store.disk, LEAST_DISK), ("memory", config.store.memory, LEAST_MEMORY)];
+    for (name, size, least) in sizes {
+        if size < least {
+            mistakes.refuse(
+                &format!("{}store.{name}", places.file),
+                &format!("\"{size}\""),
+                &format!("at least \"{least}\""),
+            );
+        }
+    }
 }
 
 fn listeners(config: &Config, places: &Places, mistakes: &mut Mistakes) {

@@ -165,7 +165,8 @@ ssl-cert-file = /s/ca-bundle.pem
     #[test]
     fn keys_are_listed_once_and_names_are_used() {
         let upstreams = format!(
-            "[[upstream]]\nurl = 'http://a'\npublic_keys = ['{KEY}']\n[[upstream]]\nurl = 'http://b'\npublic_keys = ['{KEY}']"
+            "[[upstream]]\nurl = 'http://a'\npublic_keys = ['{KEY}']\n\
+             [[upstream]]\nurl = 'http://b'\npublic_keys = ['{KEY}']"
         );
         let text = lines(
             &format!("[tls]\nnames = ['cache.example.org']\n{upstreams}"),

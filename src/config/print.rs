@@ -29,8 +29,10 @@ struct Page {
 
 impl Page {
     fn fields(&mut self, description: &Description, table: &toml::Table, at: &str) {
+        // A list of no tables has no heading to stand under: it is written as a value.
+        let empty = |f: &Field| table.get(f.name).and_then(toml::Value::as_array).is_some_and(Vec::is_empty);
         let (plain, nested): (Vec<&Field>, Vec<&Field>) =
-            description.fields.iter().partition(|f| matches!(f.shape, Shape::Plain));
+            description.fields.iter().partition(|f| matches!(f.shape, Shape::Plain) || empty(f));
         for field in plain {
             self.value(field, table.get(field.name));
         }
@@ -144,7 +146,8 @@ mod tests {
         let text = printed(Detail::Values);
         assert_eq!(
             text,
-            "word = 'a \"b\"'\n\n[[list]]\ntime = \"1 s\"\n\n[[list]]\ntime = \"1 s\"\nwhich = 2\n\n[one]\ntime = \"1 s\"\n"
+            "word = 'a \"b\"'\n\n[[list]]\ntime = \"1 s\"\n\n[[list]]\ntime = \"1 s\"\nwhich = 2\n\n\
+             [one]\ntime = \"1 s\"\n"
         );
         assert_eq!(Outer::from_toml(&text).unwrap().list[1].which, Some(2));
     }

@@ -58,7 +58,7 @@ fn tables(text: &mut String, description: &Description, at: &str) {
 
 /// A cell of a table.
 fn on_one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|").replace('<', "\\<")
 }
 
 #[cfg(test)]

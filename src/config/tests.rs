@@ -65,10 +65,10 @@ disk = 200
     assert_eq!(
         mistakes(text),
         [
-            "FILE: listen[0].address = \"localhost:443\": expected an address and port such as \"0.0.0.0:443\" or \"[::]:443\", or \
-             \"unix:/path/to/socket\"",
-            "FILE: listen[1].address: missing; expected an address and port such as \"0.0.0.0:443\" or \"[::]:443\", or \
-             \"unix:/path/to/socket\"",
+            "FILE: listen[0].address = \"localhost:443\": expected an address and port such as \"0.0.0.0:443\" or \
+             \"[::]:443\", or \"unix:/path/to/socket\"",
+            "FILE: listen[1].address: missing; expected an address and port such as \"0.0.0.0:443\" or \
+             \"[::]:443\", or \"unix:/path/to/socket\"",
             "FILE: listen[1].tls = \"yes\": expected true or false",
             "FILE: store.disk = 200: expected a size such as \"200 GiB\", \"64 MiB\" or \"500 GB\"",
             "FILE: upstream[0].url = \"https://***@cache.example.org\": expected an address without user and password",
@@ -76,8 +76,8 @@ disk = 200
             "FILE: upstream[0].public_key: no such option; did you mean `public_keys`?",
             "FILE: upstream[1].url: missing; expected an address such as \"https://cache.example.org\" or \
              \"http://127.0.0.1:5000/prefix\"",
-            "FILE: upstream[1].public_keys[0] = \"cache.example.org-1\": expected a public key as in nix.conf, such as \
-             \"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"",
+            "FILE: upstream[1].public_keys[0] = \"cache.example.org-1\": expected <key name>:<base 64 of 32 bytes>, as \
+             in nix.conf's trusted-public-keys",
             "FILE: upstream[1].connect_timeout = \"5\": expected a time such as \"2 s\", \"500 ms\" or \"30 days\"",
             "FILE: cache.fills = -1: expected a whole number, 0 or more",
             "FILE: log.format = \"xml\": expected \"text\" or \"json\"",
@@ -103,7 +103,7 @@ url = 'https://a'
 [[upstream]]
 url = 'https://a/other'
 trust = 'origin'
-connections = 0
+connections = 1
 [[upstream]]
 url = 'http://localhost:443'
 public_keys = ['{KEY}']
@@ -111,6 +111,9 @@ stall_timeout = '0 s'
 [cache]
 negative_ttl = '2 min'
 fills = 0
+[store]
+disk = '10 MiB'
+memory = '0 B'
 [tls]
 [admin]
 address = '127.0.0.1:80'
@@ -121,10 +124,12 @@ address = '127.0.0.1:80'
         [
             "FILE: upstream[0].public_keys: missing; expected at least one key, because trust is \"keys\"; \"origin\" \
              trusts everything, \"pass\" leaves it to the clients",
-            "FILE: upstream[1].connections = 0: expected at least 1",
+            "FILE: upstream[1].connections = 1: expected at least 2: one for NARs and one for everything else",
             "FILE: upstream[2].stall_timeout = \"0 ms\": expected more than \"0 ms\"",
             "FILE: cache.negative_ttl = \"2 minutes\": expected at most \"60 s\"",
             "FILE: cache.fills = 0: expected at least 1",
+            "FILE: store.disk = \"10 MiB\": expected at least \"64 MiB\"",
+            "FILE: store.memory = \"0 B\": expected at least \"16 MiB\"",
             "FILE: listen[2].address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
             "FILE: admin.address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
             "FILE: tls.names: missing; expected the names or IP addresses that clients use, because listen[0] = \
@@ -234,4 +239,51 @@ dir = '/with \"quotes\"'
         assert_eq!(load(&printed, &Flags::default()).as_ref(), Ok(&config), "{printed}");
         assert_eq!(load(&printed, &Flags::default()).unwrap().print(detail), printed);
     }
+}
+
+proptest::proptest! {
+    #[test]
+    fn the_law_holds_for_generated_lines(lines in proptest::collection::vec(line(), 0..12)) {
+        laws::config(lines.join("\n").as_bytes());
+    }
+}
+
+#[test]
+fn the_law_holds_for_the_corpus() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/config");
+    let files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty(), "no corpus in {}", dir.display());
+    for file in files {
+        laws::config(&std::fs::read(&file).unwrap());
+    }
+}
+
+/// Lines of configurations: right ones, ones with a slip, and noise.
+fn line() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let table =
+        prop::sample::select(vec!["[store]", "[cache]", "[log]", "[[listen]]", "[[upstream]]", "[tls]", "[admin]"]);
+    let key = prop::sample::select(vec![
+        "dir", "disk", "url", "name", "priority", "address", "tls", "level", "names", "fills",
+    ]);
+    let value = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        prop::sample::select(vec![
+            "'http://a'",
+            "'[::1]:0'",
+            "'a'",
+            "['a', \"\\u0007\"]",
+            "'7 MiB'",
+            "'warn'",
+            "{ a = 1 }"
+        ])
+        .prop_map(str::to_owned),
+        ".{0,12}",
+    ];
+    prop_oneof![
+        2 => table.prop_map(str::to_owned),
+        4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => ".{0,20}",
+    ]
 }

@@ -2,8 +2,8 @@
 
 /// Declares an enum that is written as one of a few words.
 ///
-/// The documentation of a variant belongs to whoever reads the code; what an operator has to know about the words stands
-/// at the option.
+/// The documentation of a variant is for whoever reads the code; what an operator has to know about the words stands at
+/// the option.
 ///
 /// ```
 /// snowbank::choice! {

@@ -27,18 +27,14 @@ pub trait Value: Sized {
     fn accepted() -> String;
 }
 
-/// Declares a [`Value`] that is written as one string: how it is parsed (by `FromStr` unless said otherwise), shown (by
-/// `Display`) and described.
+/// Declares a [`Value`] that is written as one string, parsed by `FromStr` and shown by `Display`: how it is described.
 #[macro_export]
 macro_rules! string_value {
     ($type:ty, $accepted:expr) => {
-        $crate::string_value!($type, str::parse::<$type>, $accepted);
-    };
-    ($type:ty, $parse:expr, $accepted:expr) => {
         impl $crate::options::Value for $type {
             fn read(found: toml::Value, at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
                 match &found {
-                    toml::Value::String(text) => match $parse(text) {
+                    toml::Value::String(text) => match text.parse() {
                         Ok(value) => Some(value),
                         Err(_) => {
                             mistakes.refuse(at, &found, &<Self as $crate::options::Value>::accepted());

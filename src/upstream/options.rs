@@ -43,23 +43,25 @@ crate::options! {
         /// not be reached. By default 10 for the first upstream in this file, 20 for the second, and so on.
         pub priority: Option<u32> = None,
         /// Which narinfos are trusted. `keys`: those with a valid signature by one of `public_keys`. `origin`: all of
-        /// them, signed or not; for a cache you vouch for, such as a nix-serve on this machine. `pass`: none, but all are
-        /// served as they came, never signed here, for the clients to judge.
+        /// them, signed or not; for a cache you vouch for, such as a nix-serve on this machine. `pass`: none, but all
+        /// are served as they came, never signed here, for the clients to judge.
         pub trust: Trust = Trust::Keys,
         /// The keys that may sign for this upstream, written as in `trusted-public-keys` of nix.conf. Required when
         /// `trust` is `keys`. A key counts for the upstreams that list it and for no other.
         pub public_keys: Vec<PublicKey> = Vec::new(),
-        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502 or
-        /// 504, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and remembers
-        /// for an hour that it is not here; for a cache that is often switched off.
+        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502
+        /// or 504, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
+        /// remembers for an hour that it is not here; for a cache that is often switched off.
         pub when_down: WhenDown = WhenDown::Error,
         /// A file of PEM certificates to trust for `https`, besides those the system trusts: the CA of a company,
         /// or the certificate of the upstream itself.
         pub ca_file: Option<PathBuf> = None,
-        /// How many connections are open to the upstream at most. By default 4 for `http`, because a nix-serve serves
-        /// 5 at a time and others want a turn, and 16 for `https`. Raise it when fills wait and the upstream is not busy.
+        /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs, and one
+        /// more carries everything else; over `http` NARs have one half and everything else the other. By default 32
+        /// for `https`, and 4 for `http` until an answer shows that it is not from nix-serve, which serves 5 at a time;
+        /// 64 from then on. Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
-        /// How long connecting may take, TLS included, before the upstream counts as down. Raise it for links with
+        /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
         /// seconds of delay.
         pub connect_timeout: Period = Period::seconds(5),
         /// How long the upstream may take from the request to the head of its response. Raise it for caches that make
@@ -74,6 +76,12 @@ crate::options! {
 }
 
 impl Options {
+    /// When this upstream is asked, being number `place` of the list (from 0): lower ranks earlier, equal ones side by
+    /// side.
+    pub fn rank(&self, place: usize) -> u32 {
+        self.priority.unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(10))
+    }
+
     /// The name in logs and metrics.
     pub fn display_name(&self) -> String {
         self.name.as_ref().map_or_else(|| self.url.authority(), ToString::to_string)
@@ -83,14 +91,15 @@ impl Options {
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
         if self.trust == Trust::Keys && self.public_keys.is_empty() {
             let accepted = format!(
-                "at least one key, because trust is \"keys\"; \"{}\" trusts everything, \"{}\" leaves it to the clients",
+                "at least one key, because trust is \"keys\"; \"{}\" trusts everything, \"{}\" leaves it to \
+                 the clients",
                 Trust::Origin,
                 Trust::Pass
             );
             mistakes.missing(&key(at, "public_keys"), &accepted);
         }
-        if self.connections == Some(0) {
-            mistakes.refuse(&key(at, "connections"), &0, "at least 1");
+        if let Some(few @ 0..2) = self.connections {
+            mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
         }
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
@@ -103,22 +112,6 @@ impl Options {
             }
         }
     }
-
-    /// How many connections are open at most.
-    pub fn connection_limit(&self) -> u32 {
-        self.connections.unwrap_or(if self.url.is_https() { 16 } else { 4 })
-    }
-}
-
-/// The upstreams as they are asked: groups of places in `upstreams`, one group after the other, the members of a group
-/// side by side.
-pub fn asking_order(upstreams: &[Options]) -> Vec<Vec<usize>> {
-    let mut groups = std::collections::BTreeMap::<u64, Vec<usize>>::new();
-    for (place, upstream) in upstreams.iter().enumerate() {
-        let priority = upstream.priority.map_or(10 * (place as u64 + 1), u64::from);
-        groups.entry(priority).or_default().push(place);
-    }
-    groups.into_values().collect()
 }
 
 /// The name of an upstream: a label value of metrics, a field of logs.
@@ -152,20 +145,16 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_the_file_unless_a_priority_says_otherwise() {
-        let order = |priorities: [&str; 4]| asking_order(&priorities.map(upstream));
-        assert_eq!(order(["", "", "", ""]), [vec![0], vec![1], vec![2], vec![3]]);
-        assert_eq!(order(["", "", "priority = 5", ""]), [vec![2], vec![0], vec![1], vec![3]]);
-        assert_eq!(order(["", "priority = 10", "priority = 0", "priority = 0"]), [vec![2, 3], vec![0, 1]]);
-        assert_eq!(asking_order(&[]), Vec::<Vec<usize>>::new());
+        let ranks: Vec<u32> = (0..3).map(|place| upstream("").rank(place)).collect();
+        assert_eq!(ranks, [10, 20, 30]);
+        assert_eq!(upstream("priority = 0").rank(2), 0);
+        assert_eq!(upstream("").rank(usize::MAX), u32::MAX);
     }
 
     #[test]
-    fn names_and_connections_follow_the_url() {
+    fn a_name_is_given_or_taken_from_the_url() {
         assert_eq!(upstream("").display_name(), "a");
         assert_eq!(upstream("name = 'office'").display_name(), "office");
-        assert_eq!(upstream("").connection_limit(), 4);
-        assert_eq!(upstream("connections = 1").connection_limit(), 1);
-        assert_eq!(Options::from_toml("url = 'https://a'").unwrap().connection_limit(), 16);
         for name in ["", "A", "a b", "a\n", "é"] {
             assert!(name.parse::<Name>().is_err(), "{name:?}");
         }

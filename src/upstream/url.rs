@@ -47,11 +47,11 @@ impl std::str::FromStr for UpstreamUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        // The parser of browsers mends what it can, dropping blanks and turning backslashes; here a slip is told instead.
+        // The parser mends what browsers mend, dropping blanks and turning backslashes; here a slip is told instead.
         if text.bytes().any(|b| b <= b' ' || b == 0x7f || b == b'\\') {
             return Err("an address without blanks, control characters and backslashes");
         }
-        let url = url::Url::parse(text).map_err(|_| ACCEPTED)?;
+        let mut url = url::Url::parse(text).map_err(|_| ACCEPTED)?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(ACCEPTED);
         }
@@ -61,6 +61,9 @@ impl std::str::FromStr for UpstreamUrl {
         if url.query().is_some() || url.fragment().is_some() {
             return Err("an address without `?` and `#`: Nix's parameters belong into the clients' nix.conf");
         }
+        // One spelling, so that equal addresses are equal.
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
         Ok(Self(url))
     }
 }
@@ -118,6 +121,7 @@ mod tests {
         let plain = url("http://127.0.0.1:5000/a/b/");
         assert_eq!((plain.is_https(), plain.host(), plain.port(), plain.prefix()), (false, "127.0.0.1", 5000, "/a/b"));
         assert_eq!(plain.to_string(), "http://127.0.0.1:5000/a/b");
+        assert_eq!(plain, url("http://127.0.0.1:5000/a/b"));
         assert_eq!(plain.authority(), "127.0.0.1:5000");
         let six = url("https://[::1]:8443");
         assert_eq!((six.is_https(), six.host(), six.port(), six.prefix()), (true, "::1", 8443, ""));
