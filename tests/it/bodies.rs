@@ -88,8 +88,11 @@ fn judge(response: &Response, file: &[u8], first: usize, behaviour: &[Behaviour]
         }
         (End::Clean, 502..=504) => {}
         (End::Broken(_), 200 | 206) => {
+            // A wrong byte may leave before the end proves it wrong; what it is part of never looks complete.
             let seen = response.body.len();
-            assert!(seen <= expected.len() && response.body == expected[..seen], "a broken end and no prefix");
+            assert!(seen < expected.len(), "all bytes, then an error");
+            let honest = behaviour.iter().all(|b| b.flip.is_none());
+            assert!(!honest || response.body == expected[..seen], "a broken end and no prefix");
         }
         _ => panic!("{} {:?} for {behaviour:?}", response.status, response.end),
     }

@@ -2,6 +2,7 @@
 //! Clients keep narinfos for 30 days, so these are asked for without a narinfo first, and after restarts.
 
 use crate::support::cache::{Compression, Key, Object, narinfo_fields};
+use crate::support::client::End;
 use crate::support::nix_serve::NixServe;
 use crate::support::origin::{Origin, Reply};
 use crate::support::snowbank::{Setup, Snowbank};
@@ -54,7 +55,7 @@ async fn the_upstream_s_own_url_after_its_narinfo_was_asked_for() {
         .map(|compression| Object::compressed("own", 700_000, compression))
         .into();
     objects.push(Object::new("opaque", 700_000).at_url("nar/5f0c9d1e-2c1b-4c0e-9d3e-1f2e3d4c5b6a"));
-    objects.push(Object::new("query", 700_000).at_url("nar/some/where/x.nar?narsize=700112&a=%20"));
+    objects.push(Object::new("query", 700_000).at_url("nar/some/where/x.nar?narsize=700112&a=b"));
     let snowbank = setup.start();
     for object in &objects {
         origin.publish(object, &key);
@@ -84,8 +85,8 @@ async fn the_upstream_s_own_url_that_nobody_announced_to_us() {
     wrong[1_000_000] ^= 1;
     origin.serve(&liar.file_target(), Reply::bytes(wrong));
     let response = snowbank.http().get(&liar.file_target()).await;
-    response.expect_all_or_broken(&liar.file);
-    assert!(response.status != 200 || response.body.len() < liar.file.len());
+    assert!(response.status >= 500 || matches!(response.end, End::Broken(_)), "{} {:?}", response.status, response.end);
+    assert!(response.body.len() < liar.file.len());
 }
 
 #[tokio::test]

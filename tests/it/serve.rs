@@ -15,7 +15,8 @@ fn without_a_file_it_mirrors_cache_nixos_org_and_prints_what_to_paste() {
     let environment = [("STATE_DIRECTORY".to_owned(), state.to_str().expect("text").to_owned())];
     // A network namespace of its own, because its ports are fixed.
     let mut wrapper = vec!["unshare", "--net"];
-    if !rustix::process::getuid().is_root() {
+    let root = rustix::process::getuid().is_root();
+    if !root {
         wrapper.push("--map-root-user");
     }
     wrapper.extend(["sh", "-c", "busybox ip link set lo up && exec \"$@\"", "sh"]);
@@ -33,8 +34,10 @@ fn without_a_file_it_mirrors_cache_nixos_org_and_prints_what_to_paste() {
         let encrypted = format!("https://{}", program.log_after("listening on https://"));
         for url in [&url, &plain, &encrypted] {
             let id = program.id().to_string();
+            let user: &[&str] = if root { &[] } else { &["--user", "--preserve-credentials"] };
             let output = Command::new("nsenter")
-                .args(["--target", &id, "--net", "--user", "--preserve-credentials"])
+                .args(["--target", &id, "--net"])
+                .args(user)
                 .args(["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", &file])
                 .arg(format!("{url}/nix-cache-info"))
                 .output()
@@ -71,7 +74,8 @@ async fn an_upstream_and_listeners_from_the_command_line() {
     ];
     let program = Snowbank::spawn(&[], &arguments, &[], home.path());
     let ca = program.log_after("ssl-cert-file = ");
-    let ca = CertificateDer::from_pem_file(ca).expect("a certificate");
+    let ca = CertificateDer::pem_file_iter(ca).expect("the file that is told");
+    let ca = ca.collect::<Result<Vec<_>, _>>().expect("certificates");
     let https = program.log_after("listening on https://").parse().expect("an address");
     for client in [program.http(), Target::Https(https, ca), program.unix()] {
         client.get(&client.nar_target(&object).await).await.expect_bytes(&object.file);

@@ -29,8 +29,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub enum Target {
     /// Plain HTTP/1.1 over TCP.
     Http(SocketAddr),
-    /// TLS over TCP; the certificate authority to trust, in DER.
-    Https(SocketAddr, CertificateDer<'static>),
+    /// TLS over TCP; the certificate authorities to trust.
+    Https(SocketAddr, Vec<CertificateDer<'static>>),
     /// Plain HTTP/1.1 over a unix socket.
     Unix(PathBuf),
 }
@@ -210,14 +210,16 @@ async fn tcp(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// TLS as a client that trusts one authority and offers these protocols.
+/// TLS as a client that trusts these authorities and offers these protocols.
 pub async fn tls(
     address: SocketAddr,
-    authority: &CertificateDer<'static>,
+    authorities: &[CertificateDer<'static>],
     protocols: &[&[u8]],
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.clone()).expect("a certificate authority");
+    for authority in authorities {
+        roots.add(authority.clone()).expect("a certificate authority");
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -215,7 +215,8 @@ impl Setup {
         let path = self.home.path().join("snowbank.toml");
         std::fs::write(&path, self.config()).expect("a configuration file");
         let arguments = ["serve", "--config", path.to_str().expect("a path of text")];
-        let snowbank = Snowbank::spawn(&self.wrapper, &arguments, &[], self.home.path());
+        let mut snowbank = Snowbank::spawn(&self.wrapper, &arguments, &[], self.home.path());
+        snowbank.home = Some(Arc::clone(&self.home));
         for listener in ["listening on http://", "listening on https://", "listening on unix:", "admin on http://"] {
             snowbank.log_after(listener);
         }
@@ -242,6 +243,8 @@ struct Log {
 pub struct Snowbank {
     child: Child,
     log: Arc<Log>,
+    /// The directory of its setup stays while it runs.
+    home: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Snowbank {
@@ -279,7 +282,7 @@ impl Snowbank {
                 }
             });
         }
-        Self { child, log }
+        Self { child, log, home: None }
     }
 
     /// Waits for a line that contains `text`; what stands behind it, up to the next blank.
@@ -307,7 +310,10 @@ impl Snowbank {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero() && !lines.1, "no line {text:?} in the log:\n{}", lines.0.join("\n"));
+            if left.is_zero() || lines.1 {
+                drop(lines);
+                panic!("no line {text:?} in the log");
+            }
             lines = self.log.changed.wait_timeout(lines, left).expect("no reader panicked").0;
         }
     }
@@ -334,7 +340,7 @@ impl Snowbank {
 
     /// The TLS listener.
     pub fn https(&self) -> Target {
-        Target::Https(address(&self.log_after("listening on https://")), certificates().authority.clone())
+        Target::Https(address(&self.log_after("listening on https://")), vec![certificates().authority.clone()])
     }
 
     /// The base URL of the TLS listener.
@@ -434,6 +440,7 @@ impl Drop for Snowbank {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.home.take());
         if std::thread::panicking() {
             eprintln!("--- the log of snowbank ---\n{}\n---", self.log().join("\n"));
         }
