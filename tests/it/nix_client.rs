@@ -114,6 +114,7 @@ fn two_hundred_paths_from_nix_serve() {
     let setup = Setup::new().upstream_with(&server.url(), "trust = \"origin\"");
     let authority = setup.authority_file();
     let snowbank = setup.start();
+    snowbank.wait_for_disk();
     builds_everything(&snowbank, Way::Tls, &authority);
     let asked = server.requests().len();
     builds_everything(&snowbank, Way::Plain, &authority);

@@ -58,6 +58,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// No answer at all, which to a client is a broken one: status 0.
+    fn nothing(error: String) -> Self {
+        Self { status: 0, fields: Vec::new(), body: Bytes::new(), end: End::Broken(error) }
+    }
+
     /// The value of the first field with this name.
     pub fn field(&self, name: &str) -> Option<&str> {
         field(&self.fields, name)
@@ -130,9 +135,13 @@ impl Target {
         self.request("GET", target, fields).await
     }
 
-    /// One request on a connection of its own.
+    /// One request on a connection of its own. A connection that breaks before the head of the answer gives
+    /// [`Response::nothing`].
     pub async fn request(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Response {
-        self.start(method, target, fields).await.finish().await
+        match self.send(method, target, fields).await.try_answer(method).await {
+            Ok(exchange) => exchange.finish().await,
+            Err(error) => Response::nothing(error),
+        }
     }
 
     /// Asks for the narinfo of `object` as a client does; the request target of its NAR. Panics unless the URL has the
@@ -146,6 +155,10 @@ impl Target {
 
     /// Sends a request on a connection of its own and reads the head of the answer.
     pub async fn start(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Exchange {
+        self.send(method, target, fields).await.answer(method).await
+    }
+
+    async fn send(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Connection {
         let mut text = format!("{method} {target} HTTP/1.1\r\nHost: cache.test\r\nConnection: close\r\n");
         for (name, value) in fields {
             text.push_str(&format!("{name}: {value}\r\n"));
@@ -153,7 +166,7 @@ impl Target {
         text.push_str("\r\n");
         let mut connection = self.connect().await;
         connection.send(text.as_bytes()).await;
-        connection.answer(method).await
+        connection
     }
 
     /// GET from a plain listener that may be gone at any moment; `None` when it went before the head of its answer.
@@ -163,8 +176,7 @@ impl Target {
         let mut connection = Connection { stream: BufReader::new(stream) };
         let text = format!("GET {target} HTTP/1.1\r\nHost: cache.test\r\nConnection: close\r\n\r\n");
         connection.stream.get_mut().write_all(text.as_bytes()).await.ok()?;
-        let head = within("the head of an answer", read_head(&mut connection.stream)).await.ok()??;
-        Some(Exchange::new(connection, head, "GET").finish().await)
+        Some(connection.try_answer("GET").await.ok()?.finish().await)
     }
 
     /// A connection on which nothing has been sent.
@@ -253,10 +265,13 @@ impl Connection {
     }
 
     /// Reads the head of the answer to a request with this method.
-    pub async fn answer(mut self, method: &str) -> Exchange {
-        let head = within("the head of an answer", read_head(&mut self.stream)).await;
-        let head = head.expect("a readable answer").expect("an answer before the connection closes");
-        Exchange::new(self, head, method)
+    pub async fn answer(self, method: &str) -> Exchange {
+        self.try_answer(method).await.unwrap_or_else(|error| panic!("no answer: {error}"))
+    }
+
+    async fn try_answer(mut self, method: &str) -> Result<Exchange, String> {
+        let head = within("the head of an answer", read_head(&mut self.stream)).await.map_err(|e| e.to_string())?;
+        Ok(Exchange::new(self, head.ok_or("closed before the head")?, method))
     }
 
     /// Reads until the server closes; what came until then.
@@ -376,6 +391,14 @@ pub struct H2 {
 impl H2 {
     /// GET on a stream of its own; the body is read in pieces by the caller.
     pub async fn start(&self, target: &str, fields: &[(&str, &str)]) -> hyper::Response<hyper::body::Incoming> {
+        self.try_start(target, fields).await.expect("an answer")
+    }
+
+    async fn try_start(
+        &self,
+        target: &str,
+        fields: &[(&str, &str)],
+    ) -> hyper::Result<hyper::Response<hyper::body::Incoming>> {
         let mut request = hyper::Request::builder().uri(format!("https://localhost{target}"));
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -383,12 +406,15 @@ impl H2 {
         let request = request.body(Empty::new()).expect("a request");
         let mut sender = self.sender.clone();
         within("a stream", sender.ready()).await.expect("an open connection");
-        within("an answer", sender.send_request(request)).await.expect("an answer")
+        within("an answer", sender.send_request(request)).await
     }
 
     /// GET, the whole answer. A reset stream is [`End::Broken`].
     pub async fn get(&self, target: &str) -> Response {
-        let answer = self.start(target, &[]).await;
+        let answer = match self.try_start(target, &[]).await {
+            Ok(answer) => answer,
+            Err(error) => return Response::nothing(format!("{error:?}")),
+        };
         let status = answer.status().as_u16();
         let fields = answer
             .headers()
