@@ -3,7 +3,13 @@
 //! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
 //! be entered from everywhere. ARCHITECTURE.md tells the whole story.
 
+pub mod edge;
+
+pub mod proxy;
+
 pub mod tls;
+
+pub mod nix;
 
 pub mod metrics;
 

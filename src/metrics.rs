@@ -6,8 +6,11 @@
 //!
 //! Out of scope: serving the page (see `admin`).
 
+mod labels;
+
 use std::marker::PhantomData;
 
+pub use labels::{ConnectionEnd, FillFailure, Outcome, Refusal, ResponseEnd, Route};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -124,6 +127,8 @@ impl Declare<'_> {
 pub struct Metrics {
     /// What `/metrics` prints.
     pub registry: Registry,
+    /// The edge's group.
+    pub edge: EdgeMetrics,
     /// The store's group.
     pub store: StoreMetrics,
 }
@@ -131,8 +136,64 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let store = StoreMetrics::new(&Declare(&registry));
-        Self { registry, store }
+        let declare = Declare(&registry);
+        let edge = EdgeMetrics::new(&declare);
+        let store = StoreMetrics::new(&declare);
+        Self { registry, edge, store }
+    }
+}
+
+/// What the edge counts.
+#[derive(Debug, Clone)]
+pub struct EdgeMetrics {
+    /// Requests by what was asked for and how it was answered.
+    pub requests: CounterByTwo<Route, Outcome>,
+    /// Responses by how they ended.
+    pub responses: CounterBy<ResponseEnd>,
+    /// Bytes of bodies.
+    pub response_bytes: IntCounter,
+    /// Connections open now.
+    pub connections_open: IntGauge,
+    /// Connections by how they ended.
+    pub connections: CounterBy<ConnectionEnd>,
+    /// Accepts that failed.
+    pub accept_errors: IntCounter,
+    /// Panics caught.
+    pub panics: IntCounter,
+}
+
+impl EdgeMetrics {
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            requests: declare.counter_by_two(
+                "snowbank_edge_requests_total",
+                "Requests answered, by what was asked for and how the answer was come by. Their sum is all requests; many of unknown mean that an upstream is down.",
+            ),
+            responses: declare.counter_by(
+                "snowbank_edge_responses_total",
+                "Responses by how they ended. broken: the source of the bytes failed after the head was sent, the log says why; client-gone: the client closed first, usually harmless.",
+            ),
+            response_bytes: declare.counter(
+                "snowbank_edge_response_bytes_total",
+                "Bytes of response bodies handed to connections, before encryption.",
+            ),
+            connections_open: declare.gauge(
+                "snowbank_edge_connections_open",
+                "Client connections open now. At the bound (limits.connections) further clients wait: raise it and the limit of open files.",
+            ),
+            connections: declare.counter_by(
+                "snowbank_edge_connections_total",
+                "Client connections by how they ended. Many of handshake: clients that do not trust the certificate, or no TLS clients at all.",
+            ),
+            accept_errors: declare.counter(
+                "snowbank_edge_accept_errors_total",
+                "Connections that could not be accepted, mostly for want of files. Raise the limit of open files (LimitNOFILE) or lower limits.connections.",
+            ),
+            panics: declare.counter(
+                "snowbank_edge_panics_total",
+                "Requests that hit a bug and were answered with 500 or cut. Must stay 0: please report what the log says.",
+            ),
+        }
     }
 }
 

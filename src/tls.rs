@@ -41,8 +41,12 @@ impl Options {
     /// Checks what one value alone cannot show; `at` is the table's place, such as `tls`.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => mistakes.missing(&crate::options::key(at, "key_file"), "a path, because cert_file is set"),
-            (None, Some(_)) => mistakes.missing(&crate::options::key(at, "cert_file"), "a path, because key_file is set"),
+            (Some(_), None) => {
+                mistakes.missing(&crate::options::key(at, "key_file"), "a path, because cert_file is set")
+            }
+            (None, Some(_)) => {
+                mistakes.missing(&crate::options::key(at, "cert_file"), "a path, because key_file is set")
+            }
             _ => {}
         }
         for (n, name) in self.names.iter().enumerate() {

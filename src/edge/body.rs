@@ -10,27 +10,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
 use super::access;
 use super::activity::InFlight;
+use crate::proxy::answer::BodyStream;
 
 /// The payload of a DATA frame that makes, with its 9 B head, one full TLS record of 16,384 B.
 pub const H2_SLICE: usize = 16_375;
-
-/// Why a source of bytes failed. Told to the log; the client sees a cut.
-pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Where the bytes of a long body come from.
-pub type Source = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The source said so.
     #[error("the body broke off: {0}")]
-    Source(SourceError),
+    Source(crate::proxy::answer::BodyError),
     /// The source ended before the announced length.
     #[error("the body is {0} bytes short of its announced length")]
     Short(u64),
@@ -56,7 +50,7 @@ enum Content {
     /// Nothing left but `pending`.
     Done,
     /// `left` counts what the source still owes, when the length is known.
-    Stream { left: Option<u64>, source: Source },
+    Stream { left: Option<u64>, source: BodyStream },
 }
 
 impl Body {
@@ -67,12 +61,17 @@ impl Body {
 
     /// These bytes.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self { content: Content::Done, pending: bytes.into(), slice: usize::MAX, entry: None, _in_flight: None }
+        Self::new(Content::Done, bytes.into())
     }
 
-    /// What `source` gives; `length` is what Content-Length announces.
-    pub fn stream(length: Option<u64>, source: Source) -> Self {
-        Self { content: Content::Stream { left: length, source }, ..Self::empty() }
+    /// What `source` gives; `length` is what Content-Length announces. With a length the response has ended once its
+    /// last byte is given out: a source that is not sure of its bytes must hold some back (R9).
+    pub fn stream(length: Option<u64>, source: BodyStream) -> Self {
+        Self::new(Content::Stream { left: length, source }, Bytes::new())
+    }
+
+    fn new(content: Content, pending: Bytes) -> Self {
+        Self { content, pending, slice: usize::MAX, entry: None, _in_flight: None }
     }
 
     /// Hands on at most `slice` bytes at a time.
@@ -132,11 +131,18 @@ impl Body {
         }
     }
 
-    fn end(&mut self, how: access::End, error: Option<&BodyError>) {
+    /// Lets go of the source and writes the log.
+    fn complete(&mut self) {
         self.content = Content::Done;
-        self.pending = Bytes::new();
         if let Some(entry) = self.entry.take() {
-            entry.end(how, error);
+            entry.complete();
+        }
+    }
+
+    fn broken(&mut self, error: &BodyError) {
+        self.content = Content::Done;
+        if let Some(entry) = self.entry.take() {
+            entry.broken(error);
         }
     }
 }
@@ -151,11 +157,11 @@ impl http_body::Body for Body {
             match std::task::ready!(body.poll_source(cx)) {
                 Ok(true) => {}
                 Ok(false) => {
-                    body.end(access::End::Complete, None);
+                    body.complete();
                     return Poll::Ready(None);
                 }
                 Err(error) => {
-                    body.end(access::End::of(&error), Some(&error));
+                    body.broken(&error);
                     return Poll::Ready(Some(Err(error)));
                 }
             }
@@ -166,7 +172,7 @@ impl http_body::Body for Body {
         }
         if body.left() == Some(0) {
             // hyper asks no further when it knows the length, so this is where such a body ends.
-            body.end(access::End::Complete, None);
+            body.complete();
         }
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
@@ -182,8 +188,10 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let how = if self.left() == Some(0) { access::End::Complete } else { access::End::ClientGone };
-        self.end(how, None);
+        // hyper never asks an empty body for its end, which is there all the same. Any other one was cut by the client.
+        if self.left() == Some(0) {
+            self.complete();
+        }
     }
 }
 

@@ -224,19 +224,21 @@ async fn drive<H>(
     activity: &Activity,
 ) -> ConnectionEnd {
     let mut connection = pin!(connection);
+    // Own tokens: each poll looks at one, and all connections doing so at the same one would be in each other's way.
+    let (drain, abort) = (shared.drain.child_token(), shared.abort.child_token());
     let mut watch = Watch::default();
     let mut ticks = interval_at(Instant::now() + activity::PERIOD, activity::PERIOD);
     let (mut draining, mut asked_for_idleness) = (false, false);
     let mut ended = None;
     loop {
-        let signal = if draining { &shared.abort } else { &shared.drain };
+        let signal = if draining { &abort } else { &drain };
         tokio::select! {
             biased;
             result = poll_fn(|cx| poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)) => {
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,
                     Err(error) => {
-                        tracing::debug!(%peer, error = %Causes(&error), "connection ended");
+                        tracing::debug!(%peer, error = %Causes(error.as_ref()), "connection ended");
                         ConnectionEnd::Error
                     }
                 };

@@ -209,3 +209,6 @@ impl<IO: AsyncWrite + Unpin> Write for Blocking<'_, '_, IO> {
         or_would_block(Pin::new(&mut *self.io).poll_flush(self.cx))
     }
 }
+
+#[cfg(test)]
+mod tests;

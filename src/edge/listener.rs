@@ -97,6 +97,7 @@ pub struct Listeners(Vec<Bound>);
 #[derive(Debug)]
 struct Bound {
     acceptor: Acceptor,
+    _file: Option<SocketFile>,
     tls: Option<Arc<ServerConfig>>,
     address: BoundAddress,
 }
@@ -104,7 +105,7 @@ struct Bound {
 #[derive(Debug)]
 enum Acceptor {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener),
 }
 
 /// Binds every address, or none. Needs the runtime it is to be served on.
@@ -122,21 +123,21 @@ fn bind_one(listen: &Listen, tls: Option<&Arc<ServerConfig>>) -> Result<Bound, B
         (false, _) => None,
     };
     let refused = |source| BindError::Refused { address: listen.address.clone(), source };
-    let (acceptor, address) = match &listen.address {
+    let (acceptor, file, address) = match &listen.address {
         ListenAddress::Tcp(address) => {
             let listener = bind_tcp(*address).map_err(refused)?;
             let address = ListenAddress::Tcp(listener.local_addr().map_err(refused)?);
-            (Acceptor::Tcp(listener), address)
+            (Acceptor::Tcp(listener), None, address)
         }
         ListenAddress::Unix(path) => {
             clear_stale(path, &listen.address)?;
             let (listener, file) = bind_unix(path).map_err(refused)?;
-            (Acceptor::Unix(listener, file), listen.address.clone())
+            (Acceptor::Unix(listener), Some(file), listen.address.clone())
         }
     };
     let address = BoundAddress { address, tls: tls.is_some() };
     tracing::info!("listening on {address}");
-    Ok(Bound { acceptor, tls, address })
+    Ok(Bound { acceptor, _file: file, tls, address })
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
@@ -174,18 +175,20 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(&temporary)?)?;
-    let placed = (|| {
-        socket.listen(BACKLOG)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o666))?;
-        let inode = std::fs::symlink_metadata(&temporary)?.ino();
-        std::fs::rename(&temporary, path)?;
-        Ok(SocketFile { path: path.into(), inode })
-    })();
+    let placed = place(&socket, &temporary, path);
     if placed.is_err() {
         let _ = std::fs::remove_file(&temporary); // what is told is the first error
     }
     let file = placed?;
     Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+fn place(socket: &Socket, temporary: &Path, path: &Path) -> io::Result<SocketFile> {
+    socket.listen(BACKLOG)?;
+    std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(0o666))?;
+    let inode = std::fs::symlink_metadata(temporary)?.ino();
+    std::fs::rename(temporary, path)?;
+    Ok(SocketFile { path: path.into(), inode })
 }
 
 /// A unix socket's file, removed when we stop, unless another server has put its own there since.
@@ -307,13 +310,14 @@ impl Accepted {
     }
 }
 
-/// The permit comes first: with all of them taken, connections wait in the system's queue, where they cost us no file.
+/// Takes a connection, then waits until it may be served. So at the bound one connection for each address is held
+/// beyond it and the others wait in the system's queue; a permit taken first would be held by every idle address.
 async fn accept_one(bound: &Bound, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let accepted = match &bound.acceptor {
         Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
-        Acceptor::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0),
+        Acceptor::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
     };
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     Ok((accepted, permit))
 }
 

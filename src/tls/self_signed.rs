@@ -22,7 +22,6 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use time::OffsetDateTime;
 
 use super::{Error, files, provider};
 use crate::clock::UnixSeconds;
@@ -34,6 +33,9 @@ const LIFETIME: u64 = 3652 * DAY;
 const RENEW_BEFORE: u64 = 90 * DAY;
 /// The certificate is valid from a day ago: the clocks of a fresh machine and of its clients differ.
 const CLOCK_SKEW: u64 = DAY;
+
+/// 9999-12-31T23:59:59Z, the last moment X.509 can write.
+const LAST_DATE: u64 = 253_402_300_799;
 
 /// Always in the certificate.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -67,11 +69,7 @@ pub struct SelfSigned {
 ///
 /// # Errors
 /// When a new one is needed and cannot be made or written.
-pub fn load_or_make(
-    state_dir: &Path,
-    names: &[String],
-    now: UnixSeconds,
-) -> Result<(CertifiedKey, SelfSigned), Error> {
+pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Result<(CertifiedKey, SelfSigned), Error> {
     let dir = state_dir.join("tls").join("self-signed");
     let names = all_names(names);
     let (key, origin) = match load(&dir, &names, now) {
@@ -107,9 +105,8 @@ fn load(dir: &Path, names: &[String], now: UnixSeconds) -> Result<CertifiedKey, 
     for certificate in ca {
         roots.add(certificate).map_err(|e| e.to_string())?;
     }
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider())
-        .build()
-        .map_err(|e| e.to_string())?;
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().map_err(|e| e.to_string())?;
     let end_entity = key.end_entity_cert().map_err(|e| e.to_string())?;
     // One check answers all: signed by this CA, valid now and for a while, and for each of the names.
     for moment in [now, now.plus(RENEW_BEFORE)] {
@@ -145,6 +142,8 @@ struct Made {
 
 /// Makes the CA and the one certificate it will ever sign.
 fn generate(names: &[String], now: UnixSeconds) -> Result<Made, rcgen::Error> {
+    // A clock that is off by centuries must not make the sum overflow: dates end with the year 9999.
+    let date = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.min(LAST_DATE));
     let not_before = date(now.0.saturating_sub(CLOCK_SKEW));
     let not_after = date(now.plus(LIFETIME).0);
 
@@ -175,14 +174,6 @@ fn generate(names: &[String], now: UnixSeconds) -> Result<Made, rcgen::Error> {
     // `issuer` goes here, and the CA's key with it.
 }
 
-/// A moment as X.509 writes it. `now` and a fixed lifetime stay far inside the years a date can have.
-fn date(seconds: u64) -> OffsetDateTime {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
 /// Writes `ca-bundle.pem` anew, since the system's roots change with its updates. Without it clients can still be given
 /// `ca.pem`, so a failure is only told.
 fn refresh_bundle(dir: &Path) -> Option<PathBuf> {
@@ -210,13 +201,12 @@ fn refresh_bundle(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The first readable file of roots, and our CA after it.
-fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
+pub(super) fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
     // Our own bundle may be what SSL_CERT_FILE names: taking it as the system's roots would grow it at each start.
-    let mut bundle =
-        candidates.filter(|path| path != own).find_map(|path| fs::read(path).ok()).unwrap_or_else(|| {
-            tracing::warn!("found no file of trusted roots on this system: ca-bundle.pem holds our CA only");
-            Vec::new()
-        });
+    let mut bundle = candidates.filter(|path| path != own).find_map(|path| fs::read(path).ok()).unwrap_or_else(|| {
+        tracing::warn!("found no file of trusted roots on this system: ca-bundle.pem holds our CA only");
+        Vec::new()
+    });
     if !bundle.is_empty() && !bundle.ends_with(b"\n") {
         bundle.push(b'\n');
     }

@@ -1,0 +1,31 @@
+//! The side that faces clients: sockets, TLS, HTTP, and the shape of every response.
+//!
+//! A request's way: [`listener`] takes the connection, [`connection`] shakes hands and speaks HTTP, [`service`] checks
+//! the head and lets [`route`] say what is asked for; the proxy answers, [`respond`] writes the response, [`range`]
+//! deciding how much of it, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
+//! [`access`] writes the log.
+//!
+//! What one connection may hold in memory: rustls' buffers and the cork, at most 256 KiB; hyper's send buffer, at most
+//! 400 KiB for each of 256 HTTP/2 streams (all of it parts of chunks the store holds anyway, none of it copies); 16 KiB
+//! of request head. Their number is bounded by [`Limits`].
+//!
+//! Out of scope: where answers come from, certificates (see `tls`), the admin address.
+
+pub mod access;
+pub mod activity;
+pub mod address;
+pub mod body;
+pub mod connection;
+pub mod cork;
+pub mod listener;
+pub mod range;
+pub mod respond;
+pub mod route;
+pub mod service;
+#[cfg(test)]
+mod testing;
+
+pub use address::{BoundAddress, ListenAddress, Peer};
+pub use connection::Handler;
+pub use listener::{BindError, Limits, Listen, Listeners, Stop, bind};
+pub use service::{Answers, Service};

@@ -1,0 +1,353 @@
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::super::body::H2_SLICE;
+use super::super::connection::{self, Shared};
+use super::super::testing::{
+    CERTIFICATE, Fake, NAR_PATH, get, handshake_over, head_of, http2_over, nar, nar_from, noise, soon,
+};
+use super::super::{Peer, Service};
+use crate::metrics::{ConnectionEnd, EdgeMetrics, Metrics, ResponseEnd};
+use crate::proxy::answer::Answer;
+
+/// A socket that keeps a copy of what is written, and counts in how many writes.
+struct Counting<IO> {
+    io: IO,
+    written: Arc<Mutex<Written>>,
+}
+
+#[derive(Default)]
+struct Written {
+    writes: usize,
+    bytes: Vec<u8>,
+}
+
+impl Written {
+    /// The lengths of the plaintexts of all records written so far: TLS 1.3 adds a type and a tag, 17 B.
+    fn records(&self) -> Vec<usize> {
+        let mut records = Vec::new();
+        let mut rest = self.bytes.as_slice();
+        while let Some((head, after)) = rest.split_at_checked(5) {
+            let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
+            if head[0] == 23 {
+                records.push(length - 17);
+            }
+            rest = &after[length..];
+        }
+        records
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Counting<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(taken)) = &result {
+            let mut taken = *taken;
+            let mut written = self.written.lock().unwrap();
+            written.writes += 1;
+            for buf in bufs {
+                let part = taken.min(buf.len());
+                written.bytes.extend_from_slice(&buf[..part]);
+                taken -= part;
+            }
+        }
+        result
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// One connection's server side: its task, what it wrote, what it counted.
+struct Served {
+    task: JoinHandle<()>,
+    tasks: TaskTracker,
+    written: Arc<Mutex<Written>>,
+    metrics: EdgeMetrics,
+}
+
+impl Served {
+    /// Serves `io` with one answer to everything.
+    fn start<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        io: IO,
+        answer: impl Fn() -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let metrics = Metrics::default().edge;
+        let tasks = TaskTracker::new();
+        let shared = Arc::new(Shared {
+            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone())),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        });
+        let written = Arc::new(Mutex::new(Written::default()));
+        let io = Counting { io, written: Arc::clone(&written) };
+        let peer = Peer { address: None, tls: true };
+        let task = tokio::spawn(connection::serve(shared, io, Some(Arc::clone(&CERTIFICATE.server)), peer));
+        Self { task, tasks, written, metrics }
+    }
+
+    /// Waits for the connection and its streams to end, and returns how it did.
+    async fn end(self) -> EdgeMetrics {
+        soon(self.task).await.expect("the connection does not panic");
+        self.tasks.close();
+        soon(self.tasks.wait()).await;
+        assert_eq!(self.metrics.panics.get(), 0);
+        self.metrics
+    }
+}
+
+async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    server.set_nodelay(true).unwrap();
+    (client, server)
+}
+
+/// A pipe that takes little at a time, so that every write has to wait.
+fn narrow_pair() -> (DuplexStream, DuplexStream) {
+    tokio::io::duplex(4096)
+}
+
+#[tokio::test]
+async fn three_mebibytes_go_out_in_full_records_and_few_writes() {
+    let bytes = noise(3 << 20);
+    let (client, server) = tcp_pair().await;
+    let served = Served::start(server, {
+        let bytes = bytes.clone();
+        move || nar(&bytes, 262_000)
+    });
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 10 << 20).await;
+    // The first exchange takes the settings' acknowledgements out of the way, which are records of 9 B by right.
+    let head = soon(sender.send_request(head_of(NAR_PATH))).await.unwrap();
+    assert_eq!(head.headers()["content-length"], bytes.len().to_string());
+    drop(head);
+    let (writes_before, records_before) = {
+        let written = served.written.lock().unwrap();
+        (written.writes, written.records().len())
+    };
+    let response = soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+    assert_eq!(response.headers()["content-length"], bytes.len().to_string());
+    let received = soon(response.into_body().collect()).await.unwrap().to_bytes();
+    assert_eq!(received, bytes, "the bytes are those of the source");
+
+    let (writes, records) = {
+        let written = served.written.lock().unwrap();
+        (written.writes - writes_before, written.records().split_off(records_before))
+    };
+    assert!(records.iter().all(|length| *length != 9), "no record holds a frame head alone: {records:?}");
+    let full = records.iter().filter(|length| **length == 16_384).count();
+    // A short slice ends each chunk and the body; a few frames beside them speak of settings and windows.
+    assert!(full >= bytes.len() / H2_SLICE - 16, "{full} full records of {}", records.len());
+    assert!(records.len() <= full + 32, "{} records, {full} of them full", records.len());
+    // 3 MiB are 49 times 64 KiB. The client's window updates wake the connection more often than that.
+    assert!(writes <= 110, "{writes} writes for 3 MiB");
+
+    drop(sender);
+    soon(client).await.unwrap().unwrap();
+    let metrics = served.end().await;
+    assert_eq!(metrics.connections.of(ConnectionEnd::Closed).get(), 1);
+    assert_eq!(metrics.response_bytes.get(), 3 << 20);
+}
+
+#[tokio::test]
+async fn every_byte_arrives_through_a_pipe_that_always_makes_us_wait() {
+    let bytes = noise(1 << 20);
+    let (client, server) = narrow_pair();
+    let served = Served::start(server, {
+        let bytes = bytes.clone();
+        move || nar(&bytes, 262_000)
+    });
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 1 << 20).await;
+    for _ in 0..3 {
+        let response = soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+        let received = soon(response.into_body().collect()).await.unwrap().to_bytes();
+        assert_eq!(received, bytes);
+    }
+    drop(sender);
+    soon(client).await.unwrap().unwrap();
+    served.end().await;
+}
+
+#[tokio::test]
+async fn responses_side_by_side_do_not_starve() {
+    let bytes = noise(300_000);
+    let (client, server) = narrow_pair();
+    let served = Served::start(server, {
+        let bytes = bytes.clone();
+        move || nar(&bytes, 50_000)
+    });
+    let (sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let requests: Vec<_> = (0..20)
+        .map(|_| {
+            let (mut sender, bytes) = (sender.clone(), bytes.clone());
+            tokio::spawn(async move {
+                let response = sender.send_request(get(NAR_PATH)).await.unwrap();
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), bytes);
+            })
+        })
+        .collect();
+    for request in requests {
+        soon(request).await.unwrap();
+    }
+    drop(sender);
+    soon(client).await.unwrap().unwrap();
+    served.end().await;
+}
+
+/// Opens all windows and asks for a NAR, in h2 frames made by hand.
+async fn ask_by_hand(client: &mut (impl AsyncWrite + Unpin)) {
+    let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0][..], &[0, 4, 0x7f, 0xff, 0xff, 0xff]].concat();
+    let window_update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
+    // HPACK: GET and https from the static table, :path and :authority as literals.
+    let fields = [&[0x82, 0x87, 0x04, NAR_PATH.len() as u8], NAR_PATH.as_bytes(), &[0x01, 9], b"localhost"].concat();
+    let head = [0, 0, fields.len() as u8, 1, 5, 0, 0, 0, 1];
+    let all = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &window_update, &head, &fields].concat();
+    client.write_all(&all).await.unwrap();
+    client.flush().await.unwrap();
+}
+
+/// A source that counts what was taken from it.
+fn counted(taken: &Arc<Mutex<u64>>, pieces: usize, piece: usize) -> Answer {
+    let taken = Arc::clone(taken);
+    nar_from(Some((pieces * piece) as u64), move |_| {
+        let source = stream::iter(0..pieces).map(move |_| {
+            *taken.lock().unwrap() += piece as u64;
+            Ok(Bytes::from(vec![7; piece]))
+        });
+        Box::pin(source)
+    })
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_the_source_back() {
+    const PIECE: usize = 100_000;
+    let taken = Arc::new(Mutex::new(0));
+    let (client, server) = narrow_pair();
+    let served = Served::start(server, {
+        let taken = Arc::clone(&taken);
+        move || counted(&taken, 1000, PIECE)
+    });
+    // This client opens all windows, asks, and never reads again.
+    let mut client = handshake_over(client, "h2").await.unwrap();
+    ask_by_hand(&mut client).await;
+
+    // It takes what its buffers hold and then nothing more: wait until the count stands still while the runtime is idle.
+    let taken_at_rest = soon(async {
+        let mut before = u64::MAX;
+        loop {
+            for _ in 0..10_000 {
+                tokio::task::yield_now().await;
+            }
+            let now = *taken.lock().unwrap();
+            if now == before && now > 0 {
+                return now;
+            }
+            before = now;
+        }
+    })
+    .await;
+    // hyper's send buffer (400 KiB), the cork, and the pieces under way.
+    assert!(taken_at_rest <= (400 << 10) + 2 * 65_536 + 3 * PIECE as u64, "{taken_at_rest} bytes wait in memory");
+    drop(client);
+    let metrics = served.end().await;
+    assert_eq!(metrics.responses.of(ResponseEnd::ClientGone).get(), 1);
+}
+
+#[tokio::test]
+async fn a_half_closed_client_ends_the_connection() {
+    let (client, server) = tcp_pair().await;
+    // A source that never gives anything: only the client's end can end this.
+    let served = Served::start(server, || nar_from(Some(10), |_| Box::pin(stream::pending())));
+    let mut client = handshake_over(client, "h2").await.unwrap();
+    ask_by_hand(&mut client).await;
+    client.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    soon(client.read_to_end(&mut rest)).await.expect("the server says close_notify, too");
+    assert!(!rest.is_empty());
+    let metrics = served.end().await;
+    assert_eq!(metrics.responses.of(ResponseEnd::Complete).get(), 0);
+    assert_eq!(metrics.connections_open.get(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_the_client_resets_leaves_the_others_alone() {
+    let bytes = noise(2 << 20);
+    let (client, server) = tcp_pair().await;
+    let served = Served::start(server, {
+        let bytes = bytes.clone();
+        move || nar(&bytes, 262_000)
+    });
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let reset = soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+    let kept = soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+    drop(reset); // hyper sends RST_STREAM for a body that is dropped before its end
+    assert_eq!(soon(kept.into_body().collect()).await.unwrap().to_bytes(), bytes);
+    drop(sender);
+    soon(client).await.unwrap().unwrap();
+    let metrics = served.end().await;
+    assert_eq!(metrics.responses.of(ResponseEnd::ClientGone).get(), 1);
+    assert_eq!(metrics.responses.of(ResponseEnd::Complete).get(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_reset_and_never_ended() {
+    let (client, server) = tcp_pair().await;
+    let (fail, failing) = tokio::sync::oneshot::channel::<()>();
+    let failing = Mutex::new(Some(failing));
+    let served = Served::start(server, move || {
+        let failing = failing.lock().unwrap().take().expect("one request");
+        nar_from(Some(100), |_| {
+            let failure = stream::once(async {
+                failing.await.expect("the test says when");
+                Err("the upstream went away".into())
+            });
+            Box::pin(stream::iter([Ok(Bytes::from_static(&[1; 40]))]).chain(failure))
+        })
+    });
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let response = soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    assert_eq!(soon(body.frame()).await.unwrap().unwrap().into_data().unwrap(), [1; 40][..]);
+    fail.send(()).unwrap();
+    let error = soon(body.frame()).await.expect("not an end").unwrap_err();
+    let reset = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(reset.starts_with("stream error received"), "{reset}");
+    drop((sender, body));
+    soon(client).await.unwrap().unwrap();
+    let metrics = served.end().await;
+    assert_eq!(metrics.responses.of(ResponseEnd::Broken).get(), 1);
+}

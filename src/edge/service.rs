@@ -1,0 +1,111 @@
+//! The life of a request at the edge: check, route, answer, respond, log.
+
+use std::future::Future;
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::access::Entry;
+use super::address::Peer;
+use super::body::Body;
+use super::connection::Handler;
+use super::respond::{self, Asked};
+use super::route::{Route, route};
+use crate::metrics::{EdgeMetrics, Outcome};
+use crate::proxy::answer::Answer;
+use crate::proxy::request;
+
+/// Longest request target, in bytes (R22).
+const TARGET_SIZE: usize = 2 << 10;
+
+/// What answers what is asked for: the proxy, or a test's stand-in for it.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(&self, request: request::Request) -> impl Future<Output = Answer> + Send;
+}
+
+/// Serves a binary cache.
+#[derive(Debug)]
+pub struct Service<A> {
+    answers: A,
+    metrics: EdgeMetrics,
+}
+
+impl<A: Answers> Service<A> {
+    /// Serves what `answers` has.
+    pub fn new(answers: A, metrics: EdgeMetrics) -> Self {
+        Self { answers, metrics }
+    }
+
+    async fn respond(&self, request: &Request<Incoming>, entry: &mut Entry) -> Response<Body> {
+        let asked = Asked { method: request.method(), version: request.version(), headers: request.headers() };
+        let (outcome, response) = match check(request.uri(), asked, request.body().is_end_stream()) {
+            Err((status, text)) => (Outcome::BadRequest, respond::bad_request(asked, status, text)),
+            Ok(()) => {
+                let route = route(request.method(), request.uri().path(), request.uri().query());
+                entry.routed(route.label());
+                match route {
+                    Route::Known(wanted) => {
+                        let answer = self.answers.answer(wanted).await;
+                        (answer.outcome, respond::respond(asked, answer))
+                    }
+                    Route::NotFound => (Outcome::NotFound, respond::not_found(asked)),
+                    Route::MethodNotAllowed => (Outcome::BadRequest, respond::method_not_allowed(asked)),
+                }
+            }
+        };
+        entry.answered(outcome, response.status());
+        response
+    }
+}
+
+impl<A: Answers> Handler for Service<A> {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let mut entry = Entry::begin(request.method().clone(), request.uri().clone(), peer, self.metrics.clone());
+        let response = self.respond(&request, &mut entry).await;
+        response.map(|body| body.logged(entry))
+    }
+}
+
+type Fault = (StatusCode, &'static str);
+
+/// The rules for a request's head that hyper leaves to us. `bodiless`: nothing follows the head.
+fn check(target: &Uri, asked: Asked<'_>, bodiless: bool) -> Result<(), Fault> {
+    if target.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_SIZE) {
+        return Err((StatusCode::URI_TOO_LONG, "the request target is longer than 2048 bytes"));
+    }
+    check_host(target, asked)?;
+    // R20: hyper drops Content-Length where Transfer-Encoding is there too, so either one is refused.
+    let lengths_are_zero = asked.headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
+    if asked.headers.contains_key(TRANSFER_ENCODING) || !lengths_are_zero || !bodiless {
+        return Err((StatusCode::BAD_REQUEST, "a request with a body is not served here"));
+    }
+    Ok(())
+}
+
+/// R21, RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request
+/// message that lacks a Host header field and to any request message that contains more than one Host header field line
+/// or a Host header field with an invalid field value." The host chooses nothing here.
+fn check_host(target: &Uri, asked: Asked<'_>) -> Result<(), Fault> {
+    const FAULT: Fault = (StatusCode::BAD_REQUEST, "missing, repeated or malformed Host");
+    let mut hosts = asked.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(FAULT),
+        (Some(host), None) => valid_host(host.as_bytes()).then_some(()).ok_or(FAULT),
+        // HTTP/2 has it in `:authority`; HTTP/1.0 need not have it.
+        (None, _) if asked.version == Version::HTTP_11 => Err(FAULT),
+        (None, _) if asked.version == Version::HTTP_2 && target.authority().is_none() => Err(FAULT),
+        (None, _) => Ok(()),
+    }
+}
+
+fn valid_host(host: &[u8]) -> bool {
+    // An authority may have userinfo, a Host may not.
+    !host.contains(&b'@') && Authority::try_from(host).is_ok()
+}
+
+#[cfg(test)]
+mod tests;

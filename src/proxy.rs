@@ -1,0 +1,4 @@
+//! The pipeline between the edge and everything that has bytes.
+
+pub mod answer;
+pub mod request;

@@ -1,0 +1,95 @@
+//! What the proxy gives back: enough for the edge to write any response to it.
+
+use std::ops::Range;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::HeaderValue;
+
+pub use crate::metrics::Outcome;
+
+/// The bytes of a body: pieces, then the end, or one error, after which the response must be aborted and never ended (R8).
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// Why a body cannot go on, for the log.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The answer to a request.
+pub struct Answer {
+    /// How it was come by: the word for log, metric and `Cache-Status`.
+    pub outcome: Outcome,
+    /// What is sent.
+    pub reply: Reply,
+}
+
+/// What is sent.
+pub enum Reply {
+    /// A NAR, whole or in part.
+    Nar(Nar),
+    /// Something small.
+    Object(Object),
+    /// Nothing but a reason.
+    Failed(Failure),
+}
+
+/// A NAR that can be read. Conditions and ranges are the edge's business.
+pub struct Nar {
+    /// Size in bytes, when known: always for a stored one.
+    pub size: Option<u64>,
+    /// The digest of the URL in nix32: the strong validator, since the bytes under one URL never change.
+    pub etag: String,
+    /// Opens the bytes of a range (`None`: all of it). Not called for HEAD.
+    pub open: Box<dyn FnOnce(Option<Range<u64>>) -> BodyStream + Send>,
+}
+
+/// Something small.
+pub struct Object {
+    /// `Content-Type`
+    pub content_type: &'static str,
+    /// `Content-Encoding`, when the upstream keeps it compressed.
+    pub encoding: Option<HeaderValue>,
+    /// The body.
+    pub body: ObjectBody,
+    /// For how many seconds it may be kept by other caches.
+    pub max_age: u64,
+}
+
+/// The body of something small.
+pub enum ObjectBody {
+    /// At hand.
+    Whole(Bytes),
+    /// Passed on as it comes, because it is too large to keep (a long build log).
+    Stream {
+        /// Size in bytes, when the upstream says it.
+        size: Option<u64>,
+        /// The bytes.
+        stream: BodyStream,
+    },
+}
+
+/// Why there is nothing to send.
+pub struct Failure {
+    /// The kind, which decides the status.
+    pub kind: FailureKind,
+    /// One line for a person: Nix prints it.
+    pub text: String,
+}
+
+/// The kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nobody has it (404). Only said when every upstream said so (R18).
+    NotFound,
+    /// An upstream that might have it did not tell (502: Nix tries again within seconds, see protocol.md 3).
+    BadGateway,
+    /// A mistake of ours (500).
+    Internal,
+}
+
+impl Answer {
+    /// A failure.
+    pub fn failed(outcome: Outcome, kind: FailureKind, text: impl Into<String>) -> Self {
+        Self { outcome, reply: Reply::Failed(Failure { kind, text: text.into() }) }
+    }
+}

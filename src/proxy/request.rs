@@ -1,0 +1,116 @@
+//! What a client can ask for, parsed: no byte of its request goes further than this (R13).
+
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::Compression;
+use crate::nix::store_path::{HashPart, StorePath};
+
+/// A request for something a binary cache has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// `nix-cache-info`
+    CacheInfo,
+    /// `<hash>.narinfo`
+    NarInfo(HashPart),
+    /// `nar/...`
+    Nar(NarName),
+    /// Anything small that is passed on as it is.
+    Small(Small),
+}
+
+/// The shapes of NAR URL that are known: ours, and those that clients still remember from what was here before
+/// (they keep narinfos for 30 days).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NarName {
+    /// `nar/<hash>-<digest>.nar[.ext]`: ours; with no extension also nix-serve's, where the digest is the NarHash.
+    Full {
+        /// The store path's hash part.
+        hash: HashPart,
+        /// FileHash, or NarHash where there is no compression.
+        digest: Sha256,
+        /// As the extension says.
+        compression: Compression,
+    },
+    /// `nar/<hash>.nar[.ext]`: nix-serve's old form, and attic's.
+    ByStorePath {
+        /// The store path's hash part.
+        hash: HashPart,
+        /// The path as asked, without the leading `/`.
+        path: String,
+    },
+    /// `nar/<narhash>.nar?hash=<hash>`: harmonia's.
+    ByNarHash {
+        /// NarHash.
+        nar_hash: Sha256,
+        /// The store path's hash part.
+        hash: HashPart,
+    },
+    /// `nar/<filehash>.nar[.ext]`: what cache.nixos.org and `nix copy` write. Newer Hydras put the NarHash there.
+    ByFileHash {
+        /// The hash in the name.
+        file_hash: Sha256,
+        /// As the extension says.
+        compression: Compression,
+    },
+    /// Anything else below `nar/`, with its query: known only if a narinfo announced it.
+    Opaque(
+        /// The path and query as asked, without the leading `/`.
+        String,
+    ),
+}
+
+/// Small things beside narinfos.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Small {
+    /// `<hash>.ls`
+    Listing(HashPart),
+    /// `log/<store path base name>`; Nix asks by derivation, nix-serve also knows output paths.
+    Log(StorePath),
+    /// `realisations/sha256:<64 hex>!<output>.doi`
+    Realisation {
+        /// The derivation hash modulo, in lower-case hex.
+        hash: String,
+        /// The output's name.
+        output: String,
+    },
+    /// `build-trace-v2/<drv base name>/<output>.doi`
+    BuildTrace {
+        /// The derivation.
+        drv: StorePath,
+        /// The output's name.
+        output: String,
+    },
+    /// `debuginfo/<build-id>[.debug]`
+    DebugInfo {
+        /// The build id, 40 lower-case hex digits, with `.debug` when that was asked.
+        id: String,
+    },
+}
+
+impl Small {
+    /// The path to ask an upstream for, relative to its base, written from the parsed parts.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Listing(hash) => format!("{hash}.ls"),
+            Self::Log(drv) => format!("log/{}", escape(&drv.base_name())),
+            Self::Realisation { hash, output } => format!("realisations/sha256:{hash}!{}.doi", escape(output)),
+            Self::BuildTrace { drv, output } => {
+                format!("build-trace-v2/{}/{}.doi", escape(&drv.base_name()), escape(output))
+            }
+            Self::DebugInfo { id } => format!("debuginfo/{id}"),
+        }
+    }
+
+    /// Its `Content-Type`.
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            Self::Log(_) => "text/plain; charset=utf-8",
+            _ => "application/json",
+        }
+    }
+}
+
+/// Store path names may hold `?`, which would begin a query; their other characters (`+ - . _ =`) stand for themselves
+/// in a path (RFC 3986 section 3.3).
+fn escape(name: &str) -> String {
+    name.replace('?', "%3F")
+}
