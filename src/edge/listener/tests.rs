@@ -272,7 +272,7 @@ async fn a_new_certificate_is_for_the_next_handshake() {
     let resolver = crate::tls::Resolver::new(load());
     let config = crate::tls::server_config(Arc::clone(&resolver)).unwrap();
     let listeners = bind(&[listen("127.0.0.1:0", true)], Some(&config)).unwrap();
-    let address = tcp(listeners.addresses()[0].clone());
+    let address = tcp(&listeners.addresses()[0]);
     let drain = CancellationToken::new();
     let metrics = Metrics::default().edge;
     let service = Arc::new(Service::new(Fake(|_| text("")), metrics.clone()));
