@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
@@ -50,9 +50,30 @@ struct Certificate {
 /// # Errors
 /// What keeps it from starting: a certificate that cannot be loaded, an address that cannot be bound.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    // Before the addresses are told: who was told one may already ask for the end.
+    let signals = Signals::new().context("signals cannot be handled")?;
     let app = App::build(config)?;
     app.announce();
-    app.serve().await
+    app.serve(signals).await
+}
+
+/// What ends the program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 impl App {
@@ -94,9 +115,7 @@ impl App {
         println!("{}", nix_conf_lines(&self.config, &bound, ca_file).trim_end());
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {
         let connections = self.config.limits.connections(OTHER_FILES);
         let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
 
@@ -104,7 +123,9 @@ impl App {
             let store = self.store.clone();
             async move {
                 // The store says itself, once and loudly, why it goes on in memory.
-                let _ = store.open_disk().await;
+                if store.open_disk().await.is_ok() {
+                    tracing::info!("disk tier open");
+                }
             }
         });
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
@@ -114,10 +135,8 @@ impl App {
         let pages = Arc::new(Pages(Arc::clone(&self.admin)));
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
 
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: draining for at most {:?}", stop.limit),
-            _ = interrupt.recv() => tracing::info!("SIGINT: draining for at most {:?}", stop.limit),
-        }
+        let asked = signals.next().await;
+        tracing::info!("{asked}: draining for at most {:?}", stop.limit);
         self.admin.drain();
         stop.drain.cancel();
         let drained = clients.await.context("the listeners died")?;

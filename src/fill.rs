@@ -196,18 +196,32 @@ struct Registered {
     fill: Arc<Fill>,
 }
 
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.fill.abandon();
+impl Registered {
+    /// The fill failed. It gives its place up before its readers hear of it, so that who asks again is not led back to it.
+    fn fail(self, broken: Broken) {
+        self.give_up();
+        self.fill.fail(broken);
+    }
+
+    fn give_up(&self) {
         let blob = self.fill.blob();
         let mut running = self.fills.lock();
         if self.fill.is_whole() {
-            running.whole.remove(&blob);
+            if running.whole.get(&blob).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+                running.whole.remove(&blob);
+            }
         } else if let Some(holes) = running.holes.get_mut(&blob) {
             holes.retain(|other| !Arc::ptr_eq(other, &self.fill));
             if holes.is_empty() {
                 running.holes.remove(&blob);
             }
         }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.give_up();
+        self.fill.abandon();
     }
 }

@@ -395,6 +395,8 @@ pub struct StoreMetrics {
     pub reads: CounterByTwo<StoreTier, Place>,
     /// Entries written to disk and found in its index afterwards.
     pub written: IntCounter,
+    /// Bytes taken and not yet written.
+    pub unwritten_bytes: IntGauge,
     /// Entries lost while they were written.
     pub lost: IntCounter,
     /// Entries that the index had and the disk did not give.
@@ -426,6 +428,10 @@ impl StoreMetrics {
             written: declare.counter(
                 "snowbank_store_written_entries_total",
                 "Entries written to disk and found there afterwards.",
+            ),
+            unwritten_bytes: declare.gauge(
+                "snowbank_store_unwritten_bytes",
+                "Bytes the store has taken and not yet written to disk. At the size of the write gate fills wait for the disk.",
             ),
             lost: declare.counter(
                 "snowbank_store_lost_entries_total",

@@ -42,10 +42,10 @@ impl Options {
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
         match (&self.cert_file, &self.key_file) {
             (Some(_), None) => {
-                mistakes.missing(&crate::options::key(at, "key_file"), "a path, because cert_file is set")
+                mistakes.missing(&crate::options::key(at, "key_file"), "a path, because cert_file is set");
             }
             (None, Some(_)) => {
-                mistakes.missing(&crate::options::key(at, "cert_file"), "a path, because key_file is set")
+                mistakes.missing(&crate::options::key(at, "cert_file"), "a path, because key_file is set");
             }
             _ => {}
         }

@@ -40,7 +40,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// HTTP/1.1 connections.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a request head, or of an HTTP/2 header list (R22). hyper's own limit of 100 fields stays.
-const HEAD_SIZE: usize = 16 << 10;
+const HEAD_SIZE: u32 = 16 << 10;
 /// Nix keeps up to 125 transfers in flight on one connection.
 const H2_STREAMS: u32 = 256;
 /// Requests have no bodies, so clients have nothing to send that would need a larger window.
@@ -133,8 +133,8 @@ async fn serve_http1<H: Handler>(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .max_header_size(HEAD_SIZE)
-        .max_buf_size(HEAD_SIZE)
+        .max_header_size(HEAD_SIZE as usize)
+        .max_buf_size(HEAD_SIZE as usize)
         .half_close(true) // `printf 'GET …' | nc` gets its answer
         .serve_connection(TokioIo::new(io), service);
     drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await
@@ -155,7 +155,7 @@ async fn serve_http2<H: Handler>(
     let connection = http2::Builder::new(TrackedExecutor(shared.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS)
-        .max_header_list_size(HEAD_SIZE as u32)
+        .max_header_list_size(HEAD_SIZE)
         .initial_stream_window_size(H2_RECEIVE_WINDOW)
         .initial_connection_window_size(H2_RECEIVE_WINDOW)
         .keep_alive_interval(H2_PING_INTERVAL)

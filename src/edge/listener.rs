@@ -136,7 +136,6 @@ fn bind_one(listen: &Listen, tls: Option<&Arc<ServerConfig>>) -> Result<Bound, B
         }
     };
     let address = BoundAddress { address, tls: tls.is_some() };
-    tracing::info!("listening on {address}");
     Ok(Bound { acceptor, _file: file, tls, address })
 }
 
@@ -310,13 +309,14 @@ impl Accepted {
     }
 }
 
-/// The permit comes first: with all of them taken, connections wait in the system's queue, where they cost us no file.
+/// Takes a connection, then waits until it may be served. So at the bound one connection for each address is held
+/// beyond it and the others wait in the system's queue; a permit taken first would be held by every idle address.
 async fn accept_one(bound: &Bound, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let accepted = match &bound.acceptor {
         Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
         Acceptor::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
     };
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     Ok((accepted, permit))
 }
 

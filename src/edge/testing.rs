@@ -46,6 +46,7 @@ impl<F: Fn(request::Request) -> Answer + Send + Sync + 'static> Answers for Fake
 /// A certificate of our own and the CA that signed it, made once for all tests.
 pub(super) struct Certificate {
     pub(super) server: Arc<rustls::ServerConfig>,
+    pub(super) key: rustls::sign::CertifiedKey,
     pub(super) ca: CertificateDer<'static>,
 }
 
@@ -54,7 +55,8 @@ pub(super) static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| {
     let options = tls::Options::from_toml("").expect("all options have defaults");
     let loaded = tls::load(&options, dir.path(), UnixSeconds::now()).expect("a certificate");
     let ca = CertificateDer::from_pem_file(loaded.self_signed.expect("it is self-signed").ca).expect("a CA");
-    Certificate { server: tls::server_config(tls::Resolver::new(loaded.key)).expect("a configuration"), ca }
+    let server = tls::server_config(tls::Resolver::new(loaded.key.clone())).expect("a configuration");
+    Certificate { server, key: loaded.key, ca }
 });
 
 /// A server with one plain and one TLS address.
@@ -76,7 +78,7 @@ impl Server {
             [false, true].map(|tls| Listen { address: "127.0.0.1:0".parse().expect("an address"), tls }).to_vec();
         let listeners = bind(&listen, Some(&CERTIFICATE.server)).expect("free ports");
         let bound: [BoundAddress; 2] = listeners.addresses().try_into().expect("two addresses");
-        let [plain, tls] = bound.map(tcp);
+        let [plain, tls] = bound.each_ref().map(tcp);
         let metrics = Metrics::default().edge;
         let drain = CancellationToken::new();
         let stop = Stop { drain: drain.clone(), limit };
@@ -92,7 +94,7 @@ impl Server {
     }
 }
 
-pub(super) fn tcp(bound: BoundAddress) -> SocketAddr {
+pub(super) fn tcp(bound: &BoundAddress) -> SocketAddr {
     match bound.address {
         super::ListenAddress::Tcp(address) => address,
         super::ListenAddress::Unix(_) => panic!("a TCP address"),
@@ -177,14 +179,18 @@ pub(super) fn head_of(path: &str) -> Request<Empty<Bytes>> {
 
 /// Bytes that differ from place to place.
 pub(super) fn noise(length: usize) -> Bytes {
-    (0..length).map(|n| (n * 31 + n / 251) as u8).collect::<Vec<u8>>().into()
+    (0..length).map(|n| (n * 31 + n / 251).to_le_bytes()[0]).collect::<Vec<u8>>().into()
+}
+
+pub(super) fn in_memory(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
+    usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small")
 }
 
 /// A NAR out of memory, in chunks of `chunk` bytes.
 pub(super) fn nar(bytes: &Bytes, chunk: usize) -> Answer {
     let (size, bytes) = (bytes.len() as u64, bytes.clone());
     nar_from(Some(size), move |range| {
-        let range = range.map_or(0..bytes.len(), |r| r.start as usize..r.end as usize);
+        let range = range.map_or(0..bytes.len(), in_memory);
         let pieces: Vec<_> = bytes.slice(range).chunks(chunk).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
         Box::pin(stream::iter(pieces))
     })

@@ -43,7 +43,7 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
         }
     }
     fills.inner.metrics.failed.of(last.reason).inc();
-    fill.fail(last);
+    registered.fail(last);
 }
 
 async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &Source) -> Result<(), Broken> {

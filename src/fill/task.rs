@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prometheus::IntGauge;
 
 use super::state::{Broken, Fill};
 use super::verify::Verifier;
@@ -29,10 +30,8 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
         return;
     }
     fills.inner.metrics.started.inc();
-    fills.inner.metrics.running.inc();
-    let ended = fill_from_any(&fills, &fill, &plan).await;
-    fills.inner.metrics.running.dec();
-    match ended {
+    let _running = Running::begin(&fills.inner.metrics.running);
+    match fill_from_any(&fills, &fill, &plan).await {
         Ok(manifest) => {
             fills.inner.metrics.completed.inc();
             fill.verified(Arc::clone(&manifest));
@@ -44,10 +43,25 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
         Err(broken) => {
             fills.inner.metrics.failed.of(broken.reason).inc();
             tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
-            fill.fail(broken);
+            registered.fail(broken);
         }
     }
-    drop(registered);
+}
+
+/// Counts a fill until its manifest is kept, also when its task is broken off.
+struct Running<'a>(&'a IntGauge);
+
+impl<'a> Running<'a> {
+    fn begin(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Manifest>, Broken> {

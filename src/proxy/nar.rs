@@ -43,7 +43,7 @@ impl Meant {
         manifest.file_hash == *self.digest.as_bytes() && manifest.compression == code_of(self.compression)
     }
 
-    fn is_in(&self, info: &NarInfo) -> bool {
+    pub(super) fn is_in(&self, info: &NarInfo) -> bool {
         trust::digest(info) == Some(self.digest) && info.compression == self.compression
     }
 }
@@ -169,7 +169,7 @@ impl Proxy {
         // The upstream's narinfo names what it has not: it was rebuilt or collected since. Ask anew, once.
         let Some(hash) = meant.hash else { return gone.into() };
         self.inner.store.remove_entry(&narinfo_key(hash));
-        match self.ask_narinfo(hash, Some(&meant.digest)).await {
+        match self.ask_narinfo(hash, Some(&meant)).await {
             Asked::Have(upstream, verified) => {
                 let plan = plan_of(&meant, verified.info(), source(&upstream, verified.url()));
                 let (fill, _) = self.inner.fills.start(plan);
@@ -209,7 +209,7 @@ impl Proxy {
             return Ok(plan_of(&meant, &info, source(upstream, &url)));
         }
         // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
-        match self.ask_narinfo(hash, Some(&meant.digest)).await {
+        match self.ask_narinfo(hash, Some(&meant)).await {
             Asked::Have(upstream, verified) => Ok(plan_of(&meant, verified.info(), source(&upstream, verified.url()))),
             Asked::Unknown(why) => Err(Nowhere::unknown(why)),
             Asked::HaveNot | Asked::Refused(_) => {

@@ -10,10 +10,10 @@ use super::Proxy;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, alias_key, narinfo_key};
 use super::flights::Publish;
+use super::nar::Meant;
 use super::trust::{self, Verified};
 use crate::clock::UnixSeconds;
 use crate::fill::blob_of;
-use crate::nix::hash::Sha256;
 use crate::nix::narinfo::{Compression, MAX_LEN, NarInfo};
 use crate::nix::store_path::HashPart;
 use crate::upstream::{Asked as Got, Said, Upstream, WhenDown};
@@ -135,14 +135,14 @@ impl Proxy {
         }
     }
 
-    /// Asks the upstreams, group after group; with a `digest` only a narinfo for that body will do.
-    pub(super) async fn ask_narinfo(&self, hash: HashPart, digest: Option<&Sha256>) -> Asked {
+    /// Asks the upstreams, group after group; with `meant` only a narinfo for those bytes will do.
+    pub(super) async fn ask_narinfo(&self, hash: HashPart, meant: Option<&Meant>) -> Asked {
         let (mut unknown, mut refused) = (None, None);
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group.iter().map(|upstream| self.ask_one(upstream, hash)).collect();
             while let Some((upstream, asked)) = answers.next().await {
                 match asked {
-                    Asked::Have(_, verified) if digest.is_none_or(|d| d == verified.digest()) => {
+                    Asked::Have(_, verified) if meant.is_none_or(|meant| meant.is_in(verified.info())) => {
                         return Asked::Have(upstream, verified);
                     }
                     Asked::Have(..) | Asked::HaveNot => {}

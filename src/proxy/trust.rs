@@ -48,11 +48,6 @@ impl Verified {
         Ok(Self { info, url, digest })
     }
 
-    /// The digest its NAR is known by.
-    pub(super) fn digest(&self) -> &Sha256 {
-        &self.digest
-    }
-
     /// The narinfo.
     pub(super) fn info(&self) -> &NarInfo {
         &self.info

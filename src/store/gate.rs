@@ -65,11 +65,13 @@ struct Pending<K> {
     flushes: Vec<oneshot::Sender<bool>>,
     /// What the drain waits for now.
     writing: Vec<K>,
+    /// Pages of everything put and not yet written.
+    held: u32,
 }
 
 impl<K> Default for Pending<K> {
     fn default() -> Self {
-        Self { keys: Vec::new(), pages: 0, flushes: Vec::new(), writing: Vec::new() }
+        Self { keys: Vec::new(), pages: 0, flushes: Vec::new(), writing: Vec::new(), held: 0 }
     }
 }
 
@@ -122,6 +124,8 @@ impl<K: Send + 'static> Gate<K> {
         permit.forget();
         pending.keys.push(key);
         pending.pages += pages;
+        pending.held += pages;
+        self.metrics.unwritten_bytes.add(held_bytes(pages));
         drop(pending);
         self.wake.notify_one();
         true
@@ -184,6 +188,7 @@ impl<K: Send + 'static> Gate<K> {
             }
             let lost = self.end_batch(written);
             self.permits.add_permits(usize::try_from(pages).unwrap_or(0));
+            self.release(pages);
             for flush in flushes {
                 // Who asked may have stopped waiting.
                 let _ = flush.send(lost == 0);
@@ -192,6 +197,13 @@ impl<K: Send + 'static> Gate<K> {
                 return self.fail(Sick::Lost(lost));
             }
         }
+    }
+
+    /// `pages` are written, or given up.
+    fn release(&self, pages: u32) {
+        let mut pending = self.pending();
+        pending.held -= pages;
+        self.metrics.unwritten_bytes.sub(held_bytes(pages));
     }
 
     fn start_batch(&self) -> (u32, Vec<oneshot::Sender<bool>>) {
@@ -217,6 +229,18 @@ impl<K: Send + 'static> Gate<K> {
     fn pending(&self) -> MutexGuard<'_, Pending<K>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A gate that was given up with its disk holds nothing any more.
+impl<K> Drop for Gate<K> {
+    fn drop(&mut self) {
+        let pending = self.pending.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.unwritten_bytes.sub(held_bytes(pending.held));
+    }
+}
+
+fn held_bytes(pages: u32) -> i64 {
+    i64::from(pages) * i64::try_from(PAGE).unwrap_or(0)
 }
 
 fn pages(padded: usize) -> u32 {

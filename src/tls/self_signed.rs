@@ -201,7 +201,7 @@ fn refresh_bundle(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The first readable file of roots, and our CA after it.
-fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
+pub(super) fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
     // Our own bundle may be what SSL_CERT_FILE names: taking it as the system's roots would grow it at each start.
     let mut bundle = candidates.filter(|path| path != own).find_map(|path| fs::read(path).ok()).unwrap_or_else(|| {
         tracing::warn!("found no file of trusted roots on this system: ca-bundle.pem holds our CA only");

@@ -1,1 +1,171 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
+use super::*;
+use crate::options::Table;
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const DAY: u64 = 86_400;
+const YEAR: u64 = 365 * DAY;
+
+fn named(names: &[&str]) -> Options {
+    Options { names: names.iter().map(ToString::to_string).collect(), ..Options::from_toml("").unwrap() }
+}
+
+fn files(cert: &Path, key: &Path) -> Options {
+    Options { cert_file: Some(cert.into()), key_file: Some(key.into()), ..named(&[]) }
+}
+
+/// A state directory with a self-signed certificate in it.
+struct State(tempfile::TempDir);
+
+impl State {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn load(&self, names: &[&str], now: UnixSeconds) -> SelfSigned {
+        load(&named(names), self.0.path(), now).unwrap().self_signed.expect("self-signed")
+    }
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join("tls/self-signed").join(name)
+    }
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap()
+    }
+}
+
+#[test]
+fn the_first_start_makes_a_certificate_and_the_next_one_keeps_it() {
+    let state = State::new();
+    let made = state.load(&[], NOW);
+    assert_eq!((made.origin, made.ca), (Origin::Made, state.file("ca.pem")));
+    let cert = state.text("cert.pem");
+    let kept = state.load(&[], NOW.plus(YEAR));
+    assert_eq!(kept.origin, Origin::Kept);
+    assert_eq!(state.text("cert.pem"), cert);
+}
+
+#[test]
+fn only_we_can_read_the_key() {
+    let state = State::new();
+    state.load(&[], NOW);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state.file("key.pem")), 0o600);
+    assert_eq!(mode(state.file("key.pem").parent().unwrap()), 0o700);
+    assert!(!state.text("ca.pem").contains("KEY"), "the CA's key is nowhere");
+    let names: Vec<_> = fs::read_dir(state.file("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "key, certificate, CA and bundle: {names:?}");
+}
+
+#[test]
+fn a_name_that_is_missing_makes_a_new_one() {
+    let state = State::new();
+    assert_eq!(state.load(&["cache.example.org", "192.0.2.7"], NOW).origin, Origin::Made);
+    assert_eq!(state.load(&["cache.example.org"], NOW).origin, Origin::Kept, "a name more does no harm");
+    assert_eq!(state.load(&["192.0.2.7"], NOW).origin, Origin::Kept);
+    let ca = state.text("ca.pem");
+    assert_eq!(state.load(&["other.example.org"], NOW).origin, Origin::Made);
+    assert_ne!(state.text("ca.pem"), ca, "there is no key left to sign with, so the CA is new, too");
+    assert_eq!(state.load(&["192.0.2.8"], NOW).origin, Origin::Made);
+}
+
+#[test]
+fn one_that_is_near_its_end_is_made_anew() {
+    let state = State::new();
+    state.load(&[], NOW);
+    assert_eq!(state.load(&[], NOW.plus(9 * YEAR)).origin, Origin::Kept);
+    assert_eq!(state.load(&[], NOW.plus(3600 * DAY)).origin, Origin::Made);
+}
+
+#[test]
+fn files_that_do_not_belong_together_are_made_anew() {
+    for damaged in ["key.pem", "cert.pem", "ca.pem"] {
+        let (state, other) = (State::new(), State::new());
+        state.load(&[], NOW);
+        other.load(&[], NOW);
+        fs::copy(other.file(damaged), state.file(damaged)).unwrap();
+        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "{damaged} of another set");
+        fs::write(state.file(damaged), "garbage").unwrap();
+        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "{damaged} of garbage");
+        fs::remove_file(state.file(damaged)).unwrap();
+        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "no {damaged}");
+        assert_eq!(state.load(&[], NOW).origin, Origin::Kept);
+    }
+}
+
+#[test]
+fn the_bundle_is_the_systems_roots_and_our_ca_however_often_we_start() {
+    let state = State::new();
+    let bundle = state.load(&[], NOW).bundle.expect("it could be written");
+    let first = fs::read_to_string(&bundle).unwrap();
+    assert!(first.ends_with(&state.text("ca.pem")));
+    state.load(&[], NOW);
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), first);
+    fs::write(&bundle, "old roots").unwrap();
+    state.load(&[], NOW);
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), first, "it is refreshed at each start");
+}
+
+#[test]
+fn a_bundle_never_takes_itself_for_the_systems_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, system) = (dir.path().join("own"), dir.path().join("system"));
+    fs::write(&own, "own").unwrap();
+    fs::write(&system, "system").unwrap();
+    let bundle = self_signed::bundle([own.clone(), dir.path().join("none"), system].into_iter(), &own, b"ca\n");
+    assert_eq!(bundle, b"system\nca\n");
+    assert_eq!(self_signed::bundle(std::iter::empty(), &own, b"ca\n"), b"ca\n");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told_by_name() {
+    let state = State::new();
+    fs::write(state.0.path().join("tls"), "a file where a directory should be").unwrap();
+    let error = load(&named(&[]), state.0.path(), NOW).unwrap_err().to_string();
+    assert!(error.contains("tls/self-signed") && error.contains("cannot write"), "{error}");
+}
+
+#[test]
+fn the_operators_files_are_loaded() {
+    let state = State::new();
+    state.load(&[], NOW);
+    let loaded = load(&files(&state.file("cert.pem"), &state.file("key.pem")), Path::new("/none"), NOW).unwrap();
+    assert_eq!(loaded.key.cert.len(), 1);
+    assert_eq!(loaded.self_signed, None);
+    server_config(Resolver::new(loaded.key)).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told() {
+    let (state, other) = (State::new(), State::new());
+    state.load(&[], NOW);
+    other.load(&[], NOW);
+    let garbage = state.file("garbage");
+    fs::write(&garbage, "no PEM").unwrap();
+    let (cert, key, none) = (state.file("cert.pem"), state.file("key.pem"), state.file("none"));
+    let cases = [
+        (&none, &key, &none, "cannot read the certificate"),
+        (&cert, &none, &none, "cannot read the private key"),
+        (&garbage, &key, &garbage, "BEGIN CERTIFICATE"),
+        (&cert, &garbage, &garbage, "BEGIN PRIVATE KEY"),
+        (&key, &cert, &key, "BEGIN CERTIFICATE"),
+        (&cert, &other.file("key.pem"), &other.file("key.pem"), "not the private key of"),
+    ];
+    for (cert, key, named, what) in cases {
+        let error = load(&files(cert, key), Path::new("/none"), NOW).unwrap_err().to_string();
+        assert!(error.starts_with(&named.display().to_string()) && error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn the_two_files_go_together() {
+    let options = Options::from_toml("cert_file = '/c.pem'\nnames = ['ok.example', '::1', 'not a name']").unwrap();
+    let mut mistakes = Mistakes::default();
+    options.check("tls", &mut mistakes);
+    let lines = mistakes.lines();
+    assert_eq!(lines.len(), 2, "{mistakes}");
+    assert!(lines[0].starts_with("tls.key_file: missing"), "{mistakes}");
+    assert!(lines[1].starts_with("tls.names[2] = \"not a name\""), "{mistakes}");
+    assert!(matches!(load(&options, Path::new("/none"), NOW), Err(Error::Half("cert_file"))));
+}

@@ -227,13 +227,17 @@ async fn responses_side_by_side_do_not_starve() {
     served.end().await;
 }
 
+fn small(length: usize) -> u8 {
+    u8::try_from(length).expect("one byte holds it")
+}
+
 /// Opens all windows and asks for a NAR, in h2 frames made by hand.
 async fn ask_by_hand(client: &mut (impl AsyncWrite + Unpin)) {
     let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0][..], &[0, 4, 0x7f, 0xff, 0xff, 0xff]].concat();
     let window_update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
     // HPACK: GET and https from the static table, :path and :authority as literals.
-    let fields = [&[0x82, 0x87, 0x04, NAR_PATH.len() as u8], NAR_PATH.as_bytes(), &[0x01, 9], b"localhost"].concat();
-    let head = [0, 0, fields.len() as u8, 1, 5, 0, 0, 0, 1];
+    let fields = [&[0x82, 0x87, 0x04, small(NAR_PATH.len())], NAR_PATH.as_bytes(), &[0x01, 9], b"localhost"].concat();
+    let head = [0, 0, small(fields.len()), 1, 5, 0, 0, 0, 1];
     let all = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &window_update, &head, &fields].concat();
     client.write_all(&all).await.unwrap();
     client.flush().await.unwrap();
@@ -265,17 +269,20 @@ async fn a_client_that_does_not_read_holds_the_source_back() {
     ask_by_hand(&mut client).await;
 
     // It takes what its buffers hold and then nothing more: wait until the count stands still while the runtime is idle.
-    let mut before = u64::MAX;
-    let taken_at_rest = loop {
-        for _ in 0..10_000 {
-            tokio::task::yield_now().await;
+    let taken_at_rest = soon(async {
+        let mut before = u64::MAX;
+        loop {
+            for _ in 0..10_000 {
+                tokio::task::yield_now().await;
+            }
+            let now = *taken.lock().unwrap();
+            if now == before && now > 0 {
+                return now;
+            }
+            before = now;
         }
-        let now = *taken.lock().unwrap();
-        if now == before && now > 0 {
-            break now;
-        }
-        before = now;
-    };
+    })
+    .await;
     // hyper's send buffer (400 KiB), the cork, and the pieces under way.
     assert!(taken_at_rest <= (400 << 10) + 2 * 65_536 + 3 * PIECE as u64, "{taken_at_rest} bytes wait in memory");
     drop(client);

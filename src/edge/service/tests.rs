@@ -1,1 +1,203 @@
+use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+use super::super::testing::{
+    HASH, NAR_PATH, SOON, Server, exchange, get, head_of, http1, http2, nar, nar_from, noise, soon, text,
+};
+use crate::metrics::{Outcome, ResponseEnd, Route};
+
+fn server() -> Server {
+    Server::start(|_| text("StoreDir: /nix/store\n"))
+}
+
+/// The status line's code for a request of these lines.
+async fn status(server: &Server, head: &str) -> String {
+    let answer = exchange(server.plain, head).await;
+    answer.split(' ').nth(1).unwrap_or(&answer).to_owned()
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_refused_and_the_connection_closed() {
+    let server = server();
+    let next = "GET /nix-cache-info HTTP/1.1\r\nHost: h\r\n\r\n";
+    for fields in [
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+        "Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+    ] {
+        let request = format!("GET /nix-cache-info HTTP/1.1\r\nHost: h\r\n{fields}{next}");
+        let answer = exchange(server.plain, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{fields}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "what follows is not taken for a request: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+    let with_zero = "GET /nix-cache-info HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&server, with_zero).await, "200");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn a_host_is_demanded_once_and_well_formed() {
+    let server = server();
+    for (fields, expected) in [
+        ("Host: cache.example.org:8080\r\n", "200"),
+        ("Host: [::1]:80\r\n", "200"),
+        ("", "400"),
+        ("Host: a\r\nHost: a\r\n", "400"),
+        ("Host: \r\n", "400"),
+        ("Host: a b\r\n", "400"),
+        ("Host: user@a\r\n", "400"),
+        ("Host: a/b\r\n", "400"),
+    ] {
+        let request = format!("GET /nix-cache-info HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+        assert_eq!(status(&server, &request).await, expected, "{fields:?}");
+    }
+    assert_eq!(status(&server, "GET /nix-cache-info HTTP/1.0\r\n\r\n").await, "200");
+    let absolute = "GET http://other.example/nix-cache-info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&server, absolute).await, "200", "the authority chooses nothing");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn other_methods_are_told_what_is_allowed() {
+    let server = server();
+    for method in ["PUT", "POST", "DELETE", "OPTIONS", "TRACE", "BREW"] {
+        let answer = exchange(server.plain, &format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+    }
+    let connect = status(&server, "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n").await;
+    assert_eq!(connect, "405");
+    let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n\r\n";
+    assert_eq!(status(&server, upgrade).await, "404", "there is nothing to upgrade to");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn heads_have_their_bounds() {
+    let server = server();
+    let with = |fields: &str| format!("GET /nix-cache-info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{fields}\r\n");
+    let fields = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    assert_eq!(status(&server, &with(&fields(98))).await, "200");
+    assert_eq!(status(&server, &with(&fields(99))).await, "431", "more than 100 fields");
+    assert_eq!(status(&server, &with(&format!("x: {}\r\n", "y".repeat(15_000)))).await, "200");
+    assert_eq!(status(&server, &with(&format!("x: {}\r\n", "y".repeat(17_000)))).await, "431");
+    let target =
+        |length: usize| format!("GET /{} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "a".repeat(length));
+    assert_eq!(status(&server, &target(2047)).await, "404");
+    assert_eq!(status(&server, &target(2048)).await, "414");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn what_means_nothing_is_not_found_and_nobody_is_asked() {
+    let server = Server::start(|asked| panic!("asked for {asked:?}"));
+    for path in ["/", "/x", "/e123456789abcdfghijklmnpqrsvwxyz.narinfo"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert!(exchange(server.plain, &request).await.ends_with("\r\n\r\nnot a path of a binary cache\n"));
+    }
+    let metrics = server.metrics.clone();
+    assert!(server.stop().await);
+    assert_eq!(metrics.requests.of(Route::Other, Outcome::NotFound).get(), 3);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = server();
+    let one = format!("GET /{HASH}.narinfo HTTP/1.1\r\nHost: h\r\n\r\n");
+    let last = "HEAD /nix-cache-info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let answer = exchange(server.plain, &format!("{one}{one}{last}")).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3);
+    assert_eq!(answer.matches("StoreDir").count(), 2, "no body for HEAD: {answer}");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn a_half_closed_client_gets_its_answer() {
+    let server = server();
+    let mut stream = tokio::net::TcpStream::connect(server.plain).await.unwrap();
+    stream.write_all(b"GET /nix-cache-info HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    soon(tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)).await.unwrap();
+    assert!(answer.ends_with("StoreDir: /nix/store\n"), "{answer}");
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_cut_and_not_ended() {
+    for size in [Some(8), None] {
+        let go_on = Arc::new(Semaphore::new(0));
+        let server = Server::start({
+            let go_on = Arc::clone(&go_on);
+            move |_| {
+                let go_on = Arc::clone(&go_on);
+                let failure = stream::once(async move {
+                    go_on.acquire().await.expect("it is never closed").forget();
+                    Err("the upstream went away".into())
+                });
+                nar_from(size, |_| Box::pin(stream::iter([Ok(Bytes::from_static(b"half"))]).chain(failure)))
+            }
+        });
+        let response = http1(server.plain, get(NAR_PATH)).await;
+        assert_eq!(response.headers().contains_key("content-length"), size.is_some());
+        let mut body = response.into_body();
+        assert_eq!(soon(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "half");
+        go_on.add_permits(1);
+        // Closed short of Content-Length, or without the last chunk.
+        assert!(soon(body.collect()).await.is_err());
+        let metrics = server.metrics.clone();
+        assert!(server.stop().await);
+        assert_eq!(metrics.responses.of(ResponseEnd::Broken).get(), 1);
+    }
+}
+
+/// P10: every request is counted once, whatever becomes of it.
+#[tokio::test]
+async fn there_are_as_many_outcomes_as_requests() {
+    let server = Server::start(|_| nar(&noise(1000), 100));
+    let (mut sender, connection) = http2(server.tls).await;
+    for request in [get(NAR_PATH), head_of(NAR_PATH), get("/x")] {
+        soon(sender.send_request(request)).await.unwrap().into_body().collect().await.unwrap();
+    }
+    drop(sender);
+    soon(connection).await.unwrap().unwrap();
+    let metrics = server.metrics.clone();
+    assert!(server.stop().await);
+    assert_eq!(metrics.requests.of(Route::Nar, Outcome::Hit).get(), 2);
+    assert_eq!(metrics.requests.of(Route::Other, Outcome::NotFound).get(), 1);
+    assert_eq!(metrics.responses.of(ResponseEnd::Complete).get(), 3);
+    assert_eq!(metrics.response_bytes.get(), 1000 + "not a path of a binary cache\n".len() as u64);
+}
+
+/// Never answers; a permit for each request it was asked.
+struct Never(Arc<Semaphore>);
+
+impl super::Answers for Never {
+    async fn answer(&self, _: crate::proxy::request::Request, _: bool) -> crate::proxy::answer::Answer {
+        self.0.add_permits(1);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_is_counted() {
+    let asked = Arc::new(Semaphore::new(0));
+    let server = Server::start_bounded(Never(Arc::clone(&asked)), 10, SOON);
+    let (mut sender, connection) = http2(server.tls).await;
+    tokio::select! {
+        _ = sender.send_request(get(NAR_PATH)) => panic!("there is no answer"),
+        asked = soon(asked.acquire()) => drop(asked),
+    }
+    drop(sender);
+    let _ = soon(connection).await.unwrap();
+    let metrics = server.metrics.clone();
+    assert!(server.stop().await);
+    assert_eq!(metrics.requests.of(Route::Nar, Outcome::Abandoned).get(), 1);
+    assert_eq!(metrics.responses.of(ResponseEnd::ClientGone).get(), 1);
+}

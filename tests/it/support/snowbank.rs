@@ -78,6 +78,8 @@ pub enum Count {
     NarinfosRefused,
     /// Chunks that had to be fetched again for an object that was complete once.
     ChunksRefilled,
+    /// NARs being fetched.
+    FillsRunning,
     /// Bytes that the store has taken and not yet written.
     Unwritten,
 }
@@ -89,6 +91,7 @@ impl Count {
             Self::FillsFailed => "snowbank_fill_failed_total",
             Self::NarinfosRefused => "snowbank_proxy_refused_total",
             Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
+            Self::FillsRunning => "snowbank_fill_running",
             Self::Unwritten => "snowbank_store_unwritten_bytes",
         }
     }
@@ -381,7 +384,8 @@ impl Snowbank {
     #[track_caller]
     pub fn wait_until_stored(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while Count::Unwritten.sum(&self.metrics()) > 0 {
+        // In this order: a fill runs until its manifest is among what is to be written.
+        while Count::FillsRunning.sum(&self.metrics()) > 0 || Count::Unwritten.sum(&self.metrics()) > 0 {
             assert!(Instant::now() < deadline, "the store does not come to rest");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
