@@ -28,6 +28,7 @@ mod open;
 mod second_chance;
 #[cfg(test)]
 mod tests;
+mod tier;
 
 use std::path::PathBuf;
 use std::sync::Arc;

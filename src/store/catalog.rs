@@ -6,15 +6,15 @@
 //! - a key whose version on disk is older than what was last put or removed is noted as outdated: it is not read from
 //!   disk, and when there is a disk, what is right is written to it.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foyer::{Cache, CacheBuilder, DefaultHasher, LruConfig};
 use tokio::sync::Notify;
 
-use super::disk::Tier;
 use super::meta::{MetaKey, MetaValue};
+use super::tier::Tier;
 use super::{MEMORY_OVERHEAD, shards};
 use crate::metrics::{Place, StoreMetrics};
 
@@ -32,7 +32,7 @@ pub struct Catalog {
     memory: Cache<MetaKey, MetaValue, DefaultHasher>,
     /// How often a key of each stripe changed.
     versions: Vec<Mutex<u64>>,
-    outdated: Mutex<HashSet<MetaKey>>,
+    outdated: Mutex<BTreeSet<MetaKey>>,
     noted: Notify,
     /// Whether there is, or will be, a disk tier.
     has_disk: bool,
@@ -54,11 +54,15 @@ impl Catalog {
 
     /// The value of a key, and where it was found.
     pub async fn read(&self, key: MetaKey, disk: Option<&MetaTier>) -> (Option<MetaValue>, Place) {
+        let before = *self.version(&key);
         if let Some(entry) = self.memory.get(&key) {
-            return (Some(entry.value().clone()), Place::Memory);
+            let value = entry.value().clone();
+            if let Some(disk) = disk.filter(|disk| !disk.contains(&key)) {
+                self.write_again(key, &value, before, disk).await;
+            }
+            return (Some(value), Place::Memory);
         }
         let Some(disk) = disk else { return (None, Place::Nowhere) };
-        let before = *self.version(&key);
         if self.outdated().contains(&key) {
             return (None, Place::Nowhere);
         }
@@ -69,19 +73,25 @@ impl Catalog {
                 self.memory.insert(key, found.value.clone());
             }
         }
-        let size = found.value.padded();
-        if found.leaving && disk.has_room(size) {
-            // It is in use: written again, unless it changed.
-            let value = found.value.clone();
-            let again = |write: &mut dyn FnMut(MetaValue)| {
-                let version = self.version(&key);
-                if *version == before {
-                    write(value);
-                }
-            };
-            disk.put_with(key, size, again).await;
+        if found.leaving {
+            self.write_again(key, &found.value, before, disk).await;
         }
         (Some(found.value), Place::Disk)
+    }
+
+    /// Second chance: what is read and has left the disk, or is about to, is written again, unless it changed since
+    /// `before` or the reader would have to wait.
+    async fn write_again(&self, key: MetaKey, value: &MetaValue, before: u64, disk: &MetaTier) {
+        if *value == MetaValue::Removed || !disk.has_room(value.padded()) {
+            return;
+        }
+        let unchanged = |write: &mut dyn FnMut(MetaValue)| {
+            let version = self.version(&key);
+            if *version == before {
+                write(value.clone());
+            }
+        };
+        disk.put_with(key, value.padded(), unchanged).await;
     }
 
     /// Keeps a value. Without a disk, or if it is too large for it, in memory only.
@@ -126,17 +136,11 @@ impl Catalog {
     /// Writes what is outdated on disk. `false` when the disk takes no more writes.
     pub async fn settle(&self, disk: &MetaTier) -> bool {
         loop {
-            let Some(key) = self.outdated().iter().next().copied() else { return true };
+            let Some(key) = self.outdated().first().copied() else { return true };
             let (before, value) = {
                 let version = self.version(&key);
                 (*version, self.memory.get(&key).map(|entry| entry.value().clone()))
             };
-            if matches!((&key, &value), (MetaKey::Manifest(_), Some(_))) {
-                // Put while the disk was away: its chunks are not on disk, so neither may the manifest be. An older one
-                // there says the same, because a body never changes.
-                self.outdated().remove(&key);
-                continue;
-            }
             let value = value.filter(|value| value.padded() <= disk.largest()).unwrap_or(MetaValue::Removed);
             let mut moved = false;
             let right = |write: &mut dyn FnMut(MetaValue)| {
@@ -168,7 +172,7 @@ impl Catalog {
         self.versions[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn outdated(&self) -> MutexGuard<'_, HashSet<MetaKey>> {
+    fn outdated(&self) -> MutexGuard<'_, BTreeSet<MetaKey>> {
         self.outdated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,5 @@
 //! The disk tier: two foyer caches on one prepared device, each behind its gate, on threads of their own.
 //!
-//! foyer's own memory cache is switched off (its filter refuses everything): the memory tier above stays while disks
-//! come and go. Only `get` and `insert` are used, with direct I/O by plain reads and writes, one flusher, no
-//! reinsertion (see `second_chance`) and no tombstone log (see `meta`).
-//!
 //! Memory besides the tiers: two flush buffers of the size of each gate, 64 MiB + 16 MiB at most, and about 100 bytes
 //! for each entry on disk.
 
@@ -11,22 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foyer::{
-    Age, BlockEngineConfig, Code, DefaultHasher, DeviceBuilder, FifoConfig, FsDeviceBuilder, HybridCache,
-    HybridCacheBuilder, HybridCachePolicy, PsyncIoEngineConfig, RecoverMode, Spawner,
-};
+use foyer::{DefaultHasher, Spawner};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::catalog::Catalog;
-use super::device::{Area, CLEAN, Device, INDEX, Layout};
-use super::gate::{Gate, Sick, Written};
+use super::device::{Device, Layout};
+use super::gate::Sick;
 use super::geometry::{ChunkHash, ChunkKey};
 use super::heat::Heat;
-use super::line::{Line, Picker};
+use super::line::Line;
 use super::meta::{MetaKey, MetaValue};
 use super::open::OpenError;
 use super::second_chance;
+use super::tier::{Build, Tier};
 use crate::metrics::StoreMetrics;
 
 /// The largest gate, which is the most that waits to be written.
@@ -34,12 +28,6 @@ const NAR_GATE: usize = 32 << 20;
 const META_GATE: usize = 8 << 20;
 /// Threads that read and write: the depth of the disk's queue.
 const QUEUE_DEPTH: usize = 32;
-
-/// Locks over what is queued to be written; foyer ties their number to that of its memory cache.
-const KEEPER_SHARDS: usize = 8;
-
-/// How long the disk may take for what one gate holds (at most 32 MiB) before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(30);
 /// How long closing may take.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -112,15 +100,15 @@ impl Disk {
     /// Ends when the disk stops taking writes.
     pub async fn sick(&self) -> Sick {
         tokio::select! {
-            sick = self.nar.gate.sick() => sick,
-            sick = self.meta.gate.sick() => sick,
+            sick = self.nar.sick() => sick,
+            sick = self.meta.sick() => sick,
         }
     }
 
     /// Turns away who waits to write.
     pub fn abandon(&self) {
-        self.nar.gate.close();
-        self.meta.gate.close();
+        self.nar.abandon();
+        self.meta.abandon();
     }
 
     /// Writes out what was put and closes foyer. What a disk that hangs does not take in [`CLOSING`] is lost.
@@ -133,214 +121,5 @@ impl Disk {
             Ok(()) => self.device.release(),
             Err(_) => tracing::warn!("the disk tier did not close in {} s", CLOSING.as_secs()),
         }
-    }
-}
-
-/// One foyer cache behind its gate. A clone is the same tier.
-#[derive(Debug)]
-pub struct Tier<K, V, S>
-where
-    K: Code + std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Code + Send + Sync + 'static,
-    S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static,
-{
-    cache: HybridCache<K, V, S>,
-    gate: Arc<Gate<K>>,
-    largest: usize,
-    metrics: StoreMetrics,
-}
-
-impl<K, V, S> Clone for Tier<K, V, S>
-where
-    K: Code + std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Code + Send + Sync + 'static,
-    S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static,
-{
-    fn clone(&self) -> Self {
-        let Self { cache, gate, largest, metrics } = self;
-        Self { cache: cache.clone(), gate: gate.clone(), largest: *largest, metrics: metrics.clone() }
-    }
-}
-
-/// A value read from disk.
-#[derive(Debug)]
-pub struct Found<V> {
-    /// The value.
-    pub value: V,
-    /// True when the block that holds it is about to be reused.
-    pub leaving: bool,
-}
-
-impl<K, V, S> Tier<K, V, S>
-where
-    K: Code + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
-    V: Code + Clone + Send + Sync + 'static,
-    S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static,
-{
-    /// The largest entry that can be kept, padded.
-    pub fn largest(&self) -> usize {
-        self.largest
-    }
-
-    /// Reads an entry. Whatever goes wrong is a miss (R30), and the entry is forgotten.
-    pub async fn get(&self, key: &K) -> Option<Found<V>> {
-        if !self.contains(key) {
-            return None;
-        }
-        let error = match self.cache.get(key).await {
-            Ok(Some(entry)) => {
-                let leaving = matches!(entry.properties().age(), Age::Old);
-                return Some(Found { value: entry.value().clone(), leaving });
-            }
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        // Between the two looks the entry may also have been evicted, which is rare and harmless to count.
-        self.metrics.bad_reads.inc();
-        if let Some(error) = error {
-            tracing::warn!(?key, %error, "an entry on disk cannot be read; it is forgotten");
-            self.remove(key);
-        }
-        None
-    }
-
-    /// True when the index has the entry. Does no I/O.
-    pub fn contains(&self, key: &K) -> bool {
-        self.cache.storage().may_contains(key)
-    }
-
-    /// Writes an entry of `padded` bytes when the gate lets it in. Returns false when it was not written.
-    pub async fn put(&self, key: K, value: V, padded: usize) -> bool {
-        self.put_with(key, padded, |write| write(value)).await
-    }
-
-    /// As [`Tier::put`]: at the moment the gate lets the entry in, `decide` calls what it is given with the value to
-    /// write, or calls it off by not doing so.
-    pub async fn put_with(&self, key: K, padded: usize, decide: impl FnOnce(&mut dyn FnMut(V))) -> bool {
-        if padded > self.largest {
-            return false;
-        }
-        let insert = {
-            let (cache, key) = (&self.cache, key.clone());
-            move || {
-                let mut written = false;
-                decide(&mut |value| {
-                    cache.insert(key.clone(), value);
-                    written = true;
-                });
-                written
-            }
-        };
-        self.gate.put(key, padded, insert).await
-    }
-
-    /// True when an entry of `padded` bytes would not wait at the gate.
-    pub fn has_room(&self, padded: usize) -> bool {
-        self.gate.has_room(padded)
-    }
-
-    /// Forgets an entry, until a restart may find it on disk again.
-    pub fn remove(&self, key: &K) {
-        self.gate.removed(key);
-        self.cache.remove(key);
-    }
-
-    /// Waits until what was put before is on disk; `false` if it is not.
-    pub async fn flush(&self) -> bool {
-        self.gate.flush().await
-    }
-
-    fn start(&self, threads: &Handle, stop: &CancellationToken) {
-        let (gate, written) = (self.gate.clone(), Behind(self.cache.clone()));
-        threads.spawn(stop.clone().run_until_cancelled_owned(async move { gate.drain(&written, STUCK).await }));
-    }
-
-    async fn close(&self) {
-        self.gate.flush().await;
-        self.gate.close();
-        if let Err(error) = self.cache.close().await {
-            tracing::warn!(%error, "the disk tier did not close cleanly");
-        }
-    }
-}
-
-/// The cache behind a gate.
-struct Behind<K, V, S>(HybridCache<K, V, S>)
-where
-    K: Code + std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Code + Send + Sync + 'static,
-    S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static;
-
-impl<K, V, S> Written<K> for Behind<K, V, S>
-where
-    K: Code + std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Code + Send + Sync + 'static,
-    S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static,
-{
-    async fn wait(&self) {
-        self.0.storage().wait().await;
-    }
-    fn has(&self, key: &K) -> bool {
-        self.0.storage().may_contains(key)
-    }
-}
-
-/// What both tiers are built with.
-struct Build<'a> {
-    spawner: &'a Spawner,
-    metrics: &'a StoreMetrics,
-    direct: bool,
-}
-
-impl Build<'_> {
-    async fn tier<K, V, S>(
-        &self,
-        name: &'static str,
-        area: &Area,
-        gate: usize,
-        hash: S,
-        line: &Arc<Line>,
-    ) -> Result<Tier<K, V, S>, OpenError>
-    where
-        K: Code + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
-        V: Code + Clone + Send + Sync + 'static,
-        S: std::hash::BuildHasher + std::fmt::Debug + Send + Sync + 'static,
-    {
-        // A batch no larger than a block ends in at most two more blocks, which leaves something to evict in small tiers.
-        let gate = gate.min(area.block);
-        let failed = |error: foyer::Error| OpenError::Cache(error.to_string());
-        let capacity = usize::try_from(area.capacity()).unwrap_or(usize::MAX);
-        let device = FsDeviceBuilder::new(&area.dir).with_capacity(capacity).with_direct(self.direct);
-        let engine = BlockEngineConfig::new(device.build().map_err(failed)?)
-            .with_block_size(area.block)
-            .with_blob_index_size(INDEX)
-            .with_flushers(1)
-            .with_reclaimers(1)
-            .with_clean_block_threshold(CLEAN)
-            .with_buffer_pool_size(gate)
-            // The gate is the limit; foyer's own would drop what exceeds it.
-            .with_submit_queue_size_threshold(usize::MAX)
-            .with_eviction_pickers(vec![Box::new(Picker(line.clone()))]);
-        let cache = HybridCacheBuilder::new()
-            .with_name(name)
-            .with_policy(HybridCachePolicy::WriteOnInsertion)
-            .with_flush_on_close(false)
-            .with_metrics_registry(Box::new(self.metrics.foyer.clone()))
-            .memory(KEEPER_SHARDS)
-            .with_shards(KEEPER_SHARDS)
-            .with_eviction_config(FifoConfig::default())
-            .with_hash_builder(hash)
-            .with_filter(|_, _| false)
-            .storage()
-            .with_io_engine_config(PsyncIoEngineConfig::new())
-            .with_engine_config(engine)
-            .with_recover_mode(RecoverMode::Quiet)
-            .with_spawner(self.spawner.clone());
-        // On the disk's own threads, so that a bug in recovery is an error and not the end of the caller.
-        let cache = self.spawner.spawn(cache.build()).await.map_err(failed)?.map_err(failed)?;
-        line.opened();
-        let gate = Arc::new(Gate::new(gate, self.metrics.clone()));
-        let largest = gate.bytes().min(area.block - INDEX);
-        Ok(Tier { cache, gate, largest, metrics: self.metrics.clone() })
     }
 }

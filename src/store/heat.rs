@@ -1,6 +1,6 @@
 //! Which bodies are in use: when each was last asked for, counted in blocks written.
 //!
-//! The clock is the number of blocks the NAR tier has filled since the process started. A body is hot for a block when
+//! The clock is the number of blocks filled since the process started. A body is hot for a block when
 //! it was used after that block was full: its first use, the fill that wrote it, does not count.
 //!
 //! At most [`BODIES`] are remembered (R26), the least recently used are forgotten first, and nothing survives a restart.

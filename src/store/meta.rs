@@ -31,7 +31,7 @@ impl EntryKey {
 }
 
 /// A key of the meta tier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MetaKey {
     /// The manifest of a body.
     Manifest(BlobId),

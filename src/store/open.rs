@@ -31,8 +31,9 @@ pub enum OpenError {
     },
     /// The disk has not the space that the configuration promises to the store (R30).
     #[error(
-        "{}: {missing} bytes are missing, {available} are free, and {reserve} of these are left to others; \
-         free some, or lower store.disk", dir.display()
+        "{}: the store needs {} MiB more, of the {} MiB that are free {} MiB are left to others; free some, or lower \
+         store.disk",
+        dir.display(), missing >> 20, available >> 20, reserve >> 20
     )]
     NoSpace {
         /// The directory.

@@ -20,10 +20,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::device::{Area, INDEX};
-use super::disk::Tier;
 use super::geometry::{ChunkHash, ChunkKey, PAGE, padded, unpack_hash};
 use super::heat::Heat;
 use super::line::{Due, Line};
+use super::tier::Tier;
 use crate::metrics::StoreMetrics;
 
 /// The most of what leaves that is saved, in percent.

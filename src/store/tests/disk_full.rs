@@ -40,7 +40,7 @@ async fn too_little_space_is_told_in_numbers_and_leaves_nothing_behind() {
     let Some(disk) = SmallDisk::new(dir.path(), 66) else { return };
     let bench = closed_bench(&disk.0.join("cache"), 64);
     let error = bench.open_disk().await.unwrap_err().to_string();
-    assert!(error.contains("67108864 bytes are missing") && error.contains("lower store.disk"), "{error}");
+    assert!(error.contains("needs 64 MiB more") && error.contains("lower store.disk"), "{error}");
     assert_eq!(allocated(&disk.0.join("cache")), 0);
 }
 

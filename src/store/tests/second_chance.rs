@@ -45,3 +45,24 @@ async fn when_all_is_in_use_there_is_still_room_for_the_new() {
     assert_eq!(bench.metrics.store.lost.get(), 0);
     assert_eq!(bench.whole(29, 20).await, 20);
 }
+
+/// A small object that is asked for often is in memory, where the disk does not see it: it must not be lost there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_in_use_survives_three_times_the_capacity() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = bench(dir.path(), 64).await;
+    first.put_entry(entry(0), Bytes::from_static(b"hot")).await;
+    // 16 MiB hold about 4000 entries.
+    for n in 1..12_000 {
+        first.put_entry(entry(n), Bytes::from_static(b"cold")).await;
+        if n % 50 == 0 {
+            assert!(first.entry(entry(0)).await.is_some());
+        }
+    }
+    first.close().await;
+
+    let second = bench(dir.path(), 64).await;
+    assert_eq!(second.entry(entry(0)).await.as_deref(), Some(&b"hot"[..]));
+    assert_eq!(second.entry(entry(1)).await, None);
+    assert!(second.entry(entry(11_999)).await.is_some());
+}
