@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use http::{Request, Response, StatusCode, header};
@@ -28,6 +29,9 @@ use crate::upstream::Upstream;
 
 /// Files and sockets besides clients' connections, for the bound on those: block files, upstreams' connections.
 const OTHER_FILES: u64 = 1024;
+
+/// How long what runs in the background may take to end.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// Everything that was built, nothing of it serving yet.
 struct App {
@@ -131,7 +135,7 @@ impl App {
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), connections, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
-        let admin_stop = Stop { drain: CancellationToken::new(), limit: std::time::Duration::from_secs(1) };
+        let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
         let pages = Arc::new(Pages(Arc::clone(&self.admin)));
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
 
@@ -140,7 +144,10 @@ impl App {
         self.admin.drain();
         stop.drain.cancel();
         let drained = clients.await.context("the listeners died")?;
-        self.proxy.stop().await;
+        // A disk or an upstream that hangs must not hold up the end.
+        if tokio::time::timeout(FINISH, self.proxy.stop()).await.is_err() {
+            tracing::warn!("what ran in the background did not end within {FINISH:?}");
+        }
         opening.abort();
         self.store.close().await;
         admin_stop.drain.cancel();

@@ -144,7 +144,7 @@ impl Fills {
         running.whole.insert(blob, Arc::clone(&fill));
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.spawn(task::run(self.clone(), registered, plan));
+        self.inner.tasks.spawn(task::run(self.clone(), registered, plan));
         (fill, true)
     }
 
@@ -167,21 +167,18 @@ impl Fills {
         holes.push(Arc::clone(&fill));
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.spawn(refill::run(self.clone(), registered, Arc::clone(locate)));
+        let stop = self.inner.stop.clone();
+        let task = refill::run(self.clone(), registered, Arc::clone(locate));
+        self.inner.tasks.spawn(stop.run_until_cancelled_owned(task));
         fill
     }
 
-    /// Breaks off every running fill and waits until all have ended. Called when no client is left: what is not
-    /// whole by then is fetched again when it is asked for again.
+    /// Breaks off every running fill, and waits until what is whole already is kept. Called when no client is left: the
+    /// rest is fetched again when it is asked for again.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.inner.stop.clone();
-        self.inner.tasks.spawn(async move { stop.run_until_cancelled_owned(task).await });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Running> {

@@ -37,6 +37,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use foyer::{Cache, CacheBuilder, S3FifoConfig};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::catalog::Catalog;
@@ -103,6 +104,8 @@ struct Inner {
     disk: ArcSwapOption<Disk>,
     /// Held while the disk tier is opened; true once it is watched.
     opening: tokio::sync::Mutex<bool>,
+    /// True once the first try to open the disk tier has ended, or when none is to be made.
+    opened: watch::Sender<bool>,
     closed: CancellationToken,
     _close: DropGuard,
 }
@@ -130,6 +133,7 @@ impl Store {
             metrics,
             disk: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::new(false),
+            opened: watch::Sender::new(options.dir.is_none()),
             _close: closed.clone().drop_guard(),
             closed,
         }))
@@ -141,7 +145,9 @@ impl Store {
     /// # Errors
     /// Why the disk cannot be used. The store goes on in memory, has said so in the log, and tries again by itself.
     pub async fn open_disk(&self) -> Result<(), OpenError> {
-        health::open(&self.0).await
+        let result = health::open(&self.0).await;
+        self.0.opened.send_replace(true);
+        result
     }
 
     /// The bytes of a chunk whose digest is `digest` (see [`Manifest::digest`]).
@@ -198,6 +204,32 @@ impl Store {
         }
     }
 
+    /// Keeps a body whose chunks were put just now: when they are written, its manifest is, last (R10).
+    ///
+    /// A body that was put while the disk was still being opened waits for that, and what the disk has not got of it by
+    /// then is written from memory. When the disk loses chunks the manifest is not kept.
+    pub async fn keep_body(&self, manifest: Arc<Manifest>) {
+        let mut opened = self.0.opened.subscribe();
+        // The sender is in `self`.
+        let _ = opened.wait_for(|opened| *opened).await;
+        if !self.flush_chunks().await {
+            return;
+        }
+        if let Some(disk) = self.0.disk.load_full() {
+            let keys = (0..manifest.chunks()).map(|index| ChunkKey { blob: manifest.blob(), index });
+            for key in keys.filter(|key| !disk.nar.contains(key)) {
+                let in_memory = self.0.nar.get(&key).map(|entry| entry.value().clone());
+                if let Some(bytes) = in_memory {
+                    self.put_chunk(key, bytes).await;
+                }
+            }
+            if !self.flush_chunks().await {
+                return;
+            }
+        }
+        self.put_manifest(manifest.blob(), manifest).await;
+    }
+
     /// Removes a chunk that turned out to be wrong. One that is just being written goes when that is done, and a restart
     /// may find it on disk again: it will be as wrong as before.
     pub fn remove_chunk(&self, key: ChunkKey) {
@@ -215,8 +247,7 @@ impl Store {
         }
     }
 
-    /// Keeps the manifest of a body. To be called when [`Store::flush_chunks`] said that its chunks are written.
-    pub async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
+    async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
         self.write(MetaKey::Manifest(blob), MetaValue::Manifest(manifest)).await;
     }
 

@@ -31,14 +31,12 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     }
     fills.inner.metrics.started.inc();
     let _running = Running::begin(&fills.inner.metrics.running);
-    match fill_from_any(&fills, &fill, &plan).await {
+    let filled = fills.inner.stop.run_until_cancelled(fill_from_any(&fills, &fill, &plan)).await;
+    match filled.unwrap_or_else(|| Err(Broken::new(FillFailure::Stopped, "snowbank is stopping"))) {
         Ok(manifest) => {
             fills.inner.metrics.completed.inc();
             fill.verified(Arc::clone(&manifest));
-            // R10: a manifest that says complete means that the chunks were written.
-            if fills.inner.store.flush_chunks().await {
-                fills.inner.store.put_manifest(fill.blob(), manifest).await;
-            }
+            fills.inner.store.keep_body(manifest).await;
         }
         Err(broken) => {
             fills.inner.metrics.failed.of(broken.reason).inc();

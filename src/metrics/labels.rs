@@ -49,6 +49,8 @@ label! {
         WrongSize = "wrong-size",
         /// The bytes are not those of the hash.
         WrongHash = "wrong-hash",
+        /// The program was stopped meanwhile.
+        Stopped = "stopped",
         /// The fill's task died.
         Internal = "internal",
     }

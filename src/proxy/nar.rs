@@ -291,7 +291,9 @@ fn nowhere(broken: &Broken) -> Nowhere {
         FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long => {
             Nowhere { outcome: Outcome::Refused, kind: FailureKind::BadGateway, text: broken.to_string() }
         }
-        FillFailure::Unknown | FillFailure::Cut | FillFailure::Short => Nowhere::unknown(broken.to_string()),
+        FillFailure::Unknown | FillFailure::Cut | FillFailure::Short | FillFailure::Stopped => {
+            Nowhere::unknown(broken.to_string())
+        }
     }
 }
 
