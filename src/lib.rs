@@ -3,15 +3,27 @@
 //! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
 //! be entered from everywhere. ARCHITECTURE.md tells the whole story.
 
+pub mod app;
+pub mod cli;
+pub mod config;
+
 pub mod edge;
 
 pub mod proxy;
+
+pub mod fill;
+
+pub mod store;
+pub mod upstream;
 
 pub mod tls;
 
 pub mod nix;
 
+pub mod admin;
 pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;
 
 pub mod clock;
 pub mod options;

@@ -11,8 +11,11 @@ mod labels;
 use std::marker::PhantomData;
 
 pub use labels::{ConnectionEnd, FillFailure, Outcome, Refusal, ResponseEnd, Route};
+use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// A closed set of label values.
 pub trait Label: Copy + Send + Sync + 'static {
@@ -115,6 +118,11 @@ impl Declare<'_> {
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels).expect("metric names are valid"))
     }
+    /// A family of histograms of seconds whose label values are known at start.
+    pub fn seconds_of(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(opts, labels).expect("metric names are valid"))
+    }
     /// A histogram of seconds.
     pub fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
@@ -129,8 +137,20 @@ pub struct Metrics {
     pub registry: Registry,
     /// The edge's group.
     pub edge: EdgeMetrics,
+    /// The proxy's group.
+    pub proxy: ProxyMetrics,
+    /// The fills' group.
+    pub fill: FillMetrics,
     /// The store's group.
     pub store: StoreMetrics,
+    upstreams: UpstreamFamilies,
+}
+
+impl Metrics {
+    /// The group of the upstream called `name`; names come from the configuration.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        self.upstreams.of(name)
+    }
 }
 
 impl Default for Metrics {
@@ -138,8 +158,179 @@ impl Default for Metrics {
         let registry = Registry::new();
         let declare = Declare(&registry);
         let edge = EdgeMetrics::new(&declare);
-        let store = StoreMetrics::new(&declare);
-        Self { registry, edge, store }
+        let (proxy, fill) = (ProxyMetrics::new(&declare), FillMetrics::new(&declare));
+        let (store, upstreams) = (StoreMetrics::new(&declare), UpstreamFamilies::new(&declare));
+        Self { registry, edge, proxy, fill, store, upstreams }
+    }
+}
+
+label! {
+    /// Where a read of the store was answered from.
+    pub enum Place as "place" {
+        /// The memory tier.
+        Memory = "memory",
+        /// The disk tier.
+        Disk = "disk",
+        /// Nowhere.
+        Nowhere = "nowhere",
+    }
+}
+
+label! {
+    /// One of the store's two tiers.
+    pub enum StoreTier as "tier" {
+        /// Chunks of NARs.
+        Nar = "nar",
+        /// Manifests and small objects.
+        Meta = "meta",
+    }
+}
+
+/// What the proxy counts.
+#[derive(Debug, Clone)]
+pub struct ProxyMetrics {
+    /// Narinfos that were not believed.
+    pub refused: CounterBy<Refusal>,
+    /// Clients that joined a running fill.
+    pub coalesced: IntCounter,
+}
+
+impl ProxyMetrics {
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            refused: declare.counter_by(
+                "snowbank_proxy_refused_total",
+                "Narinfos of upstreams that were not believed, by reason. Clients were told that the path is not there. \
+                 Look for the upstream in the log: its key changed, it is misconfigured, or it lies.",
+            ),
+            coalesced: declare.counter(
+                "snowbank_proxy_coalesced_total",
+                "Requests for a NAR that was being fetched already, and that were served from that fetch.",
+            ),
+        }
+    }
+}
+
+/// What the fills count.
+#[derive(Debug, Clone)]
+pub struct FillMetrics {
+    /// Fills begun.
+    pub started: IntCounter,
+    /// Fills that ended with a whole, verified NAR.
+    pub completed: IntCounter,
+    /// Fills that did not.
+    pub failed: CounterBy<FillFailure>,
+    /// Fills running now.
+    pub running: IntGauge,
+    /// Chunks fetched again into a hole.
+    pub refilled: IntCounter,
+    /// Responses broken off in the middle.
+    pub aborted: IntCounter,
+}
+
+impl FillMetrics {
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            started: declare.counter("snowbank_fill_started_total", "NARs whose fetching from an upstream was begun."),
+            completed: declare.counter(
+                "snowbank_fill_completed_total",
+                "NARs fetched from an upstream whole, with the right size and hash.",
+            ),
+            failed: declare.counter_by(
+                "snowbank_fill_failed_total",
+                "NARs that could not be fetched, by reason. wrong-hash, wrong-size and long mean that an upstream sent \
+                 other bytes than it announced: see the log for which.",
+            ),
+            running: declare.gauge("snowbank_fill_running", "NARs being fetched from upstreams now."),
+            refilled: declare.counter(
+                "snowbank_fill_refilled_chunks_total",
+                "Chunks of stored NARs that were gone (evicted or damaged on disk) and were fetched again. Many of them: \
+                 the store is too small for what is asked.",
+            ),
+            aborted: declare.counter(
+                "snowbank_fill_aborted_responses_total",
+                "NAR responses broken off because the bytes could not be had or proven. Nix tries these again.",
+            ),
+        }
+    }
+}
+
+/// The families of which each upstream has a member.
+#[derive(Debug, Clone)]
+struct UpstreamFamilies {
+    requests: IntCounterVec,
+    answers: IntCounterVec,
+    resends: IntCounterVec,
+    refused: IntCounterVec,
+    bytes: IntCounterVec,
+    latency: HistogramVec,
+}
+
+/// What is counted for one upstream.
+#[derive(Debug, Clone)]
+pub struct UpstreamMetrics {
+    /// Requests sent.
+    pub requests: IntCounter,
+    /// Answers "have".
+    pub have: IntCounter,
+    /// Answers "have not".
+    pub have_not: IntCounter,
+    /// Answers that are neither, and none.
+    pub unknown: IntCounter,
+    /// Requests sent again on another connection.
+    pub resends: IntCounter,
+    /// NARs whose bytes were not what was announced.
+    pub refused: IntCounter,
+    /// Body bytes received.
+    pub bytes: IntCounter,
+    /// Seconds to the response head.
+    pub latency: Histogram,
+}
+
+impl UpstreamFamilies {
+    fn new(declare: &Declare<'_>) -> Self {
+        let upstream = &["upstream"];
+        Self {
+            requests: declare.counters("snowbank_upstream_requests_total", "Requests sent to an upstream.", upstream),
+            answers: declare.counters(
+                "snowbank_upstream_answers_total",
+                "What an upstream said: have, have-not, or unknown (no answer, or one that is neither yes nor no). A \
+                 growing unknown means that it is down or slow.",
+                &["upstream", "answer"],
+            ),
+            resends: declare.counters(
+                "snowbank_upstream_resends_total",
+                "Requests sent again because a kept connection was closed. Ordinary for nix-serve, which closes after a second.",
+                upstream,
+            ),
+            refused: declare.counters(
+                "snowbank_upstream_refused_bodies_total",
+                "NARs of an upstream whose bytes were not those it announced. Never ordinary: see the log.",
+                upstream,
+            ),
+            bytes: declare.counters("snowbank_upstream_received_bytes_total", "Body bytes received from an upstream.", upstream),
+            latency: declare.seconds_of(
+                "snowbank_upstream_latency_seconds",
+                "Time from sending a request to an upstream until the head of its response.",
+                // 1 ms to 16 s
+                &[0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0],
+                upstream,
+            ),
+        }
+    }
+
+    fn of(&self, name: &str) -> UpstreamMetrics {
+        let answers = |answer| self.answers.with_label_values(&[name, answer]);
+        UpstreamMetrics {
+            requests: self.requests.with_label_values(&[name]),
+            have: answers("have"),
+            have_not: answers("have-not"),
+            unknown: answers("unknown"),
+            resends: self.resends.with_label_values(&[name]),
+            refused: self.refused.with_label_values(&[name]),
+            bytes: self.bytes.with_label_values(&[name]),
+            latency: self.latency.with_label_values(&[name]),
+        }
     }
 }
 
@@ -199,10 +390,84 @@ impl EdgeMetrics {
 
 /// What the store counts.
 #[derive(Debug, Clone)]
-pub struct StoreMetrics {}
+pub struct StoreMetrics {
+    /// Reads by tier and by where they were answered.
+    pub reads: CounterByTwo<StoreTier, Place>,
+    /// Entries written to disk and found in its index afterwards.
+    pub written: IntCounter,
+    /// Bytes taken and not yet written.
+    pub unwritten_bytes: IntGauge,
+    /// Entries lost while they were written.
+    pub lost: IntCounter,
+    /// Entries that the index had and the disk did not give.
+    pub bad_reads: IntCounter,
+    /// Chunks written again because their NAR is in use.
+    pub second_chances: IntCounter,
+    /// How long writers waited at the gate.
+    pub gate_wait: Histogram,
+    /// 1 while the disk tier takes writes.
+    pub disk_up: IntGauge,
+    /// Times the disk tier was taken out or did not open.
+    pub disk_failures: IntCounter,
+    /// Bytes of disk the store has allocated.
+    pub disk_bytes: IntGauge,
+    /// Chunks on disk that were not those of their manifest.
+    pub wrong_chunks: IntCounter,
+    /// foyer's own metrics, in the same registry under their own names.
+    pub foyer: PrometheusMetricsRegistry,
+}
 
 impl StoreMetrics {
-    fn new(_declare: &Declare<'_>) -> Self {
-        Self {}
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            reads: declare.counter_by_two(
+                "snowbank_store_reads_total",
+                "Reads of chunks (tier=nar) and of manifests and small objects (tier=meta), by where they were found. \
+                 Many chunks from disk: more memory would help.",
+            ),
+            written: declare.counter(
+                "snowbank_store_written_entries_total",
+                "Entries written to disk and found there afterwards.",
+            ),
+            unwritten_bytes: declare.gauge(
+                "snowbank_store_unwritten_bytes",
+                "Bytes the store has taken and not yet written to disk. At the size of the write gate fills wait for the disk.",
+            ),
+            lost: declare.counter(
+                "snowbank_store_lost_entries_total",
+                "Entries that were gone after they were written. Must stay 0: look for errors of the disk.",
+            ),
+            bad_reads: declare.counter(
+                "snowbank_store_bad_reads_total",
+                "Entries in the index that the disk did not give back whole; they are fetched again. More than a few: \
+                 the disk loses data, or the machine lost power.",
+            ),
+            second_chances: declare.counter(
+                "snowbank_store_second_chances_total",
+                "Chunks written again before their block was reused, because their NAR is in use. Near the rate of \
+                 written entries: the disk is too small for what is in use.",
+            ),
+            gate_wait: declare.seconds(
+                "snowbank_store_gate_wait_seconds",
+                "How long a fill waited for the disk to take a chunk, when it had to. Much of it: the disk is slower \
+                 than the upstreams.",
+                &[0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0],
+            ),
+            disk_up: declare.gauge(
+                "snowbank_store_disk_up",
+                "1 while the disk tier takes writes. 0 with a directory configured: the store runs in memory, see the log.",
+            ),
+            disk_failures: declare.counter(
+                "snowbank_store_disk_failures_total",
+                "Times the disk tier did not open or was taken out because it lost writes; each first one is logged.",
+            ),
+            disk_bytes: declare.gauge("snowbank_store_disk_bytes", "Bytes of disk allocated, used or not."),
+            wrong_chunks: declare.counter(
+                "snowbank_store_wrong_chunks_total",
+                "Chunks read from disk that were not the ones their manifest means; they were fetched again. A few after \
+                 the process was killed are harmless leftovers of fills that failed.",
+            ),
+            foyer: PrometheusMetricsRegistry::new(declare.0.clone()),
+        }
     }
 }

@@ -14,6 +14,8 @@ pub mod base32;
 pub mod cache_info;
 pub mod excerpt;
 pub mod hash;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 pub mod nar_url;
 pub mod narinfo;
 pub mod signature;

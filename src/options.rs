@@ -8,8 +8,11 @@
 //!
 //! Out of scope: files, the command line, and checks that look at more than one table (see `config`).
 
+mod choice;
+mod mistakes;
 mod value;
 
+pub use mistakes::Mistakes;
 pub use value::{ByteSize, Period, Value};
 
 /// One option of a table, as the reference shows it.
@@ -25,16 +28,34 @@ pub struct Field {
     pub required: bool,
     /// What is accepted, for the reference.
     pub accepted: fn() -> String,
-    /// The options inside, when the value is a table or a list of tables.
-    pub inner: Option<&'static [Field]>,
+    /// Whether the value is a table or a list of tables.
+    pub shape: Shape,
+}
+
+/// How a value is laid out in the file.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    /// `key = value`
+    Plain,
+    /// `[key]` with these options below it.
+    Table(&'static Description),
+    /// `[[key]]`, any number of times, each with these options below it.
+    Tables(&'static Description),
+}
+
+/// A table as the reference shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// The table's own documentation, one line per line.
+    pub doc: &'static str,
+    /// Its options in the order of their declaration.
+    pub fields: &'static [Field],
 }
 
 /// A table of options made by [`options!`](crate::options!).
 pub trait Table: Sized {
-    /// The table's own documentation.
-    const DOC: &'static str;
-    /// Its options in the order of their declaration.
-    const FIELDS: &'static [Field];
+    /// Its documentation and its options.
+    const DESCRIPTION: Description;
 
     /// Reads the table. `None` when a required key is missing or a value was refused; `mistakes` says which.
     fn read_table(table: toml::Table, at: &str, mistakes: &mut Mistakes) -> Option<Self>;
@@ -48,13 +69,7 @@ pub trait Table: Sized {
     /// Everything that is wrong in it.
     fn from_toml(text: &str) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let read = match text.parse::<toml::Table>() {
-            Ok(table) => Self::read_table(table, "", &mut mistakes),
-            Err(error) => {
-                mistakes.syntax(&error);
-                None
-            }
-        };
+        let read = parse(text, &mut mistakes).and_then(|table| Self::read_table(table, "", &mut mistakes));
         match read {
             Some(table) if mistakes.is_empty() => Ok(table),
             _ => Err(mistakes),
@@ -62,61 +77,17 @@ pub trait Table: Sized {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order in which it was found.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    /// A value that is not of the accepted form.
-    pub fn refuse(&mut self, key: &str, found: &dyn std::fmt::Display, accepted: &str) {
-        self.0.push(format!("{key} = {found}: expected {accepted}"));
+/// Parses TOML text; `None` after writing every syntax error into `mistakes`.
+pub fn parse(text: &str, mistakes: &mut Mistakes) -> Option<toml::Table> {
+    let (_, errors) = toml::de::DeTable::parse_recoverable(text);
+    for error in &errors {
+        mistakes.syntax(text, error);
     }
-
-    /// A key that must be given.
-    pub fn missing(&mut self, key: &str, accepted: &str) {
-        self.0.push(format!("{key}: missing; expected {accepted}"));
+    if !errors.is_empty() {
+        return None;
     }
-
-    /// A key that does not exist.
-    pub fn unknown(&mut self, key: &str, known: &[Field]) {
-        let names: Vec<&str> = known.iter().map(|f| f.name).collect();
-        self.0.push(format!("{key}: no such option; the options here are {}", names.join(", ")));
-    }
-
-    /// The text is not TOML.
-    pub fn syntax(&mut self, error: &toml::de::Error) {
-        self.0.push(format!("not TOML: {}", error.to_string().trim().replace('\n', "\n    ")));
-    }
-
-    /// Anything else: `key`, then what is wrong and what to do.
-    pub fn say(&mut self, key: &str, what: &str) {
-        self.0.push(format!("{key}: {what}"));
-    }
-
-    /// True when nothing is wrong.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The mistakes, one each.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
+    text.parse().map_err(|error| mistakes.syntax(text, &error)).ok()
 }
-
-impl std::fmt::Display for Mistakes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (n, line) in self.0.iter().enumerate() {
-            if n > 0 {
-                writeln!(f)?;
-            }
-            f.write_str(line)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Mistakes {}
 
 /// Joins a table's place and a key: `store` and `disk` give `store.disk`.
 pub fn key(at: &str, name: &str) -> String {
@@ -153,35 +124,39 @@ macro_rules! options {
         pub struct $table { $( $(#[doc = $doc])* pub $field: $type, )* }
 
         impl $crate::options::Table for $table {
-            const DOC: &'static str = concat!($($table_doc, "\n"),*);
-            const FIELDS: &'static [$crate::options::Field] = &[ $( $crate::options::Field {
-                name: stringify!($field),
-                doc: concat!($($doc, "\n"),*),
-                default: || {
-                    let default: Option<$type> = $crate::options!(@default $type $(, $default)?);
-                    default.as_ref().and_then(<$type as $crate::options::Value>::write).map(|v| v.to_string())
-                },
-                required: $crate::options!(@required $($default)?),
-                accepted: <$type as $crate::options::Value>::accepted,
-                inner: <$type as $crate::options::Value>::INNER,
-            } ),* ];
+            const DESCRIPTION: $crate::options::Description = $crate::options::Description {
+                doc: concat!($($table_doc, "\n"),*),
+                fields: &[ $( $crate::options::Field {
+                    name: stringify!($field),
+                    doc: concat!($($doc, "\n"),*),
+                    default: || {
+                        let default: Option<$type> = $crate::options!(@default $type $(, $default)?);
+                        default.as_ref().and_then(<$type as $crate::options::Value>::write).map(|v| v.to_string())
+                    },
+                    required: $crate::options!(@required $($default)?)
+                        && matches!(<$type as $crate::options::Value>::SHAPE, $crate::options::Shape::Plain),
+                    accepted: <$type as $crate::options::Value>::accepted,
+                    shape: <$type as $crate::options::Value>::SHAPE,
+                } ),* ],
+            };
 
             fn read_table(mut table: toml::Table, at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
                 $( let $field: Option<$type> = match table.remove(stringify!($field)) {
-                    Some(found) => <$type as $crate::options::Value>::read(found, &$crate::options::key(at, stringify!($field)), mistakes),
+                    Some(found) => <$type as $crate::options::Value>::read(
+                        found,
+                        &$crate::options::key(at, stringify!($field)),
+                        mistakes,
+                    ),
                     None => {
                         let default: Option<$type> = $crate::options!(@default $type $(, $default)?);
-                        if default.is_none() {
-                            mistakes.missing(
-                                &$crate::options::key(at, stringify!($field)),
-                                &<$type as $crate::options::Value>::accepted(),
-                            );
-                        }
-                        default
+                        default.or_else(|| <$type as $crate::options::Value>::absent(
+                            &$crate::options::key(at, stringify!($field)),
+                            mistakes,
+                        ))
                     }
                 }; )*
                 for unknown in table.keys() {
-                    mistakes.unknown(&$crate::options::key(at, unknown), Self::FIELDS);
+                    mistakes.unknown(at, unknown, Self::DESCRIPTION.fields);
                 }
                 Some(Self { $( $field: $field?, )* })
             }
@@ -196,7 +171,12 @@ macro_rules! options {
         }
 
         impl $crate::options::Value for $table {
-            const INNER: Option<&'static [$crate::options::Field]> = Some(<Self as $crate::options::Table>::FIELDS);
+            const SHAPE: $crate::options::Shape =
+                $crate::options::Shape::Table(&<Self as $crate::options::Table>::DESCRIPTION);
+            // A table that is not there is an empty one: its defaults hold, and its required keys are missed by name.
+            fn absent(at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
+                <Self as $crate::options::Table>::read_table(toml::Table::new(), at, mistakes)
+            }
             fn read(found: toml::Value, at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
                 match found {
                     toml::Value::Table(table) => <Self as $crate::options::Table>::read_table(table, at, mistakes),

@@ -136,7 +136,6 @@ fn bind_one(listen: &Listen, tls: Option<&Arc<ServerConfig>>) -> Result<Bound, B
         }
     };
     let address = BoundAddress { address, tls: tls.is_some() };
-    tracing::info!("listening on {address}");
     Ok(Bound { acceptor, _file: file, tls, address })
 }
 

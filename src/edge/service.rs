@@ -23,8 +23,8 @@ const TARGET_SIZE: usize = 2 << 10;
 
 /// What answers what is asked for: the proxy, or a test's stand-in for it.
 pub trait Answers: Send + Sync + 'static {
-    /// Answers one request.
-    fn answer(&self, request: request::Request) -> impl Future<Output = Answer> + Send;
+    /// Answers one request; for HEAD (`head`) no bytes will be read.
+    fn answer(&self, request: request::Request, head: bool) -> impl Future<Output = Answer> + Send;
 }
 
 /// Serves a binary cache.
@@ -49,7 +49,7 @@ impl<A: Answers> Service<A> {
                 entry.routed(route.label());
                 match route {
                     Route::Known(wanted) => {
-                        let answer = self.answers.answer(wanted).await;
+                        let answer = self.answers.answer(wanted, request.method() == Method::HEAD).await;
                         (answer.outcome, respond::respond(asked, answer))
                     }
                     Route::NotFound => (Outcome::NotFound, respond::not_found(asked)),

@@ -40,7 +40,7 @@ pub(super) const NAR_PATH: &str =
 pub(super) struct Fake<F>(pub(super) F);
 
 impl<F: Fn(request::Request) -> Answer + Send + Sync + 'static> Answers for Fake<F> {
-    async fn answer(&self, request: request::Request) -> Answer {
+    async fn answer(&self, request: request::Request, _head: bool) -> Answer {
         (self.0)(request)
     }
 }

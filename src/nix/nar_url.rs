@@ -86,7 +86,7 @@ fn prefix(base: &Url) -> &str {
 /// What remains of an absolute path that lies below the base. Nothing, when the remainder alone would be read as a scheme.
 fn below<'a>(base: &Url, reference: &'a str) -> Option<&'a str> {
     let rest = reference.strip_prefix(prefix(base))?.strip_prefix('/')?;
-    (!rest.is_empty() && split_scheme(rest).is_none()).then_some(rest)
+    split_scheme(rest).is_none().then_some(rest)
 }
 
 /// Splits off what RFC 3986 section 4.2 takes for a scheme: a colon in the first segment.
@@ -103,7 +103,7 @@ fn at_origin<'a>(scheme: &str, rest: &'a str, base: &Url) -> Option<&'a str> {
     let (authority, _) = rest.split_at(rest.find('/')?);
     // No user, no escapes: the parser below must have nothing to interpret.
     let host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
-    if authority.is_empty() || !authority.bytes().all(host_byte) {
+    if !authority.bytes().all(host_byte) {
         return None;
     }
     let origin = Url::parse(&format!("{scheme}://{authority}/")).ok()?.origin();
@@ -114,7 +114,153 @@ fn elsewhere(url_field: &str, base: &Url) -> Error {
     Error::Elsewhere { origin: base.origin().ascii_serialization(), found: Excerpt::of(url_field) }
 }
 
-/// RFC 3986 `pchar`, `/` and `?`, without percent-escapes.
+/// RFC 3986 `pchar`, `/` and `?`, without percent-escapes and without `'`, which URL parsers escape in a query.
 fn is_path_or_query(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~!$&()*+,;=:@/?".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(field: &str, base: &str) -> Result<NarUrl, Error> {
+        NarUrl::parse(field, &Url::parse(base).unwrap())
+    }
+
+    #[test]
+    fn names_of_real_caches_are_kept_as_they_are() {
+        for field in [
+            "nar/0788prnvkcbi70crixxgv413ncidd7m868vkfyl4a5jxpglnkq6g.nar.xz",
+            "nar/n7n8ijhh9svnmrjjm01fpwj6p2n9yfvq-1xp1ak4j2v1inlg6chy2gz3zgna6ywykb5whshgn245b2x3zk095.nar",
+            "nar/1xp1ak4j2v1inlg6chy2gz3zgna6ywykb5whshgn245b2x3zk095.nar?hash=n7n8ijhh9svnmrjjm01fpwj6p2n9yfvq",
+            "nar/6f0a4c2e-3d51-4b9c-8f4e-0a1b2c3d4e5f.nar.zst",
+            "nar/snix-castore/CiUKC2JsYWtlMw+/aGFzaA==?narsize=944",
+            "nar/upstream/6f0a4c2e/x.nar",
+            "nar/sha256:1xp1.nar",
+            "x",
+            "...",
+            "nar/..x",
+            "nar/x?y=../z&a=//b",
+        ] {
+            for (base, prefix) in [
+                ("https://cache.example.org", ""),
+                ("https://cache.example.org/", ""),
+                ("http://127.0.0.1:5000/team/main", "/team/main"),
+                ("http://127.0.0.1:5000/team/main/", "/team/main"),
+            ] {
+                let url = parse(field, base).unwrap();
+                assert_eq!(url.as_str(), field);
+                assert_eq!(url.target(&Url::parse(base).unwrap()), format!("{prefix}/{field}"));
+            }
+        }
+    }
+
+    #[test]
+    fn absolute_paths_and_urls_of_the_same_origin_resolve_against_the_base() {
+        for (field, base, as_str, target) in [
+            ("/nar/x", "https://c.org", "nar/x", "/nar/x"),
+            ("/nar/x", "https://c.org/cache", "/nar/x", "/nar/x"),
+            ("/cache/nar/x?y", "https://c.org/cache", "nar/x?y", "/cache/nar/x?y"),
+            ("/cache/nar/x", "https://c.org/cache/", "nar/x", "/cache/nar/x"),
+            ("/cachex/nar/x", "https://c.org/cache", "/cachex/nar/x", "/cachex/nar/x"),
+            ("/cache/a:b", "https://c.org/cache", "/cache/a:b", "/cache/a:b"),
+            ("/a:b", "https://c.org", "/a:b", "/a:b"),
+            ("https://c.org/nar/x?y=1", "https://c.org", "nar/x?y=1", "/nar/x?y=1"),
+            ("https://c.org:443/cache/nar/x", "https://c.org/cache", "nar/x", "/cache/nar/x"),
+            ("https://C.ORG/nar/x", "https://c.org/cache", "/nar/x", "/nar/x"),
+            ("http://[::1]:5000/nar/x", "http://[0:0::1]:5000", "nar/x", "/nar/x"),
+        ] {
+            let url = parse(field, base).unwrap();
+            assert_eq!(
+                (url.as_str(), url.target(&Url::parse(base).unwrap()).as_str()),
+                (as_str, target),
+                "{field} at {base}"
+            );
+        }
+    }
+
+    #[test]
+    fn r14_other_origins_are_refused() {
+        for field in [
+            "http://c.org/nar/x",
+            "https://c.org:444/nar/x",
+            "https://d.org/nar/x",
+            "https://c.org.evil.org/nar/x",
+            "https://c.org@evil.org/nar/x",
+            "https://user@c.org/nar/x",
+            "https://user:pw@c.org/nar/x",
+            "https://c.org",
+            "https://c.org?x",
+            "https:nar/x",
+            "https:/nar/x",
+            "https:///c.org/nar/x",
+            "HTTPS://c.org/nar/x",
+            "//c.org/nar/x",
+            "//evil.org/nar/x",
+            "file:///etc/passwd",
+            "data:,x",
+            "nar:x",
+            ":x",
+        ] {
+            assert!(matches!(parse(field, "https://c.org"), Err(Error::Elsewhere { .. })), "{field}");
+        }
+        assert_eq!(
+            parse("http://169.254.169.254/latest", "https://c.org").unwrap_err().to_string(),
+            "expected a path or a URL at https://c.org, found `http://169.254.169.254/latest`"
+        );
+    }
+
+    #[test]
+    fn r14_what_could_be_read_in_two_ways_is_refused() {
+        for field in [
+            "nar/x y",
+            "nar/x\n",
+            "nar/x\r\nHost: y",
+            "nar/x\0",
+            "nar\\x",
+            "\\\\evil.org/x",
+            "nar/%2e%2e/x",
+            "nar/x%20",
+            "nar/x%",
+            "nar/x#y",
+            "nar/ä",
+            "nar/x\"",
+            "nar/<x>",
+            "nar/x?y=[z]",
+            "nar/x?y='z'",
+            "nar/{x}",
+            "https://c.org/nar/%2fx",
+        ] {
+            assert!(matches!(parse(field, "https://c.org"), Err(Error::Character(_))), "{field:?}");
+        }
+        for field in [
+            "/",
+            "?x=y",
+            "/?x",
+            "..",
+            ".",
+            "../x",
+            "./x",
+            "nar/../x",
+            "nar/./x",
+            "nar/..",
+            "nar/",
+            "nar//x",
+            "/nar//x",
+            "/../x",
+            "nar/..?x",
+            "https://c.org/",
+            "https://c.org//nar/x",
+            "https://c.org/nar/../x",
+        ] {
+            assert!(matches!(parse(field, "https://c.org"), Err(Error::Segment(_))), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_is_bounded() {
+        assert_eq!(parse("", "https://c.org"), Err(Error::Length(0)));
+        assert!(parse(&"x".repeat(MAX_LEN), "https://c.org").is_ok());
+        assert_eq!(parse(&"x".repeat(MAX_LEN + 1), "https://c.org"), Err(Error::Length(MAX_LEN + 1)));
+    }
 }

@@ -13,6 +13,8 @@
 mod compression;
 mod content_address;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write as _;
 

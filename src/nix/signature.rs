@@ -73,6 +73,16 @@ impl PublicKey {
     }
 }
 
+impl std::str::FromStr for PublicKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+crate::string_value!(PublicKey, "<key name>:<base 64 of 32 bytes>, as in nix.conf's trusted-public-keys");
+
 /// `<key name>:<base 64>`.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,5 +187,154 @@ fn parse_named<const N: usize>(text: &str) -> Result<(String, [u8; N]), Error> {
     match bytes {
         Some(bytes) => Ok((name.to_owned(), bytes)),
         None => Err(Error::Base64 { name: name.to_owned(), bytes: N, found: Excerpt::of(payload) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    const NIXOS: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+    fn signing_key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    fn public_key(name: &str, seed: u8) -> PublicKey {
+        PublicKey { name: name.to_owned(), key: signing_key(seed).verifying_key() }
+    }
+
+    fn sign(name: &str, seed: u8, message: &[u8]) -> Signature {
+        Signature { name: name.to_owned(), bytes: signing_key(seed).sign(message).to_bytes() }
+    }
+
+    #[test]
+    fn keys_and_signatures_are_written_as_they_were_read() {
+        assert_eq!(PublicKey::parse(NIXOS).unwrap().to_string(), NIXOS);
+        let text = sign("a-1", 1, b"x").to_string();
+        assert_eq!(Signature::parse(&text).unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn keys_can_be_options() {
+        use crate::options::Table as _;
+        crate::options! {
+            /// A cache.
+            pub struct Cache {
+                /// Its keys.
+                pub public_keys: Vec<PublicKey>,
+            }
+        }
+        let cache = Cache::from_toml(&format!("public_keys = ['{NIXOS}']")).unwrap();
+        assert_eq!(cache.public_keys, [PublicKey::parse(NIXOS).unwrap()]);
+        let mistakes = Cache::from_toml("public_keys = ['x']").unwrap_err().to_string();
+        assert!(mistakes.contains("expected <key name>:<base 64 of 32 bytes>"), "{mistakes}");
+    }
+
+    #[test]
+    fn malformed_keys_and_signatures_are_refused() {
+        let payload = NIXOS.split_once(':').unwrap().1;
+        let longest = "n".repeat(MAX_NAME_LEN);
+        assert!(PublicKey::parse(&format!("{longest}:{payload}")).is_ok());
+        for bad in [
+            String::new(),
+            payload.to_owned(),
+            format!(":{payload}"),
+            format!("{longest}n:{payload}"),
+            format!("a b:{payload}"),
+            format!("a\t:{payload}"),
+            format!("ä:{payload}"),
+            format!("a::{payload}"),
+            format!("a: {payload}"),
+            format!("a:{payload}\n"),
+            "a:".to_owned(),
+            format!("a:{}", &payload[..43]),
+            format!("a:{}", payload.replace("jY=", "jZ=")),
+            format!("a:{payload}{payload}"),
+            format!("a:{}", BASE64.encode([0; 64])),
+        ] {
+            assert!(PublicKey::parse(&bad).is_err(), "{bad:?}");
+        }
+        assert!(Signature::parse(NIXOS).is_err(), "32 bytes are no signature");
+        assert_eq!(
+            PublicKey::parse("a:zzz").unwrap_err().to_string(),
+            "key a: expected the base 64 of 32 bytes, found `zzz`"
+        );
+    }
+
+    #[test]
+    fn r1_keys_of_small_order_are_refused() {
+        // The identity and the point of order two: a signature of zeros would verify for some or all messages.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut order_two = [0xff; 32];
+        (order_two[0], order_two[31]) = (0xec, 0x7f);
+        for bytes in [identity, order_two, [0; 32]] {
+            let text = format!("weak:{}", BASE64.encode(bytes));
+            assert_eq!(PublicKey::parse(&text), Err(Error::Point("weak".to_owned())));
+        }
+    }
+
+    #[test]
+    fn r1_only_this_key_over_this_message_under_this_name_verifies() {
+        let key = public_key("a", 1);
+        let good = sign("a", 1, b"message");
+        assert!(key.verifies(&good, b"message"));
+        assert!(!key.verifies(&good, b"massage"));
+        assert!(!key.verifies(&sign("a", 2, b"message"), b"message"));
+        assert!(!key.verifies(&sign("b", 1, b"message"), b"message"));
+        for bit in 0..512 {
+            let mut bad = good.clone();
+            bad.bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!key.verifies(&bad, b"message"), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn r1_a_scalar_beyond_the_group_order_is_refused() {
+        // S and S + L are the same scalar; only the smaller is a signature.
+        const L: [u8; 32] = [
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        ];
+        let mut signature = sign("a", 1, b"message");
+        let mut carry = 0;
+        for (byte, order) in signature.bytes[32..].iter_mut().zip(L) {
+            let sum = u16::from(*byte) + u16::from(order) + carry;
+            [*byte, _] = sum.to_le_bytes();
+            carry = sum >> 8;
+        }
+        assert!(!public_key("a", 1).verifies(&signature, b"message"));
+    }
+
+    #[test]
+    fn a_set_verifies_with_any_of_its_keys() {
+        let keys: PublicKeys = [public_key("a", 1), public_key("a", 2), public_key("b", 3)].into_iter().collect();
+        let by = |signatures: &[Signature]| keys.verify(b"m", signatures).map(ToString::to_string);
+        assert_eq!(by(&[sign("a", 2, b"m")]), Some(public_key("a", 2).to_string()));
+        assert_eq!(
+            by(&[sign("c", 9, b"m"), sign("a", 9, b"m"), sign("b", 3, b"m")]),
+            Some(public_key("b", 3).to_string())
+        );
+        assert_eq!(by(&[sign("c", 1, b"m"), sign("b", 1, b"m")]), None);
+        assert_eq!(by(&[]), None);
+        assert!(PublicKeys::default().verify(b"m", &[sign("a", 1, b"m")]).is_none());
+    }
+
+    #[test]
+    fn r27_no_more_than_sixteen_signatures_are_checked() {
+        let keys = PublicKeys::new(vec![public_key("a", 1)]);
+        let with_good_at = |position: usize| {
+            let mut signatures = vec![sign("a", 2, b"m"); position];
+            signatures.push(sign("a", 1, b"m"));
+            signatures
+        };
+        assert!(keys.verify(b"m", &with_good_at(MAX_CHECKED - 1)).is_some());
+        assert!(keys.verify(b"m", &with_good_at(MAX_CHECKED)).is_none());
+        // Names that no key has do not count.
+        let mut signatures = vec![sign("other", 1, b"m"); 100];
+        signatures.push(sign("a", 1, b"m"));
+        assert!(keys.verify(b"m", &signatures).is_some());
     }
 }

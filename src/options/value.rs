@@ -1,18 +1,24 @@
 //! The kinds of value an option can have.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Field, Mistakes};
+use super::{Mistakes, Shape};
 
 /// A type that can stand on the right of `key =`.
 pub trait Value: Sized {
-    /// The options inside, when the value is a table or a list of tables.
-    const INNER: Option<&'static [Field]> = None;
+    /// How it is laid out in the file.
+    const SHAPE: Shape = Shape::Plain;
 
     /// Reads the value found at `at`; `None` after writing into `mistakes` why it is refused.
     fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self>;
+
+    /// What holds when the key `at` is not given and has no default: usually nothing, which is a mistake.
+    fn absent(at: &str, mistakes: &mut Mistakes) -> Option<Self> {
+        mistakes.missing(at, &Self::accepted());
+        None
+    }
 
     /// The value as TOML; `None` when there is nothing to write (an option that is not set).
     fn write(&self) -> Option<toml::Value>;
@@ -21,7 +27,7 @@ pub trait Value: Sized {
     fn accepted() -> String;
 }
 
-/// Declares a [`Value`] that is written as one string: how it is parsed, shown and described.
+/// Declares a [`Value`] that is written as one string, parsed by `FromStr` and shown by `Display`: how it is described.
 #[macro_export]
 macro_rules! string_value {
     ($type:ty, $accepted:expr) => {
@@ -31,12 +37,12 @@ macro_rules! string_value {
                     toml::Value::String(text) => match text.parse() {
                         Ok(value) => Some(value),
                         Err(_) => {
-                            mistakes.refuse(at, &found, $accepted);
+                            mistakes.refuse(at, &found, &<Self as $crate::options::Value>::accepted());
                             None
                         }
                     },
                     other => {
-                        mistakes.refuse(at, other, $accepted);
+                        mistakes.refuse(at, other, &<Self as $crate::options::Value>::accepted());
                         None
                     }
                 }
@@ -45,7 +51,7 @@ macro_rules! string_value {
                 Some(toml::Value::String(self.to_string()))
             }
             fn accepted() -> String {
-                $accepted.to_owned()
+                String::from($accepted)
             }
         }
     };
@@ -81,7 +87,11 @@ macro_rules! integer_value {
                 i64::try_from(*self).ok().map(toml::Value::Integer)
             }
             fn accepted() -> String {
-                format!("a whole number from {} to {}", <$type>::MIN, i64::try_from(<$type>::MAX).unwrap_or(i64::MAX))
+                match i64::try_from(<$type>::MAX) {
+                    Ok(max) => format!("a whole number from {} to {max}", <$type>::MIN),
+                    // TOML has no greater numbers than the type, so that there is no limit to speak of.
+                    Err(_) => format!("a whole number, {} or more", <$type>::MIN),
+                }
             }
         }
     )* };
@@ -89,6 +99,7 @@ macro_rules! integer_value {
 integer_value!(u16, u32, u64, usize, i32);
 
 string_value!(String, "a string");
+string_value!(SocketAddr, "an address and port such as \"127.0.0.1:9090\" or \"[::1]:9090\"");
 
 impl Value for PathBuf {
     fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self> {
@@ -109,7 +120,7 @@ impl Value for PathBuf {
 }
 
 impl<T: Value> Value for Option<T> {
-    const INNER: Option<&'static [Field]> = T::INNER;
+    const SHAPE: Shape = T::SHAPE;
     fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self> {
         T::read(found, at, mistakes).map(Some)
     }
@@ -122,7 +133,10 @@ impl<T: Value> Value for Option<T> {
 }
 
 impl<T: Value> Value for Vec<T> {
-    const INNER: Option<&'static [Field]> = T::INNER;
+    const SHAPE: Shape = match T::SHAPE {
+        Shape::Table(description) | Shape::Tables(description) => Shape::Tables(description),
+        Shape::Plain => Shape::Plain,
+    };
     fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self> {
         let toml::Value::Array(found) = found else {
             mistakes.refuse(at, &found, &Self::accepted());
@@ -138,25 +152,6 @@ impl<T: Value> Value for Vec<T> {
     }
     fn accepted() -> String {
         format!("a list, each {}", T::accepted())
-    }
-}
-
-impl<T: Value> Value for BTreeMap<String, T> {
-    const INNER: Option<&'static [Field]> = T::INNER;
-    fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self> {
-        let toml::Value::Table(found) = found else {
-            mistakes.refuse(at, &found, &Self::accepted());
-            return None;
-        };
-        let read: Vec<Option<(String, T)>> =
-            found.into_iter().map(|(k, v)| T::read(v, &format!("{at}.{k}"), mistakes).map(|v| (k, v))).collect();
-        read.into_iter().collect()
-    }
-    fn write(&self) -> Option<toml::Value> {
-        Some(toml::Value::Table(self.iter().filter_map(|(k, v)| Some((k.clone(), v.write()?))).collect()))
-    }
-    fn accepted() -> String {
-        format!("a table, each value {}", T::accepted())
     }
 }
 
@@ -206,7 +201,7 @@ impl Period {
     }
 }
 
-/// Units in milliseconds; singular and plural are both read, the first of each length is written.
+/// Units in milliseconds. Of several names of one length the first is written, for a single one the second.
 const TIME_UNITS: [(&str, u64); 9] = [
     ("days", 86_400_000),
     ("day", 86_400_000),
@@ -255,9 +250,10 @@ fn write_quantity(f: &mut std::fmt::Formatter<'_>, value: u64, units: &[(&str, u
     let fitting = units.iter().filter(|(_, scale)| value.is_multiple_of(*scale)).max_by_key(|(_, scale)| *scale);
     match fitting {
         Some((unit, scale)) if value > 0 => {
-            // The first of several names of one length is the one written.
-            let unit = units.iter().find(|(_, s)| s == scale).map_or(*unit, |(name, _)| *name);
-            write!(f, "{} {unit}", value / scale)
+            let count = value / scale;
+            let names = || units.iter().filter(|(_, s)| s == scale).map(|(name, _)| *name);
+            let unit = if count == 1 { names().nth(1) } else { None }.or_else(|| names().next()).unwrap_or(unit);
+            write!(f, "{count} {unit}")
         }
         _ => write!(f, "0 {}", units.last().map_or("", |(name, _)| name)),
     }
@@ -283,6 +279,11 @@ mod tests {
         for (text, millis) in [("2 s", 2000), ("500ms", 500), ("30 days", 2_592_000_000), ("1 day", 86_400_000)] {
             assert_eq!(text.parse::<Period>(), Ok(Period::millis(millis)), "{text}");
             assert_eq!(Period::millis(millis).to_string().parse(), Ok(Period::millis(millis)));
+        }
+        for (text, written) in
+            [("24 h", "1 day"), ("48 h", "2 days"), ("60 s", "1 min"), ("300 s", "5 minutes"), ("0 d", "0 ms")]
+        {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), written);
         }
         assert!("1 fortnight".parse::<Period>().is_err());
     }

@@ -1,1 +1,20 @@
+//! The program's promises, each proved against the real binary: one file per promise, one binary for all.
+//!
+//! `support` is the rig and `rig` proves the rig by itself. Everything runs on free ports of the loopback address and in
+//! directories of its own, so the tests run side by side. Nothing here sleeps to wait: upstreams stand at gates, clients
+//! read at their own pace, and a limit only turns a hang into a failure.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod bodies;
+mod holes;
+mod nar_fill;
+mod narinfo;
+mod nix_client;
+mod nix_serve_quirks;
+mod old_urls;
+mod ranges;
+mod restart;
+mod rig;
+mod serve;
+mod small_objects;
+mod support;

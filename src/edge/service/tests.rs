@@ -184,7 +184,7 @@ async fn there_are_as_many_outcomes_as_requests() {
 struct Never(Arc<Semaphore>);
 
 impl super::Answers for Never {
-    async fn answer(&self, _: crate::proxy::request::Request) -> crate::proxy::answer::Answer {
+    async fn answer(&self, _: crate::proxy::request::Request, _: bool) -> crate::proxy::answer::Answer {
         self.0.add_permits(1);
         std::future::pending().await
     }

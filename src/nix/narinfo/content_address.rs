@@ -1,5 +1,10 @@
 //! Content addresses: what the `CA` field of a narinfo may say.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::nix::base32;
+
 /// True for `text:<algorithm>:<digest>` and `fixed:[r:|git:]<algorithm>:<digest>` with a digest of the right length, as
 /// Nix's `ContentAddress::parse` (`src/libstore/content-address.cc`) accepts them. Whether the content has this address
 /// shows when it is unpacked; it is no ground for trust before (safety.md section 1).
@@ -22,13 +27,12 @@ fn is_digest(algorithm: &str, digits: &str) -> bool {
         "sha512" => 64,
         _ => return false,
     };
-    let base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
     if digits.len() == bytes * 2 {
         digits.bytes().all(|b| b.is_ascii_hexdigit())
     } else if digits.len() == (bytes * 8).div_ceil(5) {
-        crate::nix::base32::decode(digits).is_ok()
+        base32::decode(digits).is_ok()
     } else {
-        digits.len() == bytes.div_ceil(3) * 4 && digits.bytes().all(base64)
+        BASE64.decode(digits).is_ok_and(|decoded| decoded.len() == bytes)
     }
 }
 

@@ -8,10 +8,9 @@ use crate::nix::nar_url;
 use crate::nix::signature::{self, Signature};
 use crate::nix::store_path::{self, StoreDir, StorePath};
 
-/// The longest text read, in bytes. The longest in cache.nixos.org, with thousands of references, stay far below.
+/// The longest text read, in bytes: room for some 18,000 references.
 pub const MAX_LEN: usize = 1024 * 1024;
-/// How many signatures are kept; more refuse the narinfo. Caches behind one another have each added theirs, so a handful
-/// is usual.
+/// How many signatures are kept; more refuse the narinfo. Room for a long row of caches that each add their own.
 pub const MAX_SIGNATURES: usize = 64;
 /// How many unknown fields are kept; more refuse the narinfo.
 pub const MAX_EXTRA: usize = 64;

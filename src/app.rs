@@ -1,0 +1,184 @@
+//! The one place that knows every room: builds them from the configuration, serves, and takes them down in order.
+//!
+//! Everything that can be refused is refused before the first socket is served. The disk tier is recovered while clients
+//! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::clock::UnixSeconds;
+use crate::config::{Config, nix_conf_lines};
+use crate::edge::body::Body;
+use crate::edge::{self, Listen, ListenAddress, Listeners, Peer, Service, Stop};
+use crate::fill::Fills;
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::proxy::answer::Answer;
+use crate::proxy::request;
+use crate::store::Store;
+use crate::tls;
+use crate::upstream::Upstream;
+
+/// Files and sockets besides clients' connections, for the bound on those: block files, upstreams' connections.
+const OTHER_FILES: u64 = 1024;
+
+/// Everything that was built, nothing of it serving yet.
+struct App {
+    config: Config,
+    metrics: Metrics,
+    store: Store,
+    proxy: Proxy,
+    certificate: Option<Certificate>,
+    listeners: Listeners,
+    admin: Arc<Admin>,
+    admin_listeners: Listeners,
+}
+
+struct Certificate {
+    self_signed: Option<tls::SelfSigned>,
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting: a certificate that cannot be loaded, an address that cannot be bound.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    // Before the addresses are told: who was told one may already ask for the end.
+    let signals = Signals::new().context("signals cannot be handled")?;
+    let app = App::build(config)?;
+    app.announce();
+    app.serve(signals).await
+}
+
+/// What ends the program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+impl App {
+    fn build(config: Config) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let store = Store::memory_only(&config.store, metrics.store.clone());
+        let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
+        let upstreams = upstreams(&config, &metrics)?;
+        let proxy = Proxy::new(config.cache.clone(), upstreams, store.clone(), fills, metrics.proxy.clone());
+
+        let (server_config, certificate) = match config.listen.iter().any(|listen| listen.tls) {
+            false => (None, None),
+            true => {
+                let state_dir = config.state_dir().context("store.dir is not set")?;
+                let loaded = tls::load(&config.tls, state_dir, UnixSeconds::now())?;
+                let server_config = tls::server_config(tls::Resolver::new(loaded.key))?;
+                (Some(server_config), Some(Certificate { self_signed: loaded.self_signed }))
+            }
+        };
+        let listeners = edge::bind(&config.listen, server_config.as_ref())?;
+        let admin_address =
+            config.admin.address.map(|address| Listen { address: ListenAddress::Tcp(address), tls: false });
+        let admin_listeners = edge::bind(admin_address.as_slice(), None)?;
+        let admin = Arc::new(Admin::new(metrics.registry.clone()));
+        Ok(Self { config, metrics, store, proxy, certificate, listeners, admin, admin_listeners })
+    }
+
+    /// Says where it listens (to the log) and what to paste into nix.conf (to stdout).
+    #[allow(clippy::print_stdout)] // what the command is run for
+    fn announce(&self) {
+        let bound = self.listeners.addresses();
+        for address in &bound {
+            tracing::info!("listening on {address}");
+        }
+        for address in self.admin_listeners.addresses() {
+            tracing::info!("admin on {address}");
+        }
+        let ca_file = self.certificate.as_ref().and_then(|c| c.self_signed.as_ref()).map(ca_file);
+        println!("{}", nix_conf_lines(&self.config, &bound, ca_file).trim_end());
+    }
+
+    async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {
+        let connections = self.config.limits.connections(OTHER_FILES);
+        let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
+
+        let opening = tokio::spawn({
+            let store = self.store.clone();
+            async move {
+                // The store says itself, once and loudly, why it goes on in memory.
+                if store.open_disk().await.is_ok() {
+                    tracing::info!("disk tier open");
+                }
+            }
+        });
+        let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
+        let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), connections, stop.clone()));
+        // Operators can look until the end: their listener stops after the clients'.
+        let admin_stop = Stop { drain: CancellationToken::new(), limit: std::time::Duration::from_secs(1) };
+        let pages = Arc::new(Pages(Arc::clone(&self.admin)));
+        let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
+
+        let asked = signals.next().await;
+        tracing::info!("{asked}: draining for at most {:?}", stop.limit);
+        self.admin.drain();
+        stop.drain.cancel();
+        let drained = clients.await.context("the listeners died")?;
+        self.proxy.stop().await;
+        opening.abort();
+        self.store.close().await;
+        admin_stop.drain.cancel();
+        let _ = admin.await;
+        tracing::info!(drained, "stopped");
+        Ok(())
+    }
+}
+
+fn upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Arc<Upstream>>> {
+    let built = config.upstream.iter().enumerate().map(|(place, options)| {
+        let (name, rank) = (options.display_name(), options.rank(place));
+        Upstream::new(options.clone(), rank, metrics.upstream(&name))
+            .map_err(|why| anyhow::anyhow!("upstream {name}: {why}"))
+    });
+    built.collect()
+}
+
+/// The file that clients have to trust: the system's roots and our CA where that could be written.
+fn ca_file(self_signed: &tls::SelfSigned) -> &Path {
+    self_signed.bundle.as_deref().unwrap_or(&self_signed.ca)
+}
+
+impl edge::Answers for Proxy {
+    async fn answer(&self, request: request::Request, head: bool) -> Answer {
+        Proxy::answer(self, request, head).await
+    }
+}
+
+/// The admin pages over HTTP.
+struct Pages(Arc<Admin>);
+
+impl edge::Handler for Pages {
+    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
+        let admin::Page { status, content_type, body } = self.0.page(request.uri().path());
+        let mut response = Response::new(Body::bytes(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+        response
+    }
+}

@@ -1,0 +1,166 @@
+//! The command line: what to do, and with which configuration.
+//!
+//! Everything but the flags of a quick start is in the configuration file. Results go to stdout, what is wrong to
+//! stderr; wrong arguments and wrong configurations both end with [`EX_USAGE`].
+//!
+//! Out of scope: serving (see `app`).
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Detail, Environment, Flags};
+use crate::options::Mistakes;
+
+/// The exit status when what was asked for cannot be done as it was asked (`sysexits.h`).
+pub const EX_USAGE: u8 = 64;
+
+/// What is left to do once the command line was understood.
+#[derive(Debug)]
+pub enum Next {
+    /// Serve with this configuration.
+    Serve(Box<Config>),
+    /// All is said; exit with this status.
+    Exit(u8),
+}
+
+/// Understands the arguments (the first is the program's name) and does what needs no server.
+///
+/// # Errors
+/// When `out` or `err` cannot be written.
+pub fn run(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> std::io::Result<Next> {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        // Help and version come as errors too; they are what was asked for.
+        Err(told) if told.use_stderr() => return say(err, &told.render().to_string(), EX_USAGE),
+        Err(told) => return say(out, &told.render().to_string(), 0),
+    };
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(source) => match source.load(environment) {
+            Ok(config) => Ok(Next::Serve(Box::new(config))),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::PrintConfig { source, docs } => match source.load(environment) {
+            Ok(config) => say(out, &config.print(if docs { Detail::Documented } else { Detail::Values }), 0),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::CheckConfig { file } => match check(file.path(), environment) {
+            Ok(()) => say(out, &format!("{}: ok\n", file.path().display()), 0),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+    }
+}
+
+fn check(file: &Path, environment: &Environment) -> Result<(), Mistakes> {
+    Config::load(Some(file), &Flags::default(), environment).map(|_| ())
+}
+
+fn say(to: &mut dyn Write, text: &str, status: u8) -> std::io::Result<Next> {
+    to.write_all(text.as_bytes())?;
+    to.flush()?;
+    Ok(Next::Exit(status))
+}
+
+/// Pull-through mirror and TLS front for Nix binary caches.
+///
+/// Without a file and without flags it mirrors https://cache.nixos.org for this machine, over HTTPS with a certificate
+/// of its own and over plain HTTP, and prints the lines to paste into nix.conf.
+#[derive(Debug, Parser)]
+#[command(name = "snowbank", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Source,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve; what is done when no command is given
+    Serve(Source),
+    /// Tell every mistake of a configuration file
+    ///
+    /// Prints `FILE: ok`, or one line for each mistake and exits with status 64, as `serve` would.
+    CheckConfig {
+        #[command(flatten)]
+        file: File,
+    },
+    /// Print the whole configuration, with defaults filled in
+    PrintConfig {
+        #[command(flatten)]
+        source: Source,
+        /// Put its documentation above each option
+        #[arg(long)]
+        docs: bool,
+    },
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct Source {
+    /// The configuration file (TOML)
+    ///
+    /// Needed for everything that has no flag here. `snowbank print-config --docs` prints one to start from.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// A cache to mirror; replaces those of the file
+    ///
+    /// With keys, as they stand in `trusted-public-keys` of nix.conf, only what they signed is served. Without, what
+    /// the cache has is served as it came, never signed here, and Nix judges it by its own keys; except that the key of
+    /// https://cache.nixos.org is known. May be repeated; the
+    /// caches are asked in the order in which they are given.
+    #[arg(long, value_name = "URL[,KEY]")]
+    upstream: Vec<String>,
+
+    /// Where to serve; replaces the listeners of the file
+    ///
+    /// `https://127.0.0.1:5443` speaks TLS, `http://127.0.0.1:5080` does not, `unix:/run/snowbank/http.sock` is a
+    /// socket for a proxy on this machine. Port 0 takes a free one, which is told at start. May be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+
+    /// Where to keep the cache and the certificate
+    ///
+    /// By default what the file says, else the state directory that systemd gives, else /var/lib/snowbank for root and
+    /// ~/.local/state/snowbank for anybody else.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(self, environment: &Environment) -> Result<Config, Mistakes> {
+        let flags = Flags { upstream: self.upstream, listen: self.listen, dir: self.dir };
+        Config::load(self.config.as_deref(), &flags, environment)
+    }
+}
+
+/// A file, with or without the flag that the other commands have.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct File {
+    /// The configuration file (TOML)
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// The same
+    #[arg(long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    /// The file; clap has seen to it that one is given.
+    fn path(&self) -> &Path {
+        self.file.as_deref().or(self.config.as_deref()).unwrap_or(Path::new(""))
+    }
+}
+
+#[cfg(test)]
+mod tests;

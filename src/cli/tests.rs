@@ -1,0 +1,110 @@
+use super::*;
+
+/// What is written and the exit status, or `serve`.
+fn told(args: &[&str]) -> (String, String, Option<u8>) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let args = ["snowbank"].iter().chain(args).map(OsString::from);
+    let environment = Environment { root: true, ..Environment::default() };
+    let next = run(args, &environment, &mut out, &mut err).unwrap();
+    let status = match next {
+        Next::Serve(_) => None,
+        Next::Exit(status) => Some(status),
+    };
+    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), status)
+}
+
+fn served(args: &[&str]) -> Config {
+    let environment = Environment { root: true, ..Environment::default() };
+    let args = ["snowbank"].iter().chain(args).map(OsString::from);
+    match run(args, &environment, &mut Vec::new(), &mut Vec::new()).unwrap() {
+        Next::Serve(config) => *config,
+        Next::Exit(status) => panic!("exit {status}"),
+    }
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn serving_is_the_default() {
+    let flags = ["--upstream", "http://a", "--listen", "http://127.0.0.1:0", "--dir", "/d"];
+    let config = served(&flags);
+    assert_eq!(config.upstream[0].url.to_string(), "http://a");
+    assert_eq!(config.state_dir(), Some(Path::new("/d")));
+    assert_eq!(config, served(&[&["serve"], &flags[..]].concat()));
+    assert_eq!(served(&[]), served(&["serve"]));
+}
+
+#[test]
+fn check_config_tells_all_or_ok() {
+    let good = file("[log]\nlevel = 'debug'\n");
+    let path = good.path().display().to_string();
+    for args in [vec!["check-config", &path], vec!["check-config", "--config", &path]] {
+        assert_eq!(told(&args), (format!("{path}: ok\n"), String::new(), Some(0)));
+    }
+
+    let bad = file("[log]\nlevel = 'loud'\nformat = 1\n");
+    let path = bad.path().display().to_string();
+    let (out, err, status) = told(&["check-config", &path]);
+    assert_eq!((out.as_str(), status), ("", Some(EX_USAGE)));
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].starts_with(&format!("{path}: log.level = \"loud\": expected ")), "{err}");
+    assert!(lines[1].starts_with(&format!("{path}: log.format = 1: expected ")), "{err}");
+    for command in ["serve", "print-config"] {
+        assert_eq!(told(&[command, "--config", &path]), (String::new(), err.clone(), Some(EX_USAGE)));
+    }
+}
+
+#[test]
+fn print_config_prints_what_holds() {
+    let (out, err, status) = told(&["print-config", "--upstream", "http://a:5000"]);
+    assert_eq!((err.as_str(), status), ("", Some(0)));
+    assert!(out.contains("url = \"http://a:5000\"\n") && !out.contains('#'), "{out}");
+    let printed = file(&out);
+    let path = printed.path().to_str().unwrap();
+    assert_eq!(served(&["--config", path]), served(&["--upstream", "http://a:5000"]));
+    assert_eq!(told(&["print-config", "--config", path]).0, out);
+    assert!(told(&["print-config", "--docs"]).0.contains("\n# Where the cache is: "));
+}
+
+#[test]
+fn wrong_arguments_exit_like_wrong_configurations() {
+    for args in [&["sevre"][..], &["check-config"], &["check-config", "a", "--config", "b"], &["--port", "1"]] {
+        let (out, err, status) = told(args);
+        assert_eq!((out.as_str(), status), ("", Some(EX_USAGE)), "{args:?}");
+        assert!(err.starts_with("error: "), "{err}");
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    assert_eq!(told(&["--version"]), (format!("snowbank {}\n", env!("CARGO_PKG_VERSION")), String::new(), Some(0)));
+}
+
+/// Short and long help of the program and of its commands, as on a terminal of 80 columns.
+fn help() -> String {
+    use clap::CommandFactory as _;
+    let mut cli = Cli::command().term_width(80);
+    cli.build();
+    let mut text = format!("$ snowbank -h\n{}\n$ snowbank --help\n{}", cli.render_help(), cli.render_long_help());
+    for command in cli.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+        let help = command.render_long_help();
+        text.push_str(&format!("\n$ snowbank {} --help\n{help}", command.get_name()));
+    }
+    let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
+    trimmed.join("\n") + "\n"
+}
+
+/// The help as it was reviewed; `SNOWBANK_BLESS=1 cargo test` writes it anew.
+#[test]
+fn the_help_reads_as_reviewed() {
+    if std::env::var_os("SNOWBANK_BLESS").is_some() {
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/help.txt"), help()).unwrap();
+    } else {
+        assert_eq!(help(), include_str!("help.txt"));
+    }
+}

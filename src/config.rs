@@ -1,0 +1,135 @@
+//! The configuration: every room's table in one tree, read from a file and the command line.
+//!
+//! ```text
+//! file ──parse──▶ tables ──read──▶ Config ──check──▶ Config
+//!                   ▲                 ▲
+//!         state directory          flags of the command line
+//! ```
+//!
+//! No step stops at its first mistake, and a step that can still run runs: one attempt tells all there is to mend. What
+//! is accepted, and its documentation, stands at the rooms' `Options`; here is only what concerns several tables.
+//!
+//! Out of scope: what a room makes of its options, and reading them anew while the server runs.
+
+mod check;
+mod environment;
+mod flags;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
+mod nix_conf;
+mod print;
+pub mod reference;
+
+pub use environment::Environment;
+pub use flags::Flags;
+pub use nix_conf::nix_conf_lines;
+pub use print::Detail;
+
+use std::path::Path;
+
+use crate::options::{Mistakes, Table, parse};
+use crate::{admin, proxy, shutdown, store, telemetry, upstream};
+use crate::{edge, tls};
+
+crate::options! {
+    /// Everything that can be set.
+    pub struct Config {
+        /// Where clients are served.
+        pub listen: Vec<edge::Listen> = defaults::listeners(),
+        /// Bounds of what clients may take.
+        pub limits: edge::Limits,
+        /// What is kept, and where.
+        pub store: store::Options,
+        /// The caches that are mirrored.
+        pub upstream: Vec<upstream::Options> = defaults::upstreams(),
+        /// The cache that clients see.
+        pub cache: proxy::Options,
+        /// Certificates.
+        pub tls: tls::Options,
+        /// The listener for operators.
+        pub admin: admin::Options,
+        /// The log.
+        pub log: telemetry::Options,
+        /// The end of the process.
+        pub shutdown: shutdown::Options,
+    }
+}
+
+impl Config {
+    /// Reads the file, if there is one, puts the flags over it, and checks the whole.
+    ///
+    /// # Errors
+    /// Everything that is wrong in the file, in the flags and between them, files that cannot be read included.
+    pub fn load(file: Option<&Path>, flags: &Flags, environment: &Environment) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let read = match file.map(|path| (path, std::fs::read_to_string(path))) {
+            Some((path, Ok(text))) => {
+                let read = Self::read(&text, environment, &mut mistakes);
+                mistakes.in_file(path);
+                read
+            }
+            Some((path, Err(error))) => {
+                mistakes.say(&path.display().to_string(), &format!("cannot be read: {error}"));
+                None
+            }
+            None => Self::read("", environment, &mut mistakes),
+        };
+        let instead = flags.read(&mut mistakes);
+        if let Some(mut config) = read {
+            instead.apply(&mut config);
+            let places = flags.places(file);
+            check::across_tables(&config, &places, &mut mistakes);
+            check::files(&config, &places, &mut mistakes);
+            if mistakes.is_empty() {
+                return Ok(config);
+            }
+        }
+        Err(mistakes)
+    }
+
+    /// Reads the text of a file, without looking at anything outside it.
+    pub fn read(text: &str, environment: &Environment, mistakes: &mut Mistakes) -> Option<Self> {
+        let mut table = parse(text, mistakes)?;
+        environment.fill_in_state_dir(&mut table, mistakes);
+        Self::read_table(table, "", mistakes)
+    }
+
+    /// The directory for everything that is kept: the store's files, and the certificate made here.
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.store.dir.as_deref()
+    }
+
+    /// The whole configuration as TOML that [`Config::load`] reads again.
+    pub fn print(&self, detail: Detail) -> String {
+        print::print(&Self::DESCRIPTION, &self.write_table(), detail)
+    }
+}
+
+/// What holds when the file says nothing: cache.nixos.org for this machine alone.
+pub mod defaults {
+    use crate::edge;
+    use crate::upstream;
+
+    /// The cache of nixpkgs and its key.
+    pub const CACHE_NIXOS_ORG: (&str, &str) =
+        ("https://cache.nixos.org", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=");
+
+    /// TLS for HTTP/2, and plain HTTP for what cannot be told about a CA, both on loopback.
+    pub fn listeners() -> Vec<edge::Listen> {
+        tables(&["address = '127.0.0.1:5443'", "address = '127.0.0.1:5080'\ntls = false"])
+    }
+
+    /// cache.nixos.org.
+    pub fn upstreams() -> Vec<upstream::Options> {
+        let (url, key) = CACHE_NIXOS_ORG;
+        tables(&[&format!("url = '{url}'\npublic_keys = ['{key}']")])
+    }
+
+    #[allow(clippy::expect_used)] // the texts above are literals, and every test that loads a Config reads them
+    fn tables<T: crate::options::Table>(texts: &[&str]) -> Vec<T> {
+        texts.iter().map(|text| T::from_toml(text).expect("the defaults are of the accepted form")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

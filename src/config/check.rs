@@ -1,0 +1,145 @@
+//! What one table alone cannot show: the checks that look at several, or at files.
+//!
+//! Each room checks its own table (`Options::check`); a mistake is told at the key that has to be changed.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::Config;
+use super::flags::Places;
+use crate::edge::ListenAddress;
+use crate::options::{ByteSize, Mistakes};
+
+/// Checks everything that needs no look at the machine.
+pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        upstream.check(&format!("{}[{n}]", places.upstream), mistakes);
+    }
+    config.cache.check(&format!("{}cache", places.file), mistakes);
+    config.tls.check(&format!("{}tls", places.file), mistakes);
+    store(config, places, mistakes);
+    listeners(config, places, mistakes);
+    names_for_tls(config, places, mistakes);
+    upstreams(config, places, mistakes);
+}
+
+/// Checks that every file that is named can be read.
+pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    let at = |key: &str| format!("{}{key}", places.file);
+    let mut named = vec![(at("tls.cert_file"), &config.tls.cert_file), (at("tls.key_file"), &config.tls.key_file)];
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        named.push((format!("{}[{n}].ca_file", places.upstream), &upstream.ca_file));
+    }
+    for (key, path) in named {
+        if let Some(path) = path
+            && let Err(why) = readable(path)
+        {
+            mistakes.refuse(
+                &key,
+                &format!("{:?}", path.display().to_string()),
+                &format!("a file that can be read; {why}"),
+            );
+        }
+    }
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if metadata.is_dir() { Err("this is a directory".to_owned()) } else { Ok(()) }
+}
+
+/// The least memory: room for the chunks that are on their way to the disk and to slow readers.
+const LEAST_MEMORY: ByteSize = ByteSize(16 << 20);
+/// The least disk: a tier of fewer blocks could not evict one at a time.
+const LEAST_DISK: ByteSize = ByteSize(64 << 20);
+
+fn store(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    let sizes = [("disk", config.store.disk, LEAST_DISK), ("memory", config.store.memory, LEAST_MEMORY)];
+    for (name, size, least) in sizes {
+        if size < least {
+            mistakes.refuse(
+                &format!("{}store.{name}", places.file),
+                &format!("\"{size}\""),
+                &format!("at least \"{least}\""),
+            );
+        }
+    }
+}
+
+fn listeners(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    if config.listen.is_empty() {
+        mistakes.missing(&places.listen, "at least one listener");
+    }
+    let mut taken: HashMap<String, String> = HashMap::new();
+    let listeners = config.listen.iter().enumerate().map(|(n, listener)| {
+        let any_port = matches!(listener.address, ListenAddress::Tcp(address) if address.port() == 0);
+        (format!("{}[{n}].address", places.listen), (!any_port).then(|| listener.address.to_string()))
+    });
+    let admin = (format!("{}admin.address", places.file), config.admin.address.as_ref().map(ToString::to_string));
+    for (key, address) in listeners.chain([admin]) {
+        let Some(address) = address else { continue };
+        match taken.get(&address) {
+            Some(first) => mistakes.refuse(
+                &key,
+                &format!("{address:?}"),
+                &format!("an address other than that of {}", places.mentioned(first)),
+            ),
+            None => _ = taken.insert(address, key),
+        }
+    }
+}
+
+/// A certificate that is made here is for this machine alone unless `tls.names` says what others call it.
+fn names_for_tls(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    if config.tls.cert_file.is_some() || !config.tls.names.is_empty() {
+        return;
+    }
+    let outward =
+        |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if !address.ip().is_loopback());
+    if let Some(n) = config.listen.iter().position(|listener| listener.tls && outward(&listener.address)) {
+        let accepted = format!(
+            "the names or IP addresses that clients use, because {}[{n}] = \"{}\" serves other machines over TLS",
+            places.mentioned(&places.listen),
+            config.listen[n].address
+        );
+        mistakes.missing(&format!("{}tls.names", places.file), &accepted);
+    }
+}
+
+fn upstreams(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    if config.upstream.is_empty() {
+        mistakes.missing(&places.upstream, "at least one upstream");
+    }
+    let mut named: HashMap<String, usize> = HashMap::new();
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        let key = |field: &str| format!("{}[{n}].{field}", places.upstream);
+        let name = upstream.display_name();
+        match named.get(&name) {
+            Some(first) => {
+                let accepted = format!("a name that is not that of {}[{first}]", places.mentioned(&places.upstream));
+                mistakes.refuse(&key("name"), &format!("{name:?}"), &accepted);
+            }
+            None => _ = named.insert(name, n),
+        }
+        if let Some(listener) = own_listener(config, upstream.url.host(), upstream.url.port()) {
+            let accepted = format!("another server; this is {}[{listener}] itself", places.mentioned(&places.listen));
+            mistakes.refuse(&key("url"), &format!("\"{}\"", upstream.url), &accepted);
+        }
+    }
+}
+
+/// The listener behind `host` and `port`, as far as can be told without asking for names: a server that is its own
+/// upstream would ask itself until it falls over.
+fn own_listener(config: &Config, host: &str, port: u16) -> Option<usize> {
+    let ip = if host == "localhost" { IpAddr::from([127, 0, 0, 1]) } else { host.parse().ok()? };
+    let reaches = |listening: SocketAddr| {
+        let same = listening.ip() == ip || (listening.ip().is_unspecified() && ip.is_loopback());
+        port == listening.port() && same
+    };
+    config
+        .listen
+        .iter()
+        .position(|listener| matches!(listener.address, ListenAddress::Tcp(address) if reaches(address)))
+}

@@ -1,0 +1,227 @@
+//! Fills: getting a NAR from an upstream into chunks while any number of clients read along.
+//!
+//! The flow: [`Fills::start`] gives the one running fill of a NAR, or makes it; its task takes the upstream's bytes,
+//! hashes them, cuts them into chunks and hands those to the store; a [`Reader`] is a client's cursor over the chunks,
+//! wherever each is at the moment: at the live edge, in the fill's window, in the store, or nowhere (a hole, which a
+//! second kind of fill gets again from an upstream and checks against the manifest).
+//!
+//! A fill belongs to nobody (R28): who disconnects changes nothing for the rest, and a slow reader slows nobody. What
+//! bounds it: one chunk being built and [`state::WINDOW`] complete ones, so less than 3 MiB for each fill, and
+//! [`Fills`]' number of fills at once. Back-pressure comes from the store's write gate, never from readers.
+//!
+//! Out of scope: who the clients are, and which upstream has what (the plan says it).
+
+mod reader;
+mod refill;
+mod state;
+mod task;
+mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use reader::Reader;
+pub use state::{Broken, Fill, Ready};
+
+pub use crate::metrics::FillFailure;
+use crate::metrics::FillMetrics;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::Compression;
+use crate::nix::store_path::HashPart;
+use crate::store::{BlobId, Manifest, Store};
+use crate::upstream::Upstream;
+
+/// Where a NAR's bytes can be had.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Whom to ask.
+    pub upstream: Arc<Upstream>,
+    /// Path and query to ask for, announced by a verified narinfo of this upstream (R13) or made from a FileHash.
+    pub target: String,
+}
+
+/// What is to be filled, and what its bytes must be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// SHA-256 of the body: FileHash, or NarHash where Compression is none.
+    pub digest: Sha256,
+    /// Size of the body in bytes, when the narinfo says it.
+    pub size: Option<u64>,
+    /// Compression of the body.
+    pub compression: Compression,
+    /// What the narinfo says, when there is one: the store path's hash part, NarHash, and NarSize in bytes.
+    pub announced: Option<(HashPart, Sha256, u64)>,
+    /// Where to ask, in this order.
+    pub sources: Vec<Source>,
+}
+
+impl Plan {
+    /// The name of the NAR in the store.
+    pub fn blob(&self) -> BlobId {
+        blob_of(&self.digest)
+    }
+}
+
+/// The store's name for the body with this digest.
+pub fn blob_of(digest: &Sha256) -> BlobId {
+    BlobId::of_hash(digest.as_bytes())
+}
+
+/// The number that stands for a compression in manifests on disk: never to be changed, only added to.
+pub fn code_of(compression: Compression) -> u8 {
+    match compression {
+        Compression::None => 0,
+        Compression::Xz => 1,
+        Compression::Zstd => 2,
+        Compression::Bzip2 => 3,
+        Compression::Gzip => 4,
+        Compression::Br => 5,
+        Compression::Lz4 => 6,
+        Compression::Lzip => 7,
+        Compression::Lzma => 8,
+        Compression::Compress => 9,
+        Compression::Grzip => 10,
+        Compression::Lrzip => 11,
+        Compression::Lzop => 12,
+    }
+}
+
+/// Finds out, when a hole has to be filled, where the bytes can be had again.
+pub trait Locate: Send + Sync {
+    /// The sources for the NAR this was made for, best first; empty when no upstream has it any more.
+    fn sources(&self) -> BoxFuture<'_, Vec<Source>>;
+}
+
+/// All fills of this process.
+#[derive(Debug, Clone)]
+pub struct Fills {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    metrics: FillMetrics,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    whole: HashMap<BlobId, Arc<Fill>>,
+    holes: HashMap<BlobId, Vec<Arc<Fill>>>,
+}
+
+impl Fills {
+    /// At most `at_once` NARs are filled at the same time; the others wait for their turn.
+    pub fn new(store: Store, at_once: usize, metrics: FillMetrics) -> Self {
+        let permits = Arc::new(Semaphore::new(at_once.max(1)));
+        let running = Mutex::new(Running::default());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { inner: Arc::new(Inner { store, metrics, permits, tasks, stop, running }) }
+    }
+
+    /// The running fill of a NAR.
+    pub fn running(&self, blob: BlobId) -> Option<Arc<Fill>> {
+        self.lock().whole.get(&blob).cloned()
+    }
+
+    /// Joins the running fill of the plan's NAR, or starts one; true when it was started here.
+    pub fn start(&self, plan: Plan) -> (Arc<Fill>, bool) {
+        let blob = plan.blob();
+        let mut running = self.lock();
+        if let Some(fill) = running.whole.get(&blob) {
+            return (Arc::clone(fill), false);
+        }
+        let fill = Arc::new(Fill::whole(blob, plan.size));
+        running.whole.insert(blob, Arc::clone(&fill));
+        drop(running);
+        let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
+        self.spawn(task::run(self.clone(), registered, plan));
+        (fill, true)
+    }
+
+    /// Joins a fill that will bring chunk `index`, or starts one for it and the holes behind it, up to chunk `last`.
+    fn refill(
+        &self,
+        manifest: &Arc<Manifest>,
+        blob: BlobId,
+        index: u32,
+        last: u32,
+        locate: &Arc<dyn Locate>,
+    ) -> Arc<Fill> {
+        let mut running = self.lock();
+        let holes = running.holes.entry(blob).or_default();
+        if let Some(fill) = holes.iter().find(|fill| fill.will_bring(index)) {
+            return Arc::clone(fill);
+        }
+        let last = refill::extent(&self.inner.store, blob, index, last);
+        let fill = Arc::new(Fill::hole(blob, Arc::clone(manifest), index..last + 1));
+        holes.push(Arc::clone(&fill));
+        drop(running);
+        let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
+        self.spawn(refill::run(self.clone(), registered, Arc::clone(locate)));
+        fill
+    }
+
+    /// Breaks off every running fill and waits until all have ended. Called when no client is left: what is not
+    /// whole by then is fetched again when it is asked for again.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move { stop.run_until_cancelled_owned(task).await });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
+        // A panic while the lock is held cannot leave the maps half changed: each change is one insert or remove (R35).
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fill's place in the map of running ones: given up when its task ends, however it ends (R35).
+struct Registered {
+    fills: Fills,
+    fill: Arc<Fill>,
+}
+
+impl Registered {
+    /// The fill failed. It gives its place up before its readers hear of it, so that who asks again is not led back to it.
+    fn fail(self, broken: Broken) {
+        self.give_up();
+        self.fill.fail(broken);
+    }
+
+    fn give_up(&self) {
+        let blob = self.fill.blob();
+        let mut running = self.fills.lock();
+        if self.fill.is_whole() {
+            if running.whole.get(&blob).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+                running.whole.remove(&blob);
+            }
+        } else if let Some(holes) = running.holes.get_mut(&blob) {
+            holes.retain(|other| !Arc::ptr_eq(other, &self.fill));
+            if holes.is_empty() {
+                running.holes.remove(&blob);
+            }
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.give_up();
+        self.fill.abandon();
+    }
+}

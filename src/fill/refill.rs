@@ -1,0 +1,114 @@
+//! Getting the chunks of a hole again: by range, or by skipping where an upstream knows no ranges.
+//!
+//! The manifest has a digest for each chunk, so each is checked by itself before a byte of it leaves or is stored, and
+//! any source whose whole has the same hash will do. Chunks that come by on the way and are missing too are kept.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::state::{Broken, Fill, digest};
+use super::{FillFailure, Fills, Locate, Registered, Source};
+use crate::store::{BlobId, CHUNK, ChunkKey, Manifest, Store};
+use crate::upstream::{Opened, Said};
+
+/// At most so many chunks (8 MiB) are asked for at once: about what a reader takes before it looks again.
+const MOST: u32 = 32;
+
+/// The last chunk of the hole that begins at `first`, at most `last` and at most [`MOST`] chunks long.
+pub(super) fn extent(store: &Store, blob: BlobId, first: u32, last: u32) -> u32 {
+    let last = last.min(first.saturating_add(MOST - 1));
+    (first + 1..=last).take_while(|index| !store.has_chunk(ChunkKey { blob, index: *index })).last().unwrap_or(first)
+}
+
+pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Locate>) {
+    let fill = Arc::clone(&registered.fill);
+    let Some(manifest) = fill.manifest_of_hole().cloned() else { return };
+    let Ok(_permit) = fills.inner.permits.acquire().await else { return };
+    let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
+    for source in locate.sources().await {
+        match refill_from(&fills, &fill, &manifest, &source).await {
+            Ok(()) => {
+                fill.verified(manifest);
+                return;
+            }
+            Err(broken) => {
+                tracing::warn!(upstream = %source.upstream.name(), outcome = %broken.reason, "hole not filled: {broken}");
+                if broken.reason == FillFailure::WrongHash {
+                    source.upstream.metrics().refused.inc();
+                }
+                last = broken;
+            }
+        }
+    }
+    fills.inner.metrics.failed.of(last.reason).inc();
+    registered.fail(last);
+}
+
+async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &Source) -> Result<(), Broken> {
+    let mut wanted = fill.wanted();
+    let hole = wanted.start;
+    let mut opened = open(source, manifest, &wanted).await?;
+    if opened.total.is_some_and(|total| total != manifest.size) {
+        let text = format!("upstream {} has another size for this NAR now", source.upstream.name());
+        return Err(Broken::new(FillFailure::WrongSize, text));
+    }
+    if opened.from == 0 && wanted.start > 0 {
+        // It sends everything: one pass then mends every hole there is.
+        wanted = 0..manifest.chunks();
+        fill.widen(wanted.clone());
+    }
+    let mut left_over = Bytes::new();
+    for index in wanted {
+        let len = manifest.chunk_len(index);
+        let chunk = read_exactly(&mut opened, &mut left_over, len, source).await?;
+        if manifest.digests.get(index as usize) != Some(&digest(&chunk)) {
+            let text = format!("upstream {} sent other bytes than before for chunk {index}", source.upstream.name());
+            return Err(Broken::new(FillFailure::WrongHash, text));
+        }
+        let key = ChunkKey { blob: fill.blob(), index };
+        fill.checked_chunk(index, chunk.clone());
+        // The hole itself is written even where the store believes that it has it: a reader found out that it has not.
+        if index == hole || !fills.inner.store.has_chunk(key) {
+            fills.inner.store.put_chunk(key, chunk).await;
+            fills.inner.metrics.refilled.inc();
+        }
+    }
+    Ok(())
+}
+
+async fn open(source: &Source, manifest: &Manifest, wanted: &Range<u32>) -> Result<Opened, Broken> {
+    let first = u64::from(wanted.start) * CHUNK as u64;
+    let end = (u64::from(wanted.end) * CHUNK as u64).min(manifest.size);
+    match source.upstream.open(&source.target, first, Some(end.saturating_sub(1))).await {
+        Ok(Said::Have(opened)) => Ok(opened),
+        Ok(Said::HaveNot) => {
+            Err(Broken::new(FillFailure::Gone, format!("upstream {} has it not any more", source.upstream.name())))
+        }
+        Err(error) => Err(Broken::new(FillFailure::Unknown, error.to_string())),
+    }
+}
+
+async fn read_exactly(
+    opened: &mut Opened,
+    left_over: &mut Bytes,
+    len: usize,
+    source: &Source,
+) -> Result<Bytes, Broken> {
+    let mut chunk = BytesMut::with_capacity(len);
+    while chunk.len() < len {
+        if left_over.is_empty() {
+            *left_over = match opened.body.next().await {
+                Some(piece) => piece.map_err(|e| Broken::new(FillFailure::Cut, e.to_string()))?,
+                None => {
+                    let text = format!("upstream {} ended before the end of the range", source.upstream.name());
+                    return Err(Broken::new(FillFailure::Short, text));
+                }
+            };
+        }
+        let now = left_over.len().min(len - chunk.len());
+        chunk.extend_from_slice(&left_over.split_to(now));
+    }
+    Ok(chunk.freeze())
+}

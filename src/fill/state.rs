@@ -1,0 +1,487 @@
+//! What a fill and its readers share: how far it is, the bytes at hand, how it ended.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
+
+use super::FillFailure;
+use crate::store::{BlobId, CHUNK, Manifest};
+
+/// Complete chunks a fill keeps for readers close behind it.
+pub(super) const WINDOW: usize = 8;
+
+/// R9: so many bytes at the end of a response, or all of a response up to [`HOLD_WHOLE`], wait for the verification.
+pub(super) const HOLD: u64 = 64 * 1024;
+/// See [`HOLD`].
+pub(super) const HOLD_WHOLE: u64 = 1024 * 1024;
+
+/// Pieces smaller than this are gathered, so that a body that comes byte by byte cannot make a list of millions.
+const PIECE: usize = 4096;
+
+/// Why a reader cannot go on. Shown to nobody but the log: the response is aborted.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
+pub struct Broken {
+    /// What kind of failure.
+    pub reason: FillFailure,
+    /// Which upstream, what it did.
+    pub text: Arc<str>,
+}
+
+impl Broken {
+    pub(super) fn new(reason: FillFailure, text: impl Into<Arc<str>>) -> Self {
+        Self { reason, text: text.into() }
+    }
+}
+
+/// What is known when a response can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Size of the whole body in bytes; `None` when neither narinfo nor upstream told it.
+    pub size: Option<u64>,
+}
+
+/// One running fill.
+#[derive(Debug)]
+pub struct Fill {
+    blob: BlobId,
+    kind: Kind,
+    state: Mutex<State>,
+    /// Sends after every change of the state.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Whole,
+    Hole(Arc<Manifest>),
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    size: Option<u64>,
+    /// The chunks this fill is for; a whole fill's end is not known before its size is.
+    wanted: Range<u32>,
+    /// The last complete chunks, oldest first.
+    window: VecDeque<(u32, Bytes)>,
+    /// Complete chunks so far: all before this one went to the store.
+    next: u32,
+    /// Digests of a whole fill's complete chunks.
+    digests: Vec<[u8; 16]>,
+    live: Live,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    /// No source has answered yet.
+    Opening,
+    Streaming,
+    /// Size and hash fit.
+    Verified(Arc<Manifest>),
+    Failed(Broken),
+}
+
+/// The chunk being built: pieces in order, small ones gathered in `tail`.
+#[derive(Debug, Default)]
+struct Live {
+    pieces: Vec<(usize, Bytes)>,
+    tail: BytesMut,
+    len: usize,
+}
+
+impl Live {
+    fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        if bytes.len() < PIECE {
+            self.tail.extend_from_slice(&bytes);
+            if self.tail.len() >= PIECE {
+                self.settle();
+            }
+        } else {
+            self.settle();
+            self.pieces.push((self.len - bytes.len(), bytes));
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = self.tail.split().freeze();
+            let start = self.pieces.last().map_or(0, |(start, piece)| start + piece.len());
+            self.pieces.push((start, tail));
+        }
+    }
+
+    /// The bytes at `at`, as many as lie together; `at` is less than `len`.
+    fn at(&self, at: usize) -> Bytes {
+        let after = self.pieces.partition_point(|(start, _)| *start <= at);
+        if let Some((start, piece)) = after.checked_sub(1).and_then(|n| self.pieces.get(n))
+            && at < start + piece.len()
+        {
+            return piece.slice(at - start..);
+        }
+        let tail_start = self.len - self.tail.len();
+        Bytes::copy_from_slice(&self.tail[at - tail_start..])
+    }
+
+    /// The chunk as one piece; the live edge is empty afterwards.
+    fn take(&mut self) -> Bytes {
+        self.settle();
+        let pieces = std::mem::take(&mut self.pieces);
+        let len = std::mem::take(&mut self.len);
+        // Always a copy: the pieces are slices of larger read buffers, which the memory tier must not keep alive.
+        let mut whole = BytesMut::with_capacity(len);
+        for (_, piece) in pieces {
+            whole.extend_from_slice(&piece);
+        }
+        whole.freeze()
+    }
+}
+
+/// What a reader finds at its position.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// Bytes from the position on.
+    Data(Bytes),
+    /// Nothing yet: wait for a change.
+    Wait,
+    /// The fill is past this chunk: ask the store. The digest to hold it against.
+    Behind([u8; 16]),
+    /// The whole body has been read.
+    End,
+    Failed(Broken),
+}
+
+impl Fill {
+    pub(super) fn whole(blob: BlobId, size: Option<u64>) -> Self {
+        Self::new(blob, Kind::Whole, size, 0..u32::MAX)
+    }
+
+    pub(super) fn hole(blob: BlobId, manifest: Arc<Manifest>, wanted: Range<u32>) -> Self {
+        let size = manifest.size;
+        Self::new(blob, Kind::Hole(manifest), Some(size), wanted)
+    }
+
+    fn new(blob: BlobId, kind: Kind, size: Option<u64>, wanted: Range<u32>) -> Self {
+        let next = wanted.start;
+        let state = State {
+            phase: Phase::Opening,
+            size,
+            wanted,
+            window: VecDeque::with_capacity(WINDOW),
+            next,
+            digests: Vec::new(),
+            live: Live::default(),
+        };
+        Self { blob, kind, state: Mutex::new(state), changed: watch::Sender::new(()) }
+    }
+
+    /// The NAR being filled.
+    pub fn blob(&self) -> BlobId {
+        self.blob
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Whole)
+    }
+
+    pub(super) fn manifest_of_hole(&self) -> Option<&Arc<Manifest>> {
+        match &self.kind {
+            Kind::Hole(manifest) => Some(manifest),
+            Kind::Whole => None,
+        }
+    }
+
+    /// Waits until a response can begin: the size is known to be that of a large NAR and bytes are coming, or, for a
+    /// NAR small enough to be held back whole (R9), until it is verified, so that a bad one is an error and not an abort.
+    ///
+    /// # Errors
+    /// The fill ended before that.
+    pub async fn ready(&self) -> Result<Ready, Broken> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let state = self.lock();
+                match &state.phase {
+                    Phase::Failed(broken) => return Err(broken.clone()),
+                    Phase::Verified(manifest) => return Ok(Ready { size: Some(manifest.size) }),
+                    Phase::Streaming if state.size.is_none_or(|size| size > HOLD_WHOLE) => {
+                        return Ok(Ready { size: state.size });
+                    }
+                    Phase::Streaming | Phase::Opening => {}
+                }
+            }
+            // The sender lives in `self`, so this cannot fail.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// How it failed, if it did.
+    pub(super) fn failure(&self) -> Option<Broken> {
+        match &self.lock().phase {
+            Phase::Failed(broken) => Some(broken.clone()),
+            _ => None,
+        }
+    }
+
+    /// The chunks a hole fill is for.
+    pub(super) fn wanted(&self) -> Range<u32> {
+        self.lock().wanted.clone()
+    }
+
+    /// A receiver that is told of every change from now on.
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The manifest, once everything is verified.
+    pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
+        match &self.lock().phase {
+            Phase::Verified(manifest) => Some(Arc::clone(manifest)),
+            _ => None,
+        }
+    }
+
+    /// Whether a running hole fill still has chunk `index` before it or in its window.
+    pub(super) fn will_bring(&self, index: u32) -> bool {
+        let state = self.lock();
+        let oldest = state.window.front().map_or(state.next, |(n, _)| *n);
+        !matches!(state.phase, Phase::Failed(_)) && index >= oldest && state.wanted.contains(&index)
+    }
+
+    /// What there is at `pos` for a response that began at `start` and ends before `end` (`None`: at the body's end).
+    pub(super) fn read(&self, pos: u64, start: u64, end: Option<u64>) -> Seen {
+        let state = self.lock();
+        let end = end.or(state.size);
+        if end.is_some_and(|end| pos >= end) {
+            return Seen::End;
+        }
+        let allowed = match (&state.phase, &self.kind) {
+            // Chunks of a hole are checked one by one, so what is there may leave.
+            (_, Kind::Hole(_)) | (Phase::Verified(_), Kind::Whole) => end.unwrap_or(u64::MAX),
+            (_, Kind::Whole) => held_back(start, end, state.received()),
+        };
+        if pos < allowed
+            && let Some(data) = state.data(pos, allowed)
+        {
+            return Seen::Data(data);
+        }
+        let (index, _) = split(pos);
+        if pos < allowed && index < state.next {
+            return match &self.kind {
+                Kind::Hole(manifest) => Seen::Behind(digest_of(&manifest.digests, index)),
+                Kind::Whole => Seen::Behind(digest_of(&state.digests, index)),
+            };
+        }
+        match &state.phase {
+            Phase::Failed(broken) => Seen::Failed(broken.clone()),
+            Phase::Verified(manifest) if pos >= manifest.size => Seen::End,
+            _ => Seen::Wait,
+        }
+    }
+
+    // What follows is called by the fill's task only.
+
+    /// A source answered; `size` is the whole body's when it is known.
+    pub(super) fn begin(&self, size: Option<u64>) {
+        let mut state = self.lock();
+        state.phase = Phase::Streaming;
+        state.size = size;
+        self.tell(state);
+    }
+
+    /// Forgets what came from a source that failed, while nothing of it had left: the next source starts from scratch.
+    /// False when readers may have seen some of it.
+    pub(super) fn restart(&self) -> bool {
+        let mut state = self.lock();
+        let seen = match state.size {
+            Some(size) => size > HOLD_WHOLE && state.received() > 0,
+            None => state.received() > HOLD,
+        };
+        if seen {
+            return false;
+        }
+        state.phase = Phase::Opening;
+        state.window.clear();
+        state.digests.clear();
+        state.next = 0;
+        state.live = Live::default();
+        self.tell(state);
+        true
+    }
+
+    /// Adds bytes at the live edge, at most up to the end of the chunk being built.
+    pub(super) fn push(&self, bytes: Bytes) {
+        let mut state = self.lock();
+        state.live.push(bytes);
+        self.tell(state);
+    }
+
+    /// Bytes missing in the chunk being built.
+    pub(super) fn room(&self) -> usize {
+        CHUNK - self.lock().live.len
+    }
+
+    /// Completes the chunk being built: it moves to the window, and is returned with its number and digest.
+    /// `None` when nothing was being built.
+    pub(super) fn complete_live(&self) -> Option<(u32, Bytes)> {
+        let mut state = self.lock();
+        if state.live.len == 0 {
+            return None;
+        }
+        let chunk = state.live.take();
+        let index = state.next;
+        state.digests.push(digest(&chunk));
+        state.keep(index, chunk.clone());
+        self.tell(state);
+        Some((index, chunk))
+    }
+
+    /// Chunk `index` of a hole, checked against the manifest.
+    pub(super) fn checked_chunk(&self, index: u32, chunk: Bytes) {
+        let mut state = self.lock();
+        state.keep(index, chunk);
+        self.tell(state);
+    }
+
+    /// A hole fill whose upstream sends everything goes on to the end.
+    pub(super) fn widen(&self, wanted: Range<u32>) {
+        let mut state = self.lock();
+        state.next = wanted.start;
+        state.wanted = wanted;
+        self.tell(state);
+    }
+
+    /// Digests of the complete chunks, for the manifest.
+    pub(super) fn digests(&self) -> Vec<[u8; 16]> {
+        self.lock().digests.clone()
+    }
+
+    pub(super) fn verified(&self, manifest: Arc<Manifest>) {
+        let mut state = self.lock();
+        state.size = Some(manifest.size);
+        state.phase = Phase::Verified(manifest);
+        self.tell(state);
+    }
+
+    pub(super) fn fail(&self, broken: Broken) {
+        let mut state = self.lock();
+        state.phase = Phase::Failed(broken);
+        self.tell(state);
+    }
+
+    /// The task is gone: a fill that had not ended is broken, so that nobody waits for ever (R35).
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Opening | Phase::Streaming) {
+            state.phase = Phase::Failed(Broken::new(FillFailure::Internal, "the fill's task died"));
+        }
+        self.tell(state);
+    }
+
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Bytes received so far, counted from the beginning of the body.
+    fn received(&self) -> u64 {
+        u64::from(self.next) * CHUNK as u64 + self.live.len as u64
+    }
+
+    fn keep(&mut self, index: u32, chunk: Bytes) {
+        if self.window.len() == WINDOW {
+            self.window.pop_front();
+        }
+        self.window.push_back((index, chunk));
+        self.next = index + 1;
+    }
+
+    /// Bytes at `pos`, up to `allowed`, from the window or the live edge.
+    fn data(&self, pos: u64, allowed: u64) -> Option<Bytes> {
+        let (index, at) = split(pos);
+        let bytes = if let Some((_, chunk)) = self.window.iter().find(|(n, _)| *n == index) {
+            chunk.get(at..).filter(|rest| !rest.is_empty()).map(|_| chunk.slice(at..))?
+        } else if index == self.next && at < self.live.len {
+            self.live.at(at)
+        } else {
+            return None;
+        };
+        let allowed = usize::try_from(allowed - pos).unwrap_or(usize::MAX);
+        Some(if bytes.len() > allowed { bytes.slice(..allowed) } else { bytes })
+    }
+}
+
+/// The chunk in which a byte lies, and its place there.
+pub(super) fn split(pos: u64) -> (u32, usize) {
+    let chunk = CHUNK as u64;
+    let index = u32::try_from(pos / chunk).unwrap_or(u32::MAX);
+    let at = usize::try_from(pos % chunk).unwrap_or_default();
+    (index, at)
+}
+
+/// A chunk's digest in the manifest: the first half of its BLAKE3.
+pub(super) fn digest(chunk: &[u8]) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&blake3::hash(chunk).as_bytes()[..16]);
+    half
+}
+
+fn digest_of(digests: &[[u8; 16]], index: u32) -> [u8; 16] {
+    // Only asked for chunks before `next`, whose digests are there; a digest of zeros would fit nothing.
+    digests.get(index as usize).copied().unwrap_or_default()
+}
+
+/// Where a response over `start..end` of an unverified fill has to stop (R9): its last 64 KiB, or all of it when it is
+/// short, wait. Where the end is not known, the last 64 KiB received wait.
+fn held_back(start: u64, end: Option<u64>, received: u64) -> u64 {
+    match end {
+        Some(end) if end - start <= HOLD_WHOLE => start,
+        Some(end) => received.min(end - HOLD),
+        None => received.saturating_sub(HOLD),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_of_a_response_waits_for_the_verification() {
+        let mib = 1024 * 1024;
+        assert_eq!(held_back(0, Some(mib), mib), 0, "a short response waits as a whole");
+        assert_eq!(held_back(0, Some(4 * mib), mib), mib);
+        assert_eq!(held_back(0, Some(4 * mib), 4 * mib), 4 * mib - HOLD);
+        assert_eq!(held_back(3 * mib, Some(4 * mib), 4 * mib), 3 * mib, "so does a short range");
+        assert_eq!(held_back(0, None, 10), 0);
+        assert_eq!(held_back(0, None, HOLD + 10), 10);
+    }
+
+    #[test]
+    fn a_live_chunk_reads_the_same_whatever_its_pieces() {
+        let body: Vec<u8> = (0..60_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        for step in [1, 7, 4095, 4096, 4097, 20_000, 60_000] {
+            let mut live = Live::default();
+            for piece in body.chunks(step) {
+                live.push(Bytes::copy_from_slice(piece));
+            }
+            let mut read = Vec::new();
+            while read.len() < body.len() {
+                read.extend_from_slice(&live.at(read.len()));
+            }
+            assert_eq!(read, body, "pieces of {step}");
+            assert!(live.pieces.len() <= body.len() / PIECE * 2 + 2, "pieces of {step}: {}", live.pieces.len());
+            assert_eq!(live.take(), body);
+            assert_eq!(live.len, 0);
+        }
+    }
+}

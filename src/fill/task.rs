@@ -1,0 +1,166 @@
+//! The task that fills one NAR: upstream to chunks.
+//!
+//! Sources are tried in order until one answers. Its bytes are hashed, pushed to the live edge, and each complete chunk
+//! goes through the write gate into the store; that wait is the back-pressure on the upstream. At the end size and hash
+//! must fit (R7): then readers get the held-back tail, and once the chunks are on disk the manifest is written, last
+//! (R10). If they do not fit, the chunks are removed and every reader is broken off (R8); a NAR small enough that
+//! nothing of it had left is tried from the next source instead.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+
+use super::state::{Broken, Fill};
+use super::verify::Verifier;
+use super::{FillFailure, Fills, Plan, Registered, Source, code_of};
+use crate::nix::narinfo::Compression;
+use crate::store::{Announced, ChunkKey, Manifest, Proof};
+use crate::upstream::{Opened, Said};
+
+pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
+    let fill = Arc::clone(&registered.fill);
+    // Closed only when the process ends, and then nobody waits any more.
+    let Ok(_permit) = fills.inner.permits.acquire().await else { return };
+    // Another fill may have ended between its client's look into the store and the start of this one.
+    if let Some(manifest) = fills.inner.store.manifest(fill.blob()).await
+        && manifest.file_hash == *plan.digest.as_bytes()
+    {
+        fill.verified(manifest);
+        return;
+    }
+    fills.inner.metrics.started.inc();
+    let _running = Running::begin(&fills.inner.metrics.running);
+    match fill_from_any(&fills, &fill, &plan).await {
+        Ok(manifest) => {
+            fills.inner.metrics.completed.inc();
+            fill.verified(Arc::clone(&manifest));
+            // R10: a manifest that says complete means that the chunks were written.
+            if fills.inner.store.flush_chunks().await {
+                fills.inner.store.put_manifest(fill.blob(), manifest).await;
+            }
+        }
+        Err(broken) => {
+            fills.inner.metrics.failed.of(broken.reason).inc();
+            tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
+            registered.fail(broken);
+        }
+    }
+}
+
+/// Counts a fill until its manifest is kept, also when its task is broken off.
+struct Running<'a>(&'a IntGauge);
+
+impl<'a> Running<'a> {
+    fn begin(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Manifest>, Broken> {
+    let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
+    for source in &plan.sources {
+        match fill_from(fills, fill, plan, source).await {
+            Ok(manifest) => return Ok(manifest),
+            Err(broken) => {
+                forget_chunks(fills, fill);
+                if matches!(broken.reason, FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long) {
+                    source.upstream.metrics().refused.inc();
+                    tracing::warn!(upstream = %source.upstream.name(), key = %plan.digest, "refused: {broken}");
+                }
+                // "Gone" says least: an unknown answer of another source must not become a 404 (R18).
+                if last.reason == FillFailure::Gone || broken.reason != FillFailure::Gone {
+                    last = broken;
+                }
+            }
+        }
+        if !fill.restart() {
+            break;
+        }
+    }
+    Err(last)
+}
+
+async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> Result<Arc<Manifest>, Broken> {
+    let mut opened = open(source).await?;
+    let size = match (plan.size, opened.total) {
+        (Some(planned), Some(total)) if planned != total => {
+            let text =
+                format!("upstream {} offers {total} bytes where its narinfo says {planned}", source.upstream.name());
+            return Err(Broken::new(FillFailure::WrongSize, text));
+        }
+        (planned, total) => planned.or(total),
+    };
+    fill.begin(size);
+    let mut verifier = Verifier::new(plan, size, source.upstream.name());
+    while let Some(piece) = opened.body.next().await {
+        let piece = piece.map_err(|e| Broken::new(FillFailure::Cut, e.to_string()))?;
+        verifier.update(&piece)?;
+        take(fills, fill, piece).await;
+    }
+    let size = verifier.finish()?;
+    store_live(fills, fill).await;
+    Ok(Arc::new(manifest(plan, size, fill)))
+}
+
+async fn open(source: &Source) -> Result<Opened, Broken> {
+    match source.upstream.open(&source.target, 0, None).await {
+        Ok(Said::Have(opened)) => Ok(opened),
+        Ok(Said::HaveNot) => {
+            let text = format!("upstream {} has no {}", source.upstream.name(), source.target);
+            Err(Broken::new(FillFailure::Gone, text))
+        }
+        Err(error) => Err(Broken::new(FillFailure::Unknown, error.to_string())),
+    }
+}
+
+/// Cuts a piece at the chunks' borders.
+async fn take(fills: &Fills, fill: &Fill, mut piece: Bytes) {
+    while !piece.is_empty() {
+        let room = fill.room();
+        let now = piece.split_to(room.min(piece.len()));
+        let full = now.len() == room;
+        fill.push(now);
+        if full {
+            store_live(fills, fill).await;
+        }
+    }
+}
+
+async fn store_live(fills: &Fills, fill: &Fill) {
+    if let Some((index, chunk)) = fill.complete_live() {
+        fills.inner.store.put_chunk(ChunkKey { blob: fill.blob(), index }, chunk).await;
+    }
+}
+
+/// What came from a source that failed must not be found by the next one's readers.
+fn forget_chunks(fills: &Fills, fill: &Fill) {
+    for index in 0..fill.digests().len() {
+        if let Ok(index) = u32::try_from(index) {
+            fills.inner.store.remove_chunk(ChunkKey { blob: fill.blob(), index });
+        }
+    }
+}
+
+fn manifest(plan: &Plan, size: u64, fill: &Fill) -> Manifest {
+    let announced = plan.announced.map(|(hash, nar_hash, nar_size)| Announced {
+        store_hash: *hash.as_bytes(),
+        nar_hash: *nar_hash.as_bytes(),
+        nar_size,
+    });
+    Manifest {
+        size,
+        file_hash: *plan.digest.as_bytes(),
+        compression: code_of(plan.compression),
+        proof: if plan.compression == Compression::None { Proof::NarHash } else { Proof::FileHash },
+        announced,
+        digests: fill.digests(),
+    }
+}

@@ -1,0 +1,142 @@
+//! Everything that is wrong with a configuration, told at once.
+//!
+//! A line names the key, then the value found, then the form that is accepted, so that it can be mended without opening
+//! the reference.
+
+use std::path::Path;
+
+use super::{Field, key};
+
+/// Everything that is wrong with a configuration, in the order in which it was found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// A value that is not of the accepted form.
+    pub fn refuse(&mut self, key: &str, found: &dyn std::fmt::Display, accepted: &str) {
+        self.0.push(format!("{key} = {}: expected {accepted}", on_one_line(&found.to_string())));
+    }
+
+    /// A key that must be given.
+    pub fn missing(&mut self, key: &str, accepted: &str) {
+        self.0.push(format!("{key}: missing; expected {accepted}"));
+    }
+
+    /// A key that does not exist in the table `at`, whose options are `known`.
+    pub fn unknown(&mut self, at: &str, name: &str, known: &[Field]) {
+        let place = key(at, &on_one_line(name));
+        match nearest(name, known) {
+            Some(meant) => self.0.push(format!("{place}: no such option; did you mean `{meant}`?")),
+            None => {
+                let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+                self.0.push(format!("{place}: no such option; the options here are {}", names.join(", ")));
+            }
+        }
+    }
+
+    /// `text` is not TOML.
+    ///
+    /// The line itself is not shown: what is not TOML may well be a secret that lost its quotes.
+    pub fn syntax(&mut self, text: &str, error: &toml::de::Error) {
+        let message = on_one_line(error.message());
+        self.0.push(match error.span().and_then(|span| text.get(..span.start)) {
+            Some(before) => {
+                let line = before.matches('\n').count() + 1;
+                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+                format!("line {line}, column {column}: not TOML: {message}")
+            }
+            None => format!("not TOML: {message}"),
+        });
+    }
+
+    /// Anything else: `key`, then what is wrong and what to do.
+    pub fn say(&mut self, key: &str, what: &str) {
+        self.0.push(format!("{key}: {what}"));
+    }
+
+    /// Names the file in front of every mistake found so far.
+    pub fn in_file(&mut self, file: &Path) {
+        for line in &mut self.0 {
+            *line = format!("{}: {line}", file.display());
+        }
+    }
+
+    /// True when nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The mistakes, one each.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// At most so much of a refused value is shown.
+const SHOWN: usize = 120;
+
+/// What was found, such that it stays one line of a log or a terminal.
+fn on_one_line(found: &str) -> String {
+    let mut shown = String::new();
+    for (n, c) in found.chars().enumerate() {
+        if n == SHOWN {
+            shown.push_str("...");
+            break;
+        }
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// The option that was probably meant: a third of its letters may differ.
+fn nearest(name: &str, known: &[Field]) -> Option<&'static str> {
+    let near = |f: &Field| (distance(name, f.name), f.name);
+    known.iter().map(near).min().filter(|(d, meant)| *d <= meant.len().div_ceil(3)).map(|(_, meant)| meant)
+}
+
+/// Letters to insert, remove or replace to turn `a` into `b` (Levenshtein), row by row.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, d) in
+            [("", "", 0), ("", "dir", 3), ("dri", "dir", 2), ("public_key", "public_keys", 1), ("x", "y", 1)]
+        {
+            assert_eq!(distance(a, b), d, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_stays_on_one_short_line() {
+        let mut mistakes = Mistakes::default();
+        mistakes.refuse("key", &format!("a\nb\u{1b}{}", "x".repeat(500)), "less");
+        let line = &mistakes.lines()[0];
+        assert!(line.starts_with("key = a\\nb\\u{1b}xx") && line.ends_with("x...: expected less"), "{line}");
+        assert!(line.len() < 200);
+    }
+}

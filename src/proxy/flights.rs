@@ -1,0 +1,140 @@
+//! Coalescing: many clients that ask for the same thing at once cause one question upstream.
+//!
+//! The question is asked by a task of its own, so no client's leaving ends it (R28). Whoever comes while it runs gets
+//! the value it publishes; the key stays taken until the task has ended, so that between publishing a value and storing
+//! it nobody asks again.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+type Running<K, V> = Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>;
+
+/// The questions being asked.
+#[derive(Debug, Clone)]
+pub(super) struct Flights<K, V> {
+    running: Running<K, V>,
+    tasks: TaskTracker,
+}
+
+/// Where the task says its value.
+pub(super) struct Publish<V>(watch::Sender<Option<V>>);
+
+impl<V> Publish<V> {
+    /// Everybody who waits, and who still comes, gets `value`.
+    pub(super) fn say(&self, value: V) {
+        self.0.send_replace(Some(value));
+    }
+}
+
+/// Gives the key up when the task ends, also when it panics (R35): those who wait are told by the closed channel.
+struct Taken<K: Hash + Eq, V> {
+    key: K,
+    running: Running<K, V>,
+    /// Keeps the channel open until the key is free, so that whoever comes after its closing asks anew.
+    _open: watch::Sender<Option<V>>,
+}
+
+impl<K: Hash + Eq, V> Drop for Taken<K, V> {
+    fn drop(&mut self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Hash + Eq + Clone + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    pub(super) fn new() -> Self {
+        Self { running: Arc::default(), tasks: TaskTracker::new() }
+    }
+
+    /// The value for `key`: from the task that is asking already, or from `ask`, run in a task of its own. The flag is
+    /// true when it was asked for this call. `None` when the task died.
+    pub(super) async fn join<F>(&self, key: K, ask: impl FnOnce(Publish<V>) -> F) -> (Option<V>, bool)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (mut receiver, started) = {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            match running.get(&key) {
+                Some(receiver) => (receiver.clone(), false),
+                None => {
+                    let (sender, receiver) = watch::channel(None);
+                    running.insert(key.clone(), receiver.clone());
+                    let taken = Taken { key, running: Arc::clone(&self.running), _open: sender.clone() };
+                    let asked = ask(Publish(sender));
+                    self.tasks.spawn(async move {
+                        asked.await;
+                        drop(taken);
+                    });
+                    (receiver, true)
+                }
+            }
+        };
+        let value = match receiver.wait_for(Option::is_some).await {
+            Ok(value) => value.clone(),
+            Err(_died) => None,
+        };
+        (value, started)
+    }
+
+    /// Waits until every question has been answered; none may be asked after this was called.
+    pub(super) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn a_hundred_callers_cause_one_question() {
+        let flights: Flights<u8, usize> = Flights::new();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(Notify::new());
+        let callers: Vec<_> = (0..100)
+            .map(|_| {
+                let (flights, asked, gate) = (flights.clone(), Arc::clone(&asked), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    flights
+                        .join(1, |publish| async move {
+                            asked.fetch_add(1, Ordering::Relaxed);
+                            gate.notified().await;
+                            publish.say(7);
+                        })
+                        .await
+                })
+            })
+            .collect();
+        while asked.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        let mut started = 0;
+        for caller in callers {
+            let (value, first) = caller.await.unwrap();
+            assert_eq!(value, Some(7));
+            started += usize::from(first);
+        }
+        flights.finish().await;
+        assert_eq!((asked.load(Ordering::Relaxed), started), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_dies_leaves_nobody_waiting_and_the_key_free() {
+        let flights: Flights<u8, usize> = Flights::new();
+        let (value, _) = flights.join(1, |_publish| async { panic!("on purpose") }).await;
+        assert_eq!(value, None);
+        let (value, started) = flights.join(1, |publish| async move { publish.say(3) }).await;
+        assert_eq!((value, started), (Some(3), true));
+    }
+}

@@ -1,0 +1,309 @@
+//! NARs: from the store, from a running fill, or from an upstream by a fill started here.
+//!
+//! A NAR URL says which bytes are meant ([`Meant`]), so the store is asked without any narinfo. Only on a miss is the
+//! narinfo needed: it tells where the bytes can be had, and is looked for in the store, then upstream; and when what it
+//! names is gone (nix-serve: "the path has been recreated"), it is asked for anew once.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+
+use super::Proxy;
+use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
+use super::entry::{Entry, alias_key, narinfo_key};
+use super::narinfo::{Asked, Found};
+use super::request::NarName;
+use super::trust;
+use crate::fill::{Broken, Fill, FillFailure, Locate, Plan, Reader, Source, blob_of, code_of};
+use crate::nix::hash::Sha256;
+use crate::nix::nar_url::NarUrl;
+use crate::nix::narinfo::{Compression, NarInfo};
+use crate::nix::store_path::HashPart;
+use crate::store::{BlobId, Manifest};
+use crate::upstream::{Said, Upstream};
+
+/// The bytes a NAR URL means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Meant {
+    /// The store path, unless the URL does not say it.
+    pub(super) hash: Option<HashPart>,
+    /// FileHash, or NarHash where there is no compression.
+    pub(super) digest: Sha256,
+    pub(super) compression: Compression,
+}
+
+impl Meant {
+    fn blob(&self) -> BlobId {
+        blob_of(&self.digest)
+    }
+
+    /// Whether a manifest is about these bytes: its name is only half of the digest.
+    fn is(&self, manifest: &Manifest) -> bool {
+        manifest.file_hash == *self.digest.as_bytes() && manifest.compression == code_of(self.compression)
+    }
+
+    pub(super) fn is_in(&self, info: &NarInfo) -> bool {
+        trust::digest(info) == Some(self.digest) && info.compression == self.compression
+    }
+}
+
+/// Why there is nothing to fill from.
+struct Nowhere {
+    outcome: Outcome,
+    kind: FailureKind,
+    text: String,
+}
+
+impl Nowhere {
+    fn not_found(text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::NotFound, kind: FailureKind::NotFound, text: text.into() }
+    }
+
+    fn unknown(text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into() }
+    }
+}
+
+impl From<Nowhere> for Answer {
+    fn from(nowhere: Nowhere) -> Self {
+        Self::failed(nowhere.outcome, nowhere.kind, nowhere.text)
+    }
+}
+
+impl Proxy {
+    pub(super) async fn nar(&self, name: NarName, head: bool) -> Answer {
+        let meant = match self.meant(name).await {
+            Ok(meant) => meant,
+            Err(nowhere) => return nowhere.into(),
+        };
+        if let Some(manifest) = self.inner.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest)) {
+            self.inner.store.touch(meant.blob());
+            return self.stored(meant, manifest);
+        }
+        if let Some(fill) = self.inner.fills.running(meant.blob()) {
+            self.inner.metrics.coalesced.inc();
+            return self.following(meant, &fill, Outcome::Follower).await.unwrap_or_else(Answer::from);
+        }
+        let plan = match self.plan(meant).await {
+            Ok(plan) => plan,
+            Err(nowhere) => return nowhere.into(),
+        };
+        if head {
+            return self.head(meant, &plan).await;
+        }
+        self.filled(meant, plan).await
+    }
+
+    /// Which bytes a URL means; the shapes without a digest are looked up.
+    async fn meant(&self, name: NarName) -> Result<Meant, Nowhere> {
+        match name {
+            NarName::Full { hash, digest, compression } => Ok(Meant { hash: Some(hash), digest, compression }),
+            NarName::ByNarHash { nar_hash, hash } => {
+                Ok(Meant { hash: Some(hash), digest: nar_hash, compression: Compression::None })
+            }
+            NarName::ByStorePath { hash, path } => {
+                let (entry, info) = self.narinfo_for_nar(hash).await?;
+                if entry.note == path || info.compression == Compression::None {
+                    return meant_by(&info);
+                }
+                Err(Nowhere::not_found(format!("{path} is not the NAR that the narinfo of {hash} names")))
+            }
+            NarName::ByFileHash { file_hash, compression } => {
+                let by_name = Meant { hash: None, digest: file_hash, compression };
+                if self.inner.store.manifest(by_name.blob()).await.is_some_and(|manifest| by_name.is(&manifest)) {
+                    return Ok(by_name);
+                }
+                let path = format!("nar/{}.nar{}", file_hash.nix32(), compression.extension());
+                Ok(self.announced(&path).await.unwrap_or(by_name))
+            }
+            NarName::Opaque(path) => self
+                .announced(&path)
+                .await
+                .ok_or_else(|| Nowhere::not_found(format!("no narinfo that was served here names {path}"))),
+        }
+    }
+
+    /// Which bytes a URL means that some upstream's narinfo announced.
+    pub(super) async fn announced(&self, path: &str) -> Option<Meant> {
+        let hash = self.inner.store.entry(alias_key(path)).await?;
+        let hash = HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()?;
+        let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
+        (entry.note == path).then(|| meant_by(&info).ok()).flatten()
+    }
+
+    async fn narinfo_for_nar(&self, hash: HashPart) -> Result<(Entry, NarInfo), Nowhere> {
+        match self.find_narinfo(hash).await.0 {
+            Found::Have(entry) | Found::Stale(entry) => match self.info_of(&entry) {
+                Some(info) => Ok((entry, info)),
+                None => Err(Nowhere::unknown(format!("the narinfo of {hash} that was kept cannot be read"))),
+            },
+            Found::HaveNot => Err(Nowhere::not_found(format!("no upstream has {hash}"))),
+            Found::Refused(why) => Err(Nowhere::not_found(why.as_ref())),
+            Found::Unknown(why) => Err(Nowhere::unknown(why.as_ref())),
+        }
+    }
+
+    fn stored(&self, meant: Meant, manifest: Arc<Manifest>) -> Answer {
+        let (fills, blob, size) = (self.inner.fills.clone(), meant.blob(), manifest.size);
+        let locate = self.locator(meant);
+        let open = move |range| into_body(Reader::stored(fills, blob, manifest, locate, range));
+        nar_answer(Outcome::Hit, Some(size), &meant, Box::new(open))
+    }
+
+    async fn following(&self, meant: Meant, fill: &Arc<Fill>, outcome: Outcome) -> Result<Answer, Nowhere> {
+        let ready = fill.ready().await.map_err(|broken| nowhere(&broken))?;
+        let (fills, fill, locate) = (self.inner.fills.clone(), Arc::clone(fill), self.locator(meant));
+        let open = move |range| into_body(Reader::following(fills, fill, locate, range));
+        Ok(nar_answer(outcome, ready.size, &meant, Box::new(open)))
+    }
+
+    async fn filled(&self, meant: Meant, plan: Plan) -> Answer {
+        let (fill, started) = self.inner.fills.start(plan);
+        let outcome = if started { Outcome::Miss } else { Outcome::Follower };
+        let gone = match self.following(meant, &fill, outcome).await {
+            Ok(answer) => return answer,
+            Err(nowhere) if nowhere.kind == FailureKind::NotFound => nowhere,
+            Err(nowhere) => return nowhere.into(),
+        };
+        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Ask anew, once.
+        let Some(hash) = meant.hash else { return gone.into() };
+        self.inner.store.remove_entry(&narinfo_key(hash));
+        match self.ask_narinfo(hash, Some(&meant)).await {
+            Asked::Have(upstream, verified) => {
+                let plan = plan_of(&meant, verified.info(), source(&upstream, verified.url()));
+                let (fill, _) = self.inner.fills.start(plan);
+                self.following(meant, &fill, outcome).await.unwrap_or_else(Answer::from)
+            }
+            Asked::Unknown(why) => Nowhere::unknown(why).into(),
+            Asked::HaveNot | Asked::Refused(_) => gone.into(),
+        }
+    }
+
+    /// HEAD of a NAR that is not here: true to what the upstream has, without fetching it.
+    async fn head(&self, meant: Meant, plan: &Plan) -> Answer {
+        let mut failure = Nowhere::not_found("no upstream has this NAR any more");
+        for source in &plan.sources {
+            // A GET whose body is not read closes its connection; HEAD would not be safe (nix-serve-wire.md, 1).
+            match source.upstream.open(&source.target, 0, Some(0)).await {
+                Ok(Said::Have(opened)) => {
+                    let size = plan.size.or(opened.total);
+                    let open = |_| -> BodyStream { Box::pin(futures_util::stream::empty()) };
+                    return nar_answer(Outcome::Miss, size, &meant, Box::new(open));
+                }
+                Ok(Said::HaveNot) => {}
+                Err(error) => failure = Nowhere::unknown(error.to_string()),
+            }
+        }
+        failure.into()
+    }
+
+    /// Where the bytes can be had, and what they must be.
+    async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
+        let Some(hash) = meant.hash else { return self.plan_by_name(meant) };
+        if let Ok((entry, info)) = self.narinfo_for_nar(hash).await
+            && meant.is_in(&info)
+            && let Some((upstream, _)) = self.inner.by_name.get(entry.upstream.as_str())
+            && let Ok(url) = NarUrl::parse(&entry.note, upstream.base())
+        {
+            return Ok(plan_of(&meant, &info, source(upstream, &url)));
+        }
+        // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
+        match self.ask_narinfo(hash, Some(&meant)).await {
+            Asked::Have(upstream, verified) => Ok(plan_of(&meant, verified.info(), source(&upstream, verified.url()))),
+            Asked::Unknown(why) => Err(Nowhere::unknown(why)),
+            Asked::HaveNot | Asked::Refused(_) => {
+                Err(Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
+            }
+        }
+    }
+
+    /// A plan for `nar/<filehash>.nar.xz` without its narinfo: the name itself is the proof of the bytes, and the path
+    /// asked for is written from the parsed hash (R13).
+    fn plan_by_name(&self, meant: Meant) -> Result<Plan, Nowhere> {
+        let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
+        let sources = self
+            .inner
+            .upstreams
+            .iter()
+            .filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
+        let Meant { digest, compression, .. } = meant;
+        Ok(Plan { digest, size: None, compression, announced: None, sources: sources.collect() })
+    }
+
+    fn locator(&self, meant: Meant) -> Arc<dyn Locate> {
+        Arc::new(Locator { proxy: self.clone(), meant })
+    }
+}
+
+/// Finds a NAR's sources when one of its readers meets a hole.
+struct Locator {
+    proxy: Proxy,
+    meant: Meant,
+}
+
+impl Locate for Locator {
+    fn sources(&self) -> BoxFuture<'_, Vec<Source>> {
+        Box::pin(async move {
+            match self.proxy.plan(self.meant).await {
+                Ok(plan) => plan.sources,
+                Err(nowhere) => {
+                    tracing::warn!(key = %self.meant.digest, "no source for a hole: {}", nowhere.text);
+                    Vec::new()
+                }
+            }
+        })
+    }
+}
+
+fn meant_by(info: &NarInfo) -> Result<Meant, Nowhere> {
+    let hash = info.store_path.hash();
+    match trust::digest(info) {
+        Some(digest) => Ok(Meant { hash: Some(hash), digest, compression: info.compression }),
+        None => Err(Nowhere::not_found(format!("the narinfo of {hash} has no FileHash"))),
+    }
+}
+
+fn plan_of(meant: &Meant, info: &NarInfo, source: Source) -> Plan {
+    let size = match info.compression {
+        Compression::None => Some(info.nar_size),
+        _ => info.file_size,
+    };
+    Plan {
+        digest: meant.digest,
+        size,
+        compression: meant.compression,
+        announced: Some((info.store_path.hash(), info.nar_hash, info.nar_size)),
+        sources: vec![source],
+    }
+}
+
+fn source(upstream: &Arc<Upstream>, url: &NarUrl) -> Source {
+    Source { upstream: Arc::clone(upstream), target: url.target(upstream.base()) }
+}
+
+fn nowhere(broken: &Broken) -> Nowhere {
+    match broken.reason {
+        FillFailure::Gone => Nowhere::not_found(broken.to_string()),
+        FillFailure::Internal => {
+            Nowhere { outcome: Outcome::Internal, kind: FailureKind::Internal, text: broken.to_string() }
+        }
+        FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long => {
+            Nowhere { outcome: Outcome::Refused, kind: FailureKind::BadGateway, text: broken.to_string() }
+        }
+        FillFailure::Unknown | FillFailure::Cut | FillFailure::Short => Nowhere::unknown(broken.to_string()),
+    }
+}
+
+fn nar_answer(
+    outcome: Outcome,
+    size: Option<u64>,
+    meant: &Meant,
+    open: Box<dyn FnOnce(Option<std::ops::Range<u64>>) -> BodyStream + Send>,
+) -> Answer {
+    Answer { outcome, reply: Reply::Nar(Nar { size, etag: meant.digest.nix32(), open }) }
+}
+
+fn into_body(reader: Reader) -> BodyStream {
+    Box::pin(reader.into_stream().map(|piece| piece.map_err(BodyError::from)))
+}

@@ -1,0 +1,193 @@
+//! Small things beside narinfos: listings, build logs, realisations, build traces, debug info.
+//!
+//! They are passed on as the upstream has them, in its encoding (caches keep logs and listings compressed), and kept as
+//! long as a narinfo. Nothing signs them, so nothing is proven about them; realisations carry signatures that clients
+//! check. Two are not taken literally: an empty log is no log (nix-serve answers 200 to any log it is asked for), and
+//! the `archive` of debug info follows the NAR URLs that we hand out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::HeaderValue;
+
+use super::Proxy;
+use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
+use super::entry::{Entry, small_key};
+use super::flights::Publish;
+use super::request::Small;
+use super::trust;
+use crate::clock::UnixSeconds;
+use crate::upstream::{Asked, Said, Streamed, Upstream, WhenDown};
+
+/// Larger objects (long logs) are passed on without being kept.
+const KEPT: usize = 1024 * 1024 - 4096;
+/// Seconds for which clients' own caches in between may keep one.
+const MAX_AGE: u64 = 3600;
+
+/// What looking for a small object came to.
+#[derive(Debug, Clone)]
+pub(super) enum Found {
+    Have(Entry),
+    Stale(Entry),
+    /// Too large to keep: whoever wants it asks this upstream himself.
+    Large(Arc<Upstream>),
+    HaveNot,
+    Unknown(Arc<str>),
+}
+
+/// What the upstreams said.
+enum Said3 {
+    Have(Arc<Upstream>, Bytes, Option<HeaderValue>),
+    Large(Arc<Upstream>),
+    HaveNot,
+    Unknown(String),
+}
+
+impl Proxy {
+    pub(super) async fn small(&self, small: Small) -> Answer {
+        let path = small.path();
+        let (found, outcome) = self.find_small(&small, &path).await;
+        let reply = |body: ObjectBody, encoding| Answer {
+            outcome,
+            reply: Reply::Object(Object { content_type: small.content_type(), encoding, body, max_age: MAX_AGE }),
+        };
+        match found {
+            Found::Have(entry) | Found::Stale(entry) => {
+                let encoding = HeaderValue::from_str(&entry.note).ok().filter(|note| !note.is_empty());
+                let body = match &small {
+                    Small::DebugInfo { .. } if encoding.is_none() => self.with_our_nar_url(entry.body).await,
+                    _ => entry.body,
+                };
+                reply(ObjectBody::Whole(body), encoding)
+            }
+            Found::Large(upstream) => match upstream.stream(&path).await {
+                Ok(Said::Have(Streamed { size, encoding, body })) => {
+                    reply(ObjectBody::Stream { size, stream: passed_on(body) }, encoding)
+                }
+                Ok(Said::HaveNot) => not_found(outcome, &path),
+                Err(error) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, error.to_string()),
+            },
+            Found::HaveNot => not_found(outcome, &path),
+            Found::Unknown(why) => Answer::failed(outcome, FailureKind::BadGateway, why.as_ref()),
+        }
+    }
+
+    async fn find_small(&self, small: &Small, path: &str) -> (Found, Outcome) {
+        let key = small_key(path);
+        let kept = match self.inner.store.entry(key).await {
+            Some(bytes) => Entry::decode(&bytes),
+            None => None,
+        };
+        let kept = kept.filter(|entry| {
+            self.inner.by_name.get(entry.upstream.as_str()).is_some_and(|(_, trust)| *trust == entry.trust)
+        });
+        match kept {
+            Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit),
+            None if self.inner.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
+            _ => {}
+        }
+        let (proxy, small, asked_path) = (self.clone(), small.clone(), path.to_owned());
+        let ask = |publish: Publish<Found>| async move {
+            proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
+        };
+        let (found, asked_here) = self.inner.smalls.join(path.to_owned(), ask).await;
+        let found = found.unwrap_or_else(|| Found::Unknown("the question to the upstreams died; see the log".into()));
+        let outcome = match (&found, asked_here) {
+            (Found::Have(_), false) => Outcome::Follower,
+            (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,
+            (Found::Stale(_), _) => Outcome::Stale,
+            (Found::HaveNot, _) => Outcome::NotFound,
+            (Found::Unknown(_), _) => Outcome::Unknown,
+        };
+        (found, outcome)
+    }
+
+    async fn ask_and_keep_small(&self, small: &Small, path: &str, kept: Option<Entry>, publish: &Publish<Found>) {
+        let key = small_key(path);
+        match (self.ask_small(small, path).await, kept) {
+            (Said3::Have(upstream, body, encoding), _) => {
+                let now = UnixSeconds::now();
+                let entry = Entry {
+                    fetched: now,
+                    expires: now.plus(upstream.narinfo_ttl().as_secs()),
+                    trust: trust::fingerprint(&upstream),
+                    upstream: upstream.name().to_string(),
+                    note: encoding.and_then(|e| e.to_str().ok().map(str::to_owned)).unwrap_or_default(),
+                    body,
+                };
+                publish.say(Found::Have(entry.clone()));
+                self.inner.store.forget_negative(&key);
+                self.inner.store.put_entry(key, entry.encode()).await;
+            }
+            (Said3::Large(upstream), _) => publish.say(Found::Large(upstream)),
+            (Said3::Unknown(why), Some(kept)) => {
+                tracing::warn!(key = path, outcome = %Outcome::Stale, "served stale: {why}");
+                publish.say(Found::Stale(kept));
+            }
+            (Said3::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
+            (Said3::HaveNot, kept) => {
+                if kept.is_some() {
+                    self.inner.store.remove_entry(&key);
+                }
+                self.inner.store.put_negative(key, self.inner.options.negative_ttl.0);
+                publish.say(Found::HaveNot);
+            }
+        }
+    }
+
+    async fn ask_small(&self, small: &Small, path: &str) -> Said3 {
+        let mut unknown = None;
+        for group in self.groups() {
+            let mut answers: FuturesUnordered<_> = group
+                .iter()
+                .map(|upstream| async move { (Arc::clone(upstream), upstream.small(path, KEPT).await) })
+                .collect();
+            while let Some((upstream, said)) = answers.next().await {
+                match said {
+                    // nix-serve-wire.md, 6: an unknown build log is 200 with an empty body.
+                    Ok(Said::Have(Asked::Whole { body, .. })) if body.is_empty() && matches!(small, Small::Log(_)) => {}
+                    Ok(Said::Have(Asked::Whole { body, encoding })) => return Said3::Have(upstream, body, encoding),
+                    Ok(Said::Have(Asked::TooLong)) => return Said3::Large(upstream),
+                    Ok(Said::HaveNot) => {}
+                    Err(error) => {
+                        tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
+                        if upstream.when_down() == WhenDown::Error {
+                            unknown = unknown.or(Some(error.to_string()));
+                        }
+                    }
+                }
+            }
+        }
+        unknown.map_or(Said3::HaveNot, Said3::Unknown)
+    }
+
+    /// Debug info names its NAR by a URL relative to `debuginfo/`, as the upstream calls it; here it has another name.
+    async fn with_our_nar_url(&self, body: Bytes) -> Bytes {
+        let Ok(mut json) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body) else {
+            return body;
+        };
+        let Some(path) = json.get("archive").and_then(|a| a.as_str()).and_then(|a| a.strip_prefix("../")) else {
+            return body;
+        };
+        let Some((hash, meant)) = self.announced(path).await.and_then(|meant| Some((meant.hash?, meant))) else {
+            // Never announced here. `nar/<filehash>.nar.xz` is served all the same, any other name cannot be.
+            return body;
+        };
+        let ours = trust::nar_url(hash, &meant.digest, meant.compression);
+        json.insert("archive".to_owned(), format!("../{ours}").into());
+        serde_json::to_vec(&json).map_or(body, Bytes::from)
+    }
+}
+
+fn not_found(outcome: Outcome, path: &str) -> Answer {
+    Answer::failed(outcome, FailureKind::NotFound, format!("no upstream has {path}"))
+}
+
+fn passed_on(body: crate::upstream::Body) -> BodyStream {
+    Box::pin(futures_util::stream::unfold(body, |mut body| async move {
+        let piece = body.next().await?;
+        Some((piece.map_err(BodyError::from), body))
+    }))
+}

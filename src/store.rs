@@ -1,0 +1,300 @@
+//! The store: every byte of every NAR in chunks, their manifests, small objects and negative answers.
+//!
+//! ```text
+//! put_chunk ── memory tier (readable at once) ── write gate ── foyer ── preallocated block files
+//! chunk     ── memory tier, else the disk tier; whatever goes wrong there is a miss
+//! ```
+//!
+//! A [`Store`] works from the first moment, in memory; [`Store::open_disk`] recovers the disk tier and puts it in
+//! behind. A disk that fails is taken out again and the store goes on in memory (see `health`). Storing never
+//! means stored: a chunk may be gone at any time, and who reads it checks it against its manifest (R11, R31).
+//!
+//! Out of scope: HTTP, upstreams, and what a narinfo is.
+
+mod allocate;
+mod catalog;
+mod device;
+mod direct;
+mod disk;
+mod gate;
+pub mod geometry;
+mod health;
+mod heat;
+mod line;
+pub mod manifest;
+mod meta;
+pub mod negative;
+mod open;
+mod second_chance;
+#[cfg(test)]
+mod tests;
+mod tier;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use foyer::{Cache, CacheBuilder, S3FifoConfig};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::catalog::Catalog;
+use self::disk::Disk;
+pub use self::geometry::{BlobId, CHUNK, ChunkKey};
+use self::geometry::{ChunkHash, padded};
+use self::heat::Heat;
+pub use self::manifest::{Announced, Manifest, Proof};
+pub use self::meta::EntryKey;
+use self::meta::{MetaKey, MetaValue};
+use self::negative::Negatives;
+pub use self::open::OpenError;
+use crate::metrics::{Place, StoreMetrics, StoreTier};
+use crate::options::{ByteSize, Mistakes, key};
+
+crate::options! {
+    /// Where NARs are kept, and how much of them.
+    ///
+    /// Besides `memory` the store takes a fixed amount, at most 120 MiB: 80 MiB of write buffers, the rest tables of negative
+    /// answers and of NARs in use. And about 100 bytes for each entry on disk, which is 0.4 GiB for 1 TiB of large NARs.
+    pub struct Options {
+        /// The directory of the disk tier; made if it does not exist. Not set: everything is kept in memory only.
+        pub dir: Option<PathBuf> = None,
+        /// The disk space the store takes, at least 64 MiB. All of it is allocated when the store opens, so that the
+        /// disk cannot be full later. A thirty-second part (16 MiB to 4 GiB) is for manifests and narinfos.
+        pub disk: ByteSize = ByteSize(10 << 30),
+        /// The memory for what is asked for often, at least 16 MiB. An eighth of it (at most 256 MiB) is for manifests
+        /// and narinfos.
+        pub memory: ByteSize = ByteSize(512 << 20),
+    }
+}
+
+/// The least memory the tiers work with.
+pub const LEAST_MEMORY: u64 = 16 << 20;
+
+impl Options {
+    /// Says what cannot work, with `at` the place of the table.
+    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if self.dir.is_some() && self.disk.0 < device::LEAST {
+            mistakes.say(
+                &key(at, "disk"),
+                &format!("{} is too small: the least is {}", self.disk, ByteSize(device::LEAST)),
+            );
+        }
+        if self.memory.0 < LEAST_MEMORY {
+            let least = ByteSize(LEAST_MEMORY);
+            mistakes.say(&key(at, "memory"), &format!("{} is too small: the least is {least}", self.memory));
+        }
+    }
+}
+
+/// The store. A clone is the same store. Dropping the last one ends it at once; see [`Store::close`].
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    nar: Cache<ChunkKey, Bytes, ChunkHash>,
+    catalog: Arc<Catalog>,
+    negatives: Negatives,
+    heat: Arc<Heat>,
+    metrics: StoreMetrics,
+    disk: ArcSwapOption<Disk>,
+    /// Held while the disk tier is opened; true once it is watched.
+    opening: tokio::sync::Mutex<bool>,
+    closed: CancellationToken,
+    _close: DropGuard,
+}
+
+impl Store {
+    /// A store in memory. Answers at once; see [`Store::open_disk`] for the rest.
+    pub fn memory_only(options: &Options, metrics: StoreMetrics) -> Self {
+        let memory = usize::try_from(options.memory.0.max(LEAST_MEMORY)).unwrap_or(usize::MAX);
+        let for_meta = (memory / 8).min(256 << 20);
+        let nar = CacheBuilder::new(memory - for_meta)
+            .with_name("nar")
+            .with_shards(shards(memory - for_meta))
+            .with_eviction_config(S3FifoConfig::default())
+            .with_hash_builder(ChunkHash)
+            .with_weighter(|_, chunk: &Bytes| chunk.len() + MEMORY_OVERHEAD)
+            .with_metrics_registry(Box::new(metrics.foyer.clone()))
+            .build();
+        let closed = CancellationToken::new();
+        Self(Arc::new(Inner {
+            options: options.clone(),
+            nar,
+            catalog: Arc::new(Catalog::new(for_meta, options.dir.is_some(), &metrics)),
+            negatives: Negatives::default(),
+            heat: Arc::default(),
+            metrics,
+            disk: ArcSwapOption::empty(),
+            opening: tokio::sync::Mutex::new(false),
+            _close: closed.clone().drop_guard(),
+            closed,
+        }))
+    }
+
+    /// Opens the disk tier and puts it in behind the memory: allocates its files, recovers what is in them. What was put
+    /// before stays readable while it is in memory. From then on the tier is watched (see `health`).
+    ///
+    /// # Errors
+    /// Why the disk cannot be used. The store goes on in memory, has said so in the log, and tries again by itself.
+    pub async fn open_disk(&self) -> Result<(), OpenError> {
+        health::open(&self.0).await
+    }
+
+    /// The bytes of a chunk whose digest is `digest` (see [`Manifest::digest`]).
+    ///
+    /// What comes from disk is checked (R11): foyer's checksum proves that a chunk is what was once written under its
+    /// name, not that it is the one its manifest means, because a fill that was killed before it failed leaves chunks
+    /// behind. A wrong one is removed, and is a miss. Memory holds only what was checked, or what a fill put just now.
+    pub async fn chunk(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Option<Bytes> {
+        if let Some(entry) = self.0.nar.get(&key) {
+            self.count(StoreTier::Nar, Place::Memory);
+            return Some(entry.value().clone());
+        }
+        let found = match self.0.disk.load_full() {
+            Some(disk) => disk.nar.get(&key).await.map(|found| found.value),
+            None => None,
+        };
+        let right = found.filter(|bytes| {
+            let right = Manifest::digest(bytes) == *digest;
+            if !right {
+                tracing::warn!(key = %key.blob, chunk = key.index, "a chunk on disk is not the one of its manifest: removed");
+                self.0.metrics.wrong_chunks.inc();
+                self.remove_chunk(key);
+            }
+            right
+        });
+        self.count(StoreTier::Nar, if right.is_some() { Place::Disk } else { Place::Nowhere });
+        let bytes = right?;
+        self.0.nar.insert(key, bytes.clone());
+        Some(bytes)
+    }
+
+    /// True when the chunk is probably there. Does no I/O.
+    pub fn has_chunk(&self, key: ChunkKey) -> bool {
+        self.0.nar.contains(&key) || self.0.disk.load().as_ref().is_some_and(|disk| disk.nar.contains(&key))
+    }
+
+    /// Keeps a chunk of at most [`CHUNK`] bytes, readable at once. Waits while more is being written than the disk takes.
+    pub async fn put_chunk(&self, key: ChunkKey, bytes: Bytes) {
+        debug_assert!(bytes.len() <= CHUNK, "a chunk is cut at CHUNK bytes");
+        self.0.nar.insert(key, bytes.clone());
+        if let Some(disk) = self.0.disk.load_full() {
+            let size = padded(ChunkKey::ENCODED, size_of::<u64>() + bytes.len());
+            // A chunk that is turned away by a disk that just became sick is in memory, as if there were none.
+            disk.nar.put(key, bytes, size).await;
+        }
+    }
+
+    /// Waits until every chunk put before is written out. `false` when the disk lost some of them; `true` as well when
+    /// there is no disk tier.
+    pub async fn flush_chunks(&self) -> bool {
+        match self.0.disk.load_full() {
+            Some(disk) => disk.nar.flush().await,
+            None => true,
+        }
+    }
+
+    /// Removes a chunk that turned out to be wrong. One that is just being written goes when that is done, and a restart
+    /// may find it on disk again: it will be as wrong as before.
+    pub fn remove_chunk(&self, key: ChunkKey) {
+        self.0.nar.remove(&key);
+        if let Some(disk) = self.0.disk.load().as_ref() {
+            disk.nar.remove(&key);
+        }
+    }
+
+    /// The manifest of a body.
+    pub async fn manifest(&self, blob: BlobId) -> Option<Arc<Manifest>> {
+        match self.read(MetaKey::Manifest(blob)).await? {
+            MetaValue::Manifest(manifest) => Some(manifest),
+            MetaValue::Entry(_) | MetaValue::Removed => None,
+        }
+    }
+
+    /// Keeps the manifest of a body. To be called when [`Store::flush_chunks`] said that its chunks are written.
+    pub async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
+        self.write(MetaKey::Manifest(blob), MetaValue::Manifest(manifest)).await;
+    }
+
+    /// Removes the manifest of a body, for good.
+    pub fn remove_manifest(&self, blob: BlobId) {
+        self.0.catalog.remove(MetaKey::Manifest(blob));
+    }
+
+    /// A small object.
+    pub async fn entry(&self, key: EntryKey) -> Option<Bytes> {
+        match self.read(MetaKey::Entry(key)).await? {
+            MetaValue::Entry(bytes) => Some(bytes),
+            MetaValue::Manifest(_) | MetaValue::Removed => None,
+        }
+    }
+
+    /// Keeps a small object, in place of the one under the same key. What is larger than a block of the disk tier (1 to
+    /// 16 MiB, and at most 8 MiB) is kept in memory only.
+    pub async fn put_entry(&self, key: EntryKey, bytes: Bytes) {
+        self.write(MetaKey::Entry(key), MetaValue::Entry(bytes)).await;
+    }
+
+    /// Removes a small object, for good.
+    pub fn remove_entry(&self, key: &EntryKey) {
+        self.0.catalog.remove(MetaKey::Entry(*key));
+    }
+
+    /// True when `key` was answered negatively and that still holds.
+    pub fn negative(&self, key: EntryKey) -> bool {
+        self.0.negatives.holds(&key)
+    }
+
+    /// Remembers a negative answer for `ttl`, at most [`negative::LONGEST`].
+    pub fn put_negative(&self, key: EntryKey, ttl: Duration) {
+        self.0.negatives.put(key, ttl);
+    }
+
+    /// Forgets a negative answer.
+    pub fn forget_negative(&self, key: &EntryKey) {
+        self.0.negatives.forget(key);
+    }
+
+    /// Says that a request used this body: what is used again is kept when its place on disk is needed.
+    pub fn touch(&self, blob: BlobId) {
+        self.0.heat.touch(blob);
+    }
+
+    /// Ends the store: what was put is written out, the disk tier is closed. The store goes on in memory.
+    pub async fn close(&self) {
+        self.0.closed.cancel();
+        let _opening = self.0.opening.lock().await;
+        if let Some(disk) = self.0.disk.swap(None) {
+            disk.close(&self.0.catalog).await;
+            self.0.metrics.disk_up.set(0);
+        }
+    }
+
+    async fn read(&self, key: MetaKey) -> Option<MetaValue> {
+        let disk = self.0.disk.load_full();
+        let (found, place) = self.0.catalog.read(key, disk.as_deref().map(|disk| &disk.meta)).await;
+        self.count(StoreTier::Meta, place);
+        found
+    }
+
+    async fn write(&self, key: MetaKey, value: MetaValue) {
+        let disk = self.0.disk.load_full();
+        self.0.catalog.write(key, value, disk.as_deref().map(|disk| &disk.meta)).await;
+    }
+
+    fn count(&self, tier: StoreTier, place: Place) {
+        self.0.metrics.reads.of(tier, place).inc();
+    }
+}
+
+/// What an entry of a memory tier costs besides its value: key, record, index slot (an estimate of foyer's structures).
+const MEMORY_OVERHEAD: usize = 256;
+
+/// One lock for each 32 MiB: with more, small tiers would not hold an even share of large entries.
+fn shards(capacity: usize) -> usize {
+    (capacity >> 25).clamp(1, 16)
+}

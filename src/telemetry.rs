@@ -1,0 +1,145 @@
+//! Logs: to stderr, where systemd, Kubernetes and people expect them.
+//!
+//! The access log is one event per request with the target [`ACCESS`], so that it is switched by itself.
+//!
+//! Out of scope: metrics (see `metrics`) and traces.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+
+/// The target of the access log's events.
+pub const ACCESS: &str = "access";
+
+crate::choice! {
+    /// How a log line is written.
+    pub enum Format {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}
+
+/// What is logged: a level, or levels by part of the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level(String);
+
+impl Default for Level {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl std::str::FromStr for Level {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        // A bare word that is no level would be taken for the name of a part of the program, and silence everything.
+        let level = |t: &str| !t.is_empty() && t.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        let whole = text
+            .split(',')
+            .all(|t| level(t) || t.split_once('=').is_some_and(|(part, l)| !part.is_empty() && level(l)));
+        if whole && EnvFilter::try_new(text).is_ok() { Ok(Self(text.to_owned())) } else { Err(()) }
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+crate::string_value!(
+    Level,
+    "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a list by part such as \
+     \"info,snowbank::fill=debug\""
+);
+
+crate::options! {
+    /// The log, on stderr.
+    pub struct Options {
+        /// How much is logged. `debug` tells what each fill does; a list gives parts of the program their own level, as
+        /// in "info,snowbank::fill=debug".
+        pub level: Level = Level::default(),
+        /// `text` for people, `json` for collectors: one object per line.
+        pub format: Format = Format::Text,
+        /// Whether each request is logged in one line, whatever `level` says.
+        pub access: bool = true,
+    }
+}
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// When it was started before.
+pub fn init(options: &Options) -> Result<(), tracing_subscriber::util::TryInitError> {
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    // Colour is for terminals, and not for those who ask for none (https://no-color.org).
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter(options)).with_writer(std::io::stderr);
+    match options.format {
+        Format::Text => lines.with_ansi(colour).finish().try_init(),
+        Format::Json => lines.json().flatten_event(true).finish().try_init(),
+    }
+}
+
+fn filter(options: &Options) -> EnvFilter {
+    let access = if options.access { "info" } else { "off" };
+    // Every level was parsed when it was read, so nothing is left out here.
+    EnvFilter::new(format!("{},{ACCESS}={access}", options.level))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::options::Table;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written of one event of each kind.
+    fn written(options: &str) -> String {
+        let options = Options::from_toml(options).unwrap();
+        let lines = Lines::default();
+        let sink = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_env_filter(filter(&options)).with_writer(move || sink.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("a debug line");
+            tracing::info!("an info line");
+            tracing::info!(target: ACCESS, "an access line");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        let found = ["debug line", "info line", "access line"];
+        let text = String::from_utf8(bytes).unwrap();
+        found.into_iter().filter(|f| text.contains(f)).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_level_and_the_access_log_are_set_apart() {
+        assert_eq!(written(""), "info line, access line");
+        assert_eq!(written("access = false"), "info line");
+        assert_eq!(written("level = 'warn'"), "access line");
+        assert_eq!(written("level = 'warn,snowbank::telemetry=debug'\naccess = false"), "debug line, info line");
+    }
+
+    #[test]
+    fn a_level_that_would_silence_everything_is_refused() {
+        for text in ["", "inof", "info,", "info,=debug", "info,x=loud", "snowbank"] {
+            assert!(text.parse::<Level>().is_err(), "{text}");
+        }
+    }
+}

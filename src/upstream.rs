@@ -1,0 +1,16 @@
+//! Upstreams: the caches behind this one, and how each is asked.
+//!
+//! An answer has three values: have, have not, and unknown ([`Said`] in a `Result`). What an answer is worth is not
+//! decided here, and neither is who is asked when (both `proxy`).
+//!
+//! Out of scope: the store, and clients.
+
+mod client;
+mod error;
+pub mod options;
+mod tls;
+mod url;
+
+pub use client::{Asked, Body, Opened, Said, Streamed, Upstream};
+pub use error::{Cause, UpstreamError};
+pub use options::{Options, Trust, WhenDown};

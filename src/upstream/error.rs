@@ -1,0 +1,42 @@
+//! Why an upstream's answer is unknown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// An answer that is neither "have" nor "have not".
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("upstream {upstream} {cause}")]
+pub struct UpstreamError {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// What happened.
+    pub cause: Cause,
+}
+
+/// What happened to a request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Cause {
+    /// Name resolution, connecting, TLS, or the connection broke before an answer.
+    #[error("cannot be reached: {0}")]
+    Connection(String),
+    /// No response head in time.
+    #[error("did not answer within {0:?}")]
+    Timeout(Duration),
+    /// No further bytes of a body in time.
+    #[error("sent nothing for {0:?} in the middle of a body")]
+    Stall(Duration),
+    /// The body ended before its end.
+    #[error("cut its answer short: {0}")]
+    Cut(String),
+    /// A status that says neither yes nor no.
+    #[error("answered {0}")]
+    Status(StatusCode),
+    /// A header that contradicts the request.
+    #[error("answered with {0}")]
+    Header(&'static str),
+    /// A mistake of ours.
+    #[error("was not asked: {0}")]
+    Internal(&'static str),
+}

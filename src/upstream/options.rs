@@ -1,0 +1,162 @@
+//! What can be set for an upstream, and the order in which several are asked.
+
+use std::path::PathBuf;
+
+use crate::nix::signature::PublicKey;
+use crate::options::{Mistakes, Period, key};
+
+pub use super::url::UpstreamUrl;
+
+crate::choice! {
+    /// What makes a narinfo of an upstream trusted (R36: always spelled out, never a fallback).
+    pub enum Trust {
+        /// A narinfo needs a signature by one of the upstream's `public_keys`.
+        Keys = "keys",
+        /// The operator vouches for the upstream: an unsigned narinfo is trusted and may be signed.
+        Origin = "origin",
+        /// Nothing is trusted: narinfos go on as they came, and are never signed here.
+        Pass = "pass",
+    }
+}
+
+crate::choice! {
+    /// What a client is told when an upstream could not be asked and nobody else has the path (R18).
+    pub enum WhenDown {
+        /// That it is unknown: 502 or 504.
+        Error = "error",
+        /// That it is not there: 404.
+        Miss = "miss",
+    }
+}
+
+crate::options! {
+    /// A binary cache to mirror; any number of them. Without any, cache.nixos.org is mirrored.
+    pub struct Options {
+        /// Where the cache is: the address that would stand in `substituters`, without parameters. `http` and `https`,
+        /// a port and a path are understood.
+        pub url: UpstreamUrl,
+        /// What the upstream is called in logs, metrics and messages. By default the host of `url`, with its port if
+        /// that is not the usual one; two upstreams on one host need a name.
+        pub name: Option<Name> = None,
+        /// Lower numbers are asked earlier; upstreams with the same number are asked side by side, and the first that
+        /// has the path serves it. The next number is asked only when all of this one said that they have not, or could
+        /// not be reached. By default 10 for the first upstream in this file, 20 for the second, and so on.
+        pub priority: Option<u32> = None,
+        /// Which narinfos are trusted. `keys`: those with a valid signature by one of `public_keys`. `origin`: all of
+        /// them, signed or not; for a cache you vouch for, such as a nix-serve on this machine. `pass`: none, but all
+        /// are served as they came, never signed here, for the clients to judge.
+        pub trust: Trust = Trust::Keys,
+        /// The keys that may sign for this upstream, written as in `trusted-public-keys` of nix.conf. Required when
+        /// `trust` is `keys`. A key counts for the upstreams that list it and for no other.
+        pub public_keys: Vec<PublicKey> = Vec::new(),
+        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502
+        /// or 504, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
+        /// remembers for an hour that it is not here; for a cache that is often switched off.
+        pub when_down: WhenDown = WhenDown::Error,
+        /// A file of PEM certificates to trust for `https`, besides those the system trusts: the CA of a company,
+        /// or the certificate of the upstream itself.
+        pub ca_file: Option<PathBuf> = None,
+        /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs, and one
+        /// more carries everything else; over `http` NARs have one half and everything else the other. By default 32
+        /// for `https`, and 4 for `http` until an answer shows that it is not from nix-serve, which serves 5 at a time;
+        /// 64 from then on. Raise it for a far upstream that could give more, lower it for one that is overrun.
+        pub connections: Option<u32> = None,
+        /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
+        /// seconds of delay.
+        pub connect_timeout: Period = Period::seconds(5),
+        /// How long the upstream may take from the request to the head of its response. Raise it for caches that make
+        /// the archive when it is asked for and are slow to start.
+        pub response_timeout: Period = Period::seconds(15),
+        /// How long a body may pause before the rest of it is fetched anew, or given up.
+        pub stall_timeout: Period = Period::seconds(30),
+        /// How long a narinfo of this upstream is served without asking again. Paths almost never change under their
+        /// hash; shorten it for a nix-serve whose store paths are deleted and rebuilt.
+        pub narinfo_ttl: Period = Period::seconds(86_400),
+    }
+}
+
+impl Options {
+    /// When this upstream is asked, being number `place` of the list (from 0): lower ranks earlier, equal ones side by
+    /// side.
+    pub fn rank(&self, place: usize) -> u32 {
+        self.priority.unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(10))
+    }
+
+    /// The name in logs and metrics.
+    pub fn display_name(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.url.authority(), ToString::to_string)
+    }
+
+    /// Checks what one value alone cannot show; `at` is the table's place.
+    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if self.trust == Trust::Keys && self.public_keys.is_empty() {
+            let accepted = format!(
+                "at least one key, because trust is \"keys\"; \"{}\" trusts everything, \"{}\" leaves it to \
+                 the clients",
+                Trust::Origin,
+                Trust::Pass
+            );
+            mistakes.missing(&key(at, "public_keys"), &accepted);
+        }
+        if let Some(few @ 0..2) = self.connections {
+            mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
+        }
+        let timeouts = [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("stall_timeout", self.stall_timeout),
+        ];
+        for (name, timeout) in timeouts {
+            if timeout.0.is_zero() {
+                mistakes.refuse(&key(at, name), &format!("\"{timeout}\""), "more than \"0 ms\"");
+            }
+        }
+    }
+}
+
+/// The name of an upstream: a label value of metrics, a field of logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl std::str::FromStr for Name {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:".contains(&b);
+        if (1..=64).contains(&text.len()) && text.bytes().all(fits) { Ok(Self(text.to_owned())) } else { Err(()) }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+crate::string_value!(Name, "1 to 64 of the characters a-z 0-9 - . _ :");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Table;
+
+    fn upstream(rest: &str) -> Options {
+        Options::from_toml(&format!("url = 'http://a'\n{rest}")).unwrap()
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_file_unless_a_priority_says_otherwise() {
+        let ranks: Vec<u32> = (0..3).map(|place| upstream("").rank(place)).collect();
+        assert_eq!(ranks, [10, 20, 30]);
+        assert_eq!(upstream("priority = 0").rank(2), 0);
+        assert_eq!(upstream("").rank(usize::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn a_name_is_given_or_taken_from_the_url() {
+        assert_eq!(upstream("").display_name(), "a");
+        assert_eq!(upstream("name = 'office'").display_name(), "office");
+        for name in ["", "A", "a b", "a\n", "é"] {
+            assert!(name.parse::<Name>().is_err(), "{name:?}");
+        }
+    }
+}
