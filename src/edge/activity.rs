@@ -36,6 +36,11 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
+    /// No request is in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+    }
+
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Pending => self.write_waits.store(true, Relaxed),
@@ -91,7 +96,7 @@ impl Watch {
         // Waiting at both ends of the period: a response that only just began to wait has its time still before it.
         if before.waited && self.waited && self.written - before.written < LEAST_PROGRESS {
             Verdict::Stalled
-        } else if activity.in_flight.load(Relaxed) == 0 && self.requests == before.requests {
+        } else if activity.is_quiet() && self.requests == before.requests {
             Verdict::Idle
         } else {
             Verdict::Busy

@@ -237,6 +237,8 @@ async fn drive<H>(
             result = poll_fn(|cx| poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)) => {
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,
+                    // A client may close as soon as it reads our GOAWAY, while we still write the end of it.
+                    Err(_) if (draining || asked_for_idleness) && activity.is_quiet() => ConnectionEnd::Closed,
                     Err(error) => {
                         tracing::debug!(%peer, error = %Causes(error.as_ref()), "connection ended");
                         ConnectionEnd::Error
@@ -314,3 +316,6 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> 
         self.0.spawn(future);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,9 @@ fn check(target: &Uri, asked: Asked<'_>, bodiless: bool) -> Result<(), Fault> {
         return Err((StatusCode::URI_TOO_LONG, "the request target is longer than 2048 bytes"));
     }
     check_host(target, asked)?;
+    if !matches!(*asked.method, Method::GET | Method::HEAD) {
+        return Ok(()); // its own refusal, which closes the connection too, is about the method
+    }
     // R20: hyper drops Content-Length where Transfer-Encoding is there too, so either one is refused.
     let lengths_are_zero = asked.headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
     if asked.headers.contains_key(TRANSFER_ENCODING) || !lengths_are_zero || !bodiless {

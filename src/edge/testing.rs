@@ -1,5 +1,7 @@
 //! What the room's tests share: a server on ports of its own, and clients that speak to it over real sockets.
 
+pub(super) mod served;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

@@ -1,132 +1,16 @@
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::super::body::H2_SLICE;
-use super::super::connection::{self, Shared};
-use super::super::testing::{
-    CERTIFICATE, Fake, NAR_PATH, get, handshake_over, head_of, http2_over, nar, nar_from, noise, soon,
-};
-use super::super::{Peer, Service};
-use crate::metrics::{ConnectionEnd, EdgeMetrics, Metrics, ResponseEnd};
+use super::super::testing::served::{Served, ask_by_hand, narrow_pair};
+use super::super::testing::{NAR_PATH, get, handshake_over, head_of, http2_over, nar, nar_from, noise, soon};
+use crate::metrics::{ConnectionEnd, ResponseEnd};
 use crate::proxy::answer::Answer;
-
-/// A socket that keeps a copy of what is written, and counts in how many writes.
-struct Counting<IO> {
-    io: IO,
-    written: Arc<Mutex<Written>>,
-}
-
-#[derive(Default)]
-struct Written {
-    writes: usize,
-    bytes: Vec<u8>,
-}
-
-impl Written {
-    /// The lengths of the plaintexts of all records written so far: TLS 1.3 adds a type and a tag, 17 B.
-    fn records(&self) -> Vec<usize> {
-        let mut records = Vec::new();
-        let mut rest = self.bytes.as_slice();
-        while let Some((head, after)) = rest.split_at_checked(5) {
-            let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
-            if head[0] == 23 {
-                records.push(length - 17);
-            }
-            rest = &after[length..];
-        }
-        records
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Counting<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(taken)) = &result {
-            let mut taken = *taken;
-            let mut written = self.written.lock().unwrap();
-            written.writes += 1;
-            for buf in bufs {
-                let part = taken.min(buf.len());
-                written.bytes.extend_from_slice(&buf[..part]);
-                taken -= part;
-            }
-        }
-        result
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// One connection's server side: its task, what it wrote, what it counted.
-struct Served {
-    task: JoinHandle<()>,
-    tasks: TaskTracker,
-    written: Arc<Mutex<Written>>,
-    metrics: EdgeMetrics,
-}
-
-impl Served {
-    /// Serves `io` with one answer to everything.
-    fn start<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        io: IO,
-        answer: impl Fn() -> Answer + Send + Sync + 'static,
-    ) -> Self {
-        let metrics = Metrics::default().edge;
-        let tasks = TaskTracker::new();
-        let shared = Arc::new(Shared {
-            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone())),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-        });
-        let written = Arc::new(Mutex::new(Written::default()));
-        let io = Counting { io, written: Arc::clone(&written) };
-        let peer = Peer { address: None, tls: true };
-        let task = tokio::spawn(connection::serve(shared, io, Some(Arc::clone(&CERTIFICATE.server)), peer));
-        Self { task, tasks, written, metrics }
-    }
-
-    /// Waits for the connection and its streams to end, and returns how it did.
-    async fn end(self) -> EdgeMetrics {
-        soon(self.task).await.expect("the connection does not panic");
-        self.tasks.close();
-        soon(self.tasks.wait()).await;
-        assert_eq!(self.metrics.panics.get(), 0);
-        self.metrics
-    }
-}
 
 async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,11 +18,6 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
     let (server, _) = listener.accept().await.unwrap();
     server.set_nodelay(true).unwrap();
     (client, server)
-}
-
-/// A pipe that takes little at a time, so that every write has to wait.
-fn narrow_pair() -> (DuplexStream, DuplexStream) {
-    tokio::io::duplex(4096)
 }
 
 #[tokio::test]
@@ -225,22 +104,6 @@ async fn responses_side_by_side_do_not_starve() {
     drop(sender);
     soon(client).await.unwrap().unwrap();
     served.end().await;
-}
-
-fn small(length: usize) -> u8 {
-    u8::try_from(length).expect("one byte holds it")
-}
-
-/// Opens all windows and asks for a NAR, in h2 frames made by hand.
-async fn ask_by_hand(client: &mut (impl AsyncWrite + Unpin)) {
-    let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0][..], &[0, 4, 0x7f, 0xff, 0xff, 0xff]].concat();
-    let window_update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
-    // HPACK: GET and https from the static table, :path and :authority as literals.
-    let fields = [&[0x82, 0x87, 0x04, small(NAR_PATH.len())], NAR_PATH.as_bytes(), &[0x01, 9], b"localhost"].concat();
-    let head = [0, 0, small(fields.len()), 1, 5, 0, 0, 0, 1];
-    let all = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &window_update, &head, &fields].concat();
-    client.write_all(&all).await.unwrap();
-    client.flush().await.unwrap();
 }
 
 /// A source that counts what was taken from it.

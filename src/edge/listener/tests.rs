@@ -80,6 +80,18 @@ async fn plain_text_on_the_tls_address_is_a_failed_handshake() {
 }
 
 #[tokio::test]
+async fn an_accepted_connection_is_tuned() {
+    let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    tune(&stream).unwrap();
+    let socket = SockRef::from(&stream);
+    assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+}
+
+#[tokio::test]
 async fn all_addresses_are_bound_or_none() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();

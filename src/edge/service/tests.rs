@@ -71,6 +71,11 @@ async fn other_methods_are_told_what_is_allowed() {
         let answer = exchange(server.plain, &format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD\r\n"), "{answer}");
     }
+    let put =
+        "PUT /nix-cache-info HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nx\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = exchange(server.plain, put).await;
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     let connect = status(&server, "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n").await;
     assert_eq!(connect, "405");
     let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n\r\n";
