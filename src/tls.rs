@@ -118,7 +118,8 @@ pub enum Error {
 pub struct Loaded {
     /// The chain and its key.
     pub key: CertifiedKey,
-    /// Where the self-signed certificate's files are; `None` when the operator's files are used.
+    /// Where the self-signed certificate's files are; `None` when the operator's files are used, and when the
+    /// self-signed one could not be written.
     pub self_signed: Option<SelfSigned>,
 }
 
@@ -131,10 +132,18 @@ pub struct Loaded {
 pub fn load(options: &Options, state_dir: &Path, now: UnixSeconds) -> Result<Loaded, Error> {
     match (&options.cert_file, &options.key_file) {
         (Some(cert), Some(key)) => Ok(Loaded { key: files::load(cert, key)?, self_signed: None }),
-        (None, None) => {
-            let (key, kept) = self_signed::load_or_make(state_dir, &options.names, now)?;
-            Ok(Loaded { key, self_signed: Some(kept) })
-        }
+        (None, None) => match self_signed::load_or_make(state_dir, &options.names, now) {
+            Ok((key, kept)) => Ok(Loaded { key, self_signed: Some(kept) }),
+            // A directory that cannot be written (full, read-only) must not keep a cache from serving.
+            Err(error @ Error::Write { .. }) => {
+                tracing::error!(
+                    "{error}; HTTPS is served with a certificate that nobody has seen and that is gone at the next \
+                     start: make the directory writable, or set tls.cert_file and tls.key_file"
+                );
+                Ok(Loaded { key: self_signed::passing(&options.names, now)?, self_signed: None })
+            }
+            Err(error) => Err(error),
+        },
         (Some(_), None) => Err(Error::Half("cert_file")),
         (None, Some(_)) => Err(Error::Half("key_file")),
     }

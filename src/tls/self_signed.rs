@@ -20,7 +20,8 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 
 use super::{Error, files, provider};
@@ -82,6 +83,22 @@ pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Res
     };
     let bundle = refresh_bundle(&dir);
     Ok((key, SelfSigned { ca: dir.join("ca.pem"), bundle, origin }))
+}
+
+/// A certificate that is not kept.
+///
+/// # Errors
+/// When none can be made for these names.
+pub fn passing(names: &[String], now: UnixSeconds) -> Result<CertifiedKey, Error> {
+    let names = all_names(names);
+    let made = generate(&names, now).map_err(|source| Error::Generate { names, source })?;
+    let chain = CertificateDer::from_pem_slice(made.cert.as_bytes()).map(|cert| vec![cert]);
+    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes());
+    // What was written as PEM a moment ago is read back.
+    let (Ok(chain), Ok(key)) = (chain, key) else {
+        return Err(Error::Setup(rustls::Error::General("the certificate just made cannot be read".to_owned())));
+    };
+    Ok(CertifiedKey::from_der(chain, key, &provider())?)
 }
 
 fn all_names(more: &[String]) -> Vec<String> {

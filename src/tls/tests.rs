@@ -169,3 +169,14 @@ fn the_two_files_go_together() {
     assert!(lines[1].starts_with("tls.names[2] = \"not a name\""), "{mistakes}");
     assert!(matches!(load(&options, Path::new("/none"), NOW), Err(Error::Half("cert_file"))));
 }
+
+/// A file where the directory should be: root may write everywhere, but nobody can make a directory below a file.
+#[test]
+fn without_a_place_to_keep_it_a_certificate_serves_for_this_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let loaded = load(&named(&["cache.example.org"]), &file, NOW).unwrap();
+    assert_eq!(loaded.self_signed, None);
+    assert_eq!(loaded.key.cert.len(), 1);
+}
