@@ -122,7 +122,7 @@ fn a_bundle_never_takes_itself_for_the_systems_roots() {
 fn a_state_directory_that_cannot_be_written_is_told_by_name() {
     let state = State::new();
     fs::write(state.0.path().join("tls"), "a file where a directory should be").unwrap();
-    let error = load(&named(&[]), state.0.path(), NOW).unwrap_err().to_string();
+    let error = self_signed::load_or_make(state.0.path(), &[], NOW).unwrap_err().to_string();
     assert!(error.contains("tls/self-signed") && error.contains("cannot write"), "{error}");
 }
 
