@@ -15,6 +15,8 @@ mod reader;
 mod refill;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::collections::HashMap;
@@ -119,6 +121,13 @@ struct Running {
     holes: HashMap<BlobId, Vec<Arc<Fill>>>,
 }
 
+impl Running {
+    /// One that failed stays in the map until its task ends: who comes then starts another.
+    fn joinable(&self, blob: BlobId) -> Option<Arc<Fill>> {
+        self.whole.get(&blob).filter(|fill| fill.failure().is_none()).cloned()
+    }
+}
+
 impl Fills {
     /// At most `at_once` NARs are filled at the same time; the others wait for their turn.
     pub fn new(store: Store, at_once: usize, metrics: FillMetrics) -> Self {
@@ -130,15 +139,15 @@ impl Fills {
 
     /// The running fill of a NAR.
     pub fn running(&self, blob: BlobId) -> Option<Arc<Fill>> {
-        self.lock().whole.get(&blob).cloned()
+        self.lock().joinable(blob)
     }
 
     /// Joins the running fill of the plan's NAR, or starts one; true when it was started here.
     pub fn start(&self, plan: Plan) -> (Arc<Fill>, bool) {
         let blob = plan.blob();
         let mut running = self.lock();
-        if let Some(fill) = running.whole.get(&blob) {
-            return (Arc::clone(fill), false);
+        if let Some(fill) = running.joinable(blob) {
+            return (fill, false);
         }
         let fill = Arc::new(Fill::whole(blob, plan.size));
         running.whole.insert(blob, Arc::clone(&fill));
@@ -204,7 +213,8 @@ impl Registered {
         let blob = self.fill.blob();
         let mut running = self.fills.lock();
         if self.fill.is_whole() {
-            if running.whole.get(&blob).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+            // Another may have taken the place of one that failed.
+            if running.whole.get(&blob).is_some_and(|other| Arc::ptr_eq(other, &self.fill)) {
                 running.whole.remove(&blob);
             }
         } else if let Some(holes) = running.holes.get_mut(&blob) {

@@ -8,6 +8,8 @@
 mod client;
 mod error;
 pub mod options;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 mod url;
 

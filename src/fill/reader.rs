@@ -129,8 +129,7 @@ impl Reader {
     /// A chunk that the fill has left behind.
     async fn behind(&mut self, fill: &Fill, digest: &[u8; 16]) -> Result<Bytes, Broken> {
         if let Some(manifest) = fill.manifest() {
-            self.source = From::Store(Arc::clone(&manifest));
-            return self.stored_at_pos(&manifest).await;
+            return self.go_on_stored(manifest).await;
         }
         let (index, at) = split(self.pos);
         let key = ChunkKey { blob: self.blob, index };
@@ -143,8 +142,7 @@ impl Reader {
                 loop {
                     changed.mark_unchanged();
                     if let Some(manifest) = fill.manifest() {
-                        self.source = From::Store(Arc::clone(&manifest));
-                        return self.stored_at_pos(&manifest).await;
+                        return self.go_on_stored(manifest).await;
                     }
                     if let Some(broken) = fill.failure() {
                         return Err(broken);
@@ -153,6 +151,13 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Leaves the fill for the store, which knows nothing of an end unless the reader does.
+    async fn go_on_stored(&mut self, manifest: Arc<Manifest>) -> Result<Bytes, Broken> {
+        self.source = From::Store(Arc::clone(&manifest));
+        self.end.get_or_insert(manifest.size);
+        self.stored_at_pos(&manifest).await
     }
 
     /// The rest of the chunk at `pos` from the store, or from a refill.
@@ -167,13 +172,15 @@ impl Reader {
     }
 
     async fn stored_chunk(&mut self, manifest: &Manifest, index: u32) -> Option<Bytes> {
-        let found = match self.ahead.take() {
+        let mut found = match self.ahead.take() {
             Some((ahead, task)) if ahead == index => task.await.ok().flatten(),
-            _ => {
-                let digest = manifest.digests.get(index as usize)?;
-                self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, digest).await
-            }
+            _ => None,
         };
+        if found.is_none() {
+            // Also when nothing was there ahead of time: a refill may have brought it since.
+            let digest = manifest.digests.get(index as usize)?;
+            found = self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, digest).await;
+        }
         found.filter(|chunk| chunk.len() == manifest.chunk_len(index))
     }
 

@@ -276,9 +276,11 @@ impl Fill {
                 Kind::Whole => Seen::Behind(digest_of(&state.digests, index)),
             };
         }
-        match &state.phase {
-            Phase::Failed(broken) => Seen::Failed(broken.clone()),
-            Phase::Verified(manifest) if pos >= manifest.size => Seen::End,
+        match (&state.phase, &self.kind) {
+            (Phase::Failed(broken), _) => Seen::Failed(broken.clone()),
+            (Phase::Verified(manifest), _) if pos >= manifest.size => Seen::End,
+            // The NAR was stored already when the task looked, so nothing passes by here.
+            (Phase::Verified(manifest), Kind::Whole) => Seen::Behind(digest_of(&manifest.digests, index)),
             _ => Seen::Wait,
         }
     }
@@ -294,11 +296,12 @@ impl Fill {
     }
 
     /// Forgets what came from a source that failed, while nothing of it had left: the next source starts from scratch.
-    /// False when readers may have seen some of it.
-    pub(super) fn restart(&self) -> bool {
+    /// False when readers may have seen some of it, or its size, which another source need not have (`planned`: they all
+    /// must have it).
+    pub(super) fn restart(&self, planned: bool) -> bool {
         let mut state = self.lock();
         let seen = match state.size {
-            Some(size) => size > HOLD_WHOLE && state.received() > 0,
+            Some(size) => size > HOLD_WHOLE && (state.received() > 0 || !planned),
             None => state.received() > HOLD,
         };
         if seen {

@@ -79,7 +79,7 @@ async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Ma
                 }
             }
         }
-        if !fill.restart() {
+        if !fill.restart(plan.size.is_some()) {
             break;
         }
     }
