@@ -43,6 +43,8 @@ const RESENDS: usize = 3;
 /// A kept plain-HTTP connection is used for less than nix-serve's keep-alive of one second.
 const PLAIN_IDLE: Duration = Duration::from_millis(700);
 const TLS_IDLE: Duration = Duration::from_secs(60);
+/// How long the text of a 404 is waited for.
+const READ_OUT: Duration = Duration::from_secs(1);
 
 type Pool = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
@@ -117,15 +119,19 @@ pub struct Body {
 }
 
 impl Body {
-    /// Reads the short text that goes with a 404, so that the connection can be kept; a long one closes it.
+    /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
     async fn read_out(&mut self) {
-        let mut left = 4096_usize;
-        while let Some(Ok(piece)) = self.next().await {
-            match left.checked_sub(piece.len()) {
-                Some(still) => left = still,
-                None => return,
+        let all = async {
+            let mut left = 4096_usize;
+            while let Some(Ok(piece)) = self.next().await {
+                match left.checked_sub(piece.len()) {
+                    Some(still) => left = still,
+                    None => return,
+                }
             }
-        }
+        };
+        // The answer is known: a body that trickles must not hold it up.
+        let _ = timeout(READ_OUT, all).await;
     }
 
     /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.
@@ -243,15 +249,20 @@ impl Upstream {
         if size.is_some_and(|size| size > limit as u64) {
             return Ok(Said::Have(Asked::TooLong));
         }
-        let mut whole = BytesMut::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece?;
-            if whole.len() + piece.len() > limit {
-                return Ok(Said::Have(Asked::TooLong));
+        let all = async {
+            let mut whole = BytesMut::new();
+            while let Some(piece) = body.next().await {
+                let piece = piece?;
+                if whole.len() + piece.len() > limit {
+                    return Ok(Said::Have(Asked::TooLong));
+                }
+                whole.extend_from_slice(&piece);
             }
-            whole.extend_from_slice(&piece);
-        }
-        Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
+            Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
+        };
+        // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
+        let limit = self.options.stall_timeout.0;
+        timeout(limit, all).await.unwrap_or_else(|_| Err(self.error(Cause::Slow(limit))))
     }
 
     /// Opens a small thing to be passed on as it comes.
