@@ -16,6 +16,8 @@ mod narinfo;
 pub mod options;
 pub mod request;
 mod small;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::collections::HashMap;

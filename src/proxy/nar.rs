@@ -104,7 +104,8 @@ impl Proxy {
             }
             NarName::ByStorePath { hash, path } => {
                 let (entry, info) = self.narinfo_for_nar(hash).await?;
-                if entry.note == path || info.compression == Compression::None {
+                // An uncompressed NAR has many names, but none that says it is compressed.
+                if entry.note == path || info.compression == Compression::None && path.ends_with(".nar") {
                     return meant_by(&info);
                 }
                 Err(Nowhere::not_found(format!("{path} is not the NAR that the narinfo of {hash} names")))
@@ -176,7 +177,7 @@ impl Proxy {
                 self.following(meant, &fill, outcome).await.unwrap_or_else(Answer::from)
             }
             Asked::Unknown(why) => Nowhere::unknown(why).into(),
-            Asked::HaveNot | Asked::Refused(_) => gone.into(),
+            Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) => gone.into(),
         }
     }
 
@@ -201,8 +202,8 @@ impl Proxy {
     /// Where the bytes can be had, and what they must be.
     async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
         let Some(hash) = meant.hash else { return self.plan_by_name(meant) };
-        if let Ok((entry, info)) = self.narinfo_for_nar(hash).await
-            && meant.is_in(&info)
+        let (entry, info) = self.narinfo_for_nar(hash).await?;
+        if meant.is_in(&info)
             && let Some((upstream, _)) = self.inner.by_name.get(entry.upstream.as_str())
             && let Ok(url) = NarUrl::parse(&entry.note, upstream.base())
         {
@@ -210,9 +211,11 @@ impl Proxy {
         }
         // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
         match self.ask_narinfo(hash, Some(&meant.digest)).await {
-            Asked::Have(upstream, verified) => Ok(plan_of(&meant, verified.info(), source(&upstream, verified.url()))),
+            Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
+                Ok(plan_of(&meant, verified.info(), source(&upstream, verified.url())))
+            }
             Asked::Unknown(why) => Err(Nowhere::unknown(why)),
-            Asked::HaveNot | Asked::Refused(_) => {
+            Asked::Have(..) | Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) => {
                 Err(Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
             }
         }

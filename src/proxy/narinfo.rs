@@ -38,6 +38,8 @@ pub(super) enum Asked {
     Have(Arc<Upstream>, Box<Verified>),
     HaveNot,
     Refused(String),
+    /// Unknown, but only by upstreams whose `when_down` makes a miss of that: nothing kept is given up for it.
+    Down(String),
     Unknown(String),
 }
 
@@ -117,12 +119,12 @@ impl Proxy {
                 publish.say(Found::Stale(kept.clone()));
                 self.inner.store.put_entry(key, kept.encode()).await;
             }
-            (Asked::Unknown(why), Some(kept)) => {
+            (Asked::Unknown(why) | Asked::Down(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
             (Asked::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (asked @ (Asked::HaveNot | Asked::Refused(_)), kept) => {
+            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_)), kept) => {
                 if kept.is_some() {
                     self.inner.store.remove_entry(&key);
                 }
@@ -137,7 +139,7 @@ impl Proxy {
 
     /// Asks the upstreams, group after group; with a `digest` only a narinfo for that body will do.
     pub(super) async fn ask_narinfo(&self, hash: HashPart, digest: Option<&Sha256>) -> Asked {
-        let (mut unknown, mut refused) = (None, None);
+        let (mut unknown, mut refused, mut down) = (None, None, None);
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group.iter().map(|upstream| self.ask_one(upstream, hash)).collect();
             while let Some((upstream, asked)) = answers.next().await {
@@ -148,16 +150,17 @@ impl Proxy {
                     Asked::Have(..) | Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
                     Asked::Unknown(why) if upstream.when_down() == WhenDown::Miss => {
-                        tracing::warn!(key = %hash, "taken for a miss (when_down): {why}");
+                        down = down.or(Some(why));
                     }
-                    Asked::Unknown(why) => unknown = unknown.or(Some(why)),
+                    Asked::Unknown(why) | Asked::Down(why) => unknown = unknown.or(Some(why)),
                 }
             }
         }
-        match (unknown, refused) {
-            (Some(why), _) => Asked::Unknown(why),
-            (None, Some(why)) => Asked::Refused(why),
-            (None, None) => Asked::HaveNot,
+        match (unknown, refused, down) {
+            (Some(why), _, _) => Asked::Unknown(why),
+            (None, Some(why), _) => Asked::Refused(why),
+            (None, None, Some(why)) => Asked::Down(why),
+            (None, None, None) => Asked::HaveNot,
         }
     }
 

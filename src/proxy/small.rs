@@ -106,7 +106,7 @@ impl Proxy {
 
     async fn ask_and_keep_small(&self, small: &Small, path: &str, kept: Option<Entry>, publish: &Publish<Found>) {
         let key = small_key(path);
-        match (self.ask_small(small, path).await, kept) {
+        match (self.ask_small(small, path, kept.is_some()).await, kept) {
             (Said3::Have(upstream, body, encoding), _) => {
                 let now = UnixSeconds::now();
                 let entry = Entry {
@@ -137,7 +137,8 @@ impl Proxy {
         }
     }
 
-    async fn ask_small(&self, small: &Small, path: &str) -> Said3 {
+    /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
+    async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Said3 {
         let mut unknown = None;
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group
@@ -153,7 +154,7 @@ impl Proxy {
                     Ok(Said::HaveNot) => {}
                     Err(error) => {
                         tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
-                        if upstream.when_down() == WhenDown::Error {
+                        if kept || upstream.when_down() == WhenDown::Error {
                             unknown = unknown.or(Some(error.to_string()));
                         }
                     }
