@@ -21,7 +21,7 @@ use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
 use crate::store::{BlobId, Manifest};
-use crate::upstream::{Said, Upstream};
+use crate::upstream::{Said, Upstream, WhenDown};
 
 /// The bytes a NAR URL means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,17 +167,35 @@ impl Proxy {
             Err(nowhere) if nowhere.kind == FailureKind::NotFound => nowhere,
             Err(nowhere) => return nowhere.into(),
         };
-        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Ask anew, once.
+        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Ask anew, once, and everybody:
+        // one who was not asked, because another had the narinfo, may have the NAR (R18).
         let Some(hash) = meant.hash else { return gone.into() };
         self.inner.store.remove_entry(&narinfo_key(hash));
-        match self.ask_narinfo(hash, Some(&meant.digest)).await {
-            Asked::Have(upstream, verified) => {
-                let plan = plan_of(&meant, verified.info(), source(&upstream, verified.url()));
-                let (fill, _) = self.inner.fills.start(plan);
-                self.following(meant, &fill, outcome).await.unwrap_or_else(Answer::from)
+        let (mut plan, mut unknown) = (None::<Plan>, None);
+        for upstream in &self.inner.upstreams {
+            match self.ask_one(upstream, hash).await.1 {
+                Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
+                    let source = source(&upstream, verified.url());
+                    match &mut plan {
+                        Some(plan) => plan.sources.push(source),
+                        None => plan = Some(plan_of(&meant, verified.info(), source)),
+                    }
+                }
+                Asked::Unknown(why) if upstream.when_down() == WhenDown::Error => unknown = unknown.or(Some(why)),
+                _ => {}
             }
-            Asked::Unknown(why) => Nowhere::unknown(why).into(),
-            Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) => gone.into(),
+        }
+        let mut nowhere = gone;
+        if let Some(plan) = plan {
+            let (fill, _) = self.inner.fills.start(plan);
+            match self.following(meant, &fill, outcome).await {
+                Ok(answer) => return answer,
+                Err(why) => nowhere = why,
+            }
+        }
+        match unknown {
+            Some(why) if nowhere.kind == FailureKind::NotFound => Nowhere::unknown(why).into(),
+            _ => nowhere.into(),
         }
     }
 

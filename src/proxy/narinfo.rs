@@ -164,7 +164,7 @@ impl Proxy {
         }
     }
 
-    async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> (Arc<Upstream>, Asked) {
+    pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> (Arc<Upstream>, Asked) {
         let asked = match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
             Err(error) => {
                 tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");

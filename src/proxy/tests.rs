@@ -109,3 +109,19 @@ async fn an_answer_that_trickles_is_not_waited_for() {
     assert_eq!(kind(&answer), Some(FailureKind::BadGateway));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_nar_gone_from_one_upstream_comes_from_another_that_was_not_asked() {
+    let with = |has: bool| {
+        Origin::start(move |request| match request.target.ends_with("narinfo") {
+            true => answer("200 OK", narinfo(b"nar", "nar/x.nar", "none")),
+            false if has => answer("200 OK", "nar"),
+            false => not_found(),
+        })
+    };
+    let (first, second) = (with(false).await, with(true).await);
+    let upstreams = vec![first.upstream(10, "name = 'a'"), second.upstream(20, "name = 'b'")];
+    let answer = proxy(upstreams).answer(full(Sha256::of(b"nar"), Compression::None), false).await;
+    assert_eq!(kind(&answer), None);
+    assert_eq!((first.asked("nar/x"), second.asked("nar/x")), (2, 1));
+}
