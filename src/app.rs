@@ -144,11 +144,15 @@ impl App {
         self.admin.drain();
         stop.drain.cancel();
         let drained = clients.await.context("the listeners died")?;
-        // A disk or an upstream that hangs must not hold up the end.
-        if tokio::time::timeout(FINISH, self.proxy.stop()).await.is_err() {
+        // A disk or an upstream that hangs must not hold up the end. A disk that is still being opened may: what was put
+        // meanwhile is written to it.
+        let background = async {
+            self.proxy.stop().await;
+            let _ = opening.await;
+        };
+        if tokio::time::timeout(FINISH, background).await.is_err() {
             tracing::warn!("what ran in the background did not end within {FINISH:?}");
         }
-        opening.abort();
         self.store.close().await;
         admin_stop.drain.cancel();
         let _ = admin.await;

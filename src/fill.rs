@@ -95,8 +95,11 @@ pub fn code_of(compression: Compression) -> u8 {
 
 /// Finds out, when a hole has to be filled, where the bytes can be had again.
 pub trait Locate: Send + Sync {
-    /// The sources for the NAR this was made for, best first; empty when no upstream has it any more.
-    fn sources(&self) -> BoxFuture<'_, Vec<Source>>;
+    /// The sources for the NAR this was made for, best first; `again` when those told before have it no more.
+    ///
+    /// # Errors
+    /// `Gone`: no upstream has it any more. `Unknown`: one that might could not be asked.
+    fn sources(&self, again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>>;
 }
 
 /// All fills of this process.

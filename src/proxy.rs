@@ -16,6 +16,9 @@ mod narinfo;
 pub mod options;
 pub mod request;
 mod small;
+mod sources;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::collections::HashMap;
@@ -53,6 +56,7 @@ struct Inner {
     store: Store,
     fills: Fills,
     narinfos: Flights<HashPart, narinfo::Found>,
+    announcers: Flights<nar::Meant, sources::Announcers>,
     smalls: Flights<String, small::Found>,
     metrics: ProxyMetrics,
 }
@@ -69,7 +73,9 @@ impl Proxy {
         upstreams.sort_by_key(|upstream| upstream.rank());
         let by_name = upstreams
             .iter()
-            .map(|upstream| (Arc::clone(upstream.name()), (Arc::clone(upstream), trust::fingerprint(upstream))))
+            .map(|upstream| {
+                (Arc::clone(upstream.name()), (Arc::clone(upstream), trust::fingerprint(upstream, &options.store_dir)))
+            })
             .collect();
         let cache_info = CacheInfo {
             store_dir: options.store_dir.clone(),
@@ -86,6 +92,7 @@ impl Proxy {
                 store,
                 fills,
                 narinfos: Flights::new(),
+                announcers: Flights::new(),
                 smalls: Flights::new(),
                 metrics,
             }),
@@ -106,6 +113,7 @@ impl Proxy {
     /// more.
     pub async fn stop(&self) {
         self.inner.narinfos.finish().await;
+        self.inner.announcers.finish().await;
         self.inner.smalls.finish().await;
         self.inner.fills.stop().await;
     }

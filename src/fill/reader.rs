@@ -129,7 +129,7 @@ impl Reader {
     /// A chunk that the fill has left behind.
     async fn behind(&mut self, fill: &Fill, digest: &[u8; 16]) -> Result<Bytes, Broken> {
         if let Some(manifest) = fill.manifest() {
-            return self.go_on_stored(manifest).await;
+            return self.follow_store(manifest).await;
         }
         let (index, at) = split(self.pos);
         let key = ChunkKey { blob: self.blob, index };
@@ -142,7 +142,7 @@ impl Reader {
                 loop {
                     changed.mark_unchanged();
                     if let Some(manifest) = fill.manifest() {
-                        return self.go_on_stored(manifest).await;
+                        return self.follow_store(manifest).await;
                     }
                     if let Some(broken) = fill.failure() {
                         return Err(broken);
@@ -154,7 +154,7 @@ impl Reader {
     }
 
     /// Leaves the fill for the store, which knows nothing of an end unless the reader does.
-    async fn go_on_stored(&mut self, manifest: Arc<Manifest>) -> Result<Bytes, Broken> {
+    async fn follow_store(&mut self, manifest: Arc<Manifest>) -> Result<Bytes, Broken> {
         self.source = From::Store(Arc::clone(&manifest));
         self.end.get_or_insert(manifest.size);
         self.stored_at_pos(&manifest).await

@@ -26,24 +26,47 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
     let fill = Arc::clone(&registered.fill);
     let Some(manifest) = fill.manifest_of_hole().cloned() else { return };
     let Ok(_permit) = fills.inner.permits.acquire().await else { return };
-    let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
-    for source in locate.sources().await {
-        match refill_from(&fills, &fill, &manifest, &source).await {
-            Ok(()) => {
-                fill.verified(manifest);
-                return;
+    let mut refilled = refill_from_any(&fills, &fill, &manifest, &*locate, false).await;
+    if refilled.as_ref().is_err_and(|broken| broken.reason == FillFailure::Gone) {
+        refilled = refill_from_any(&fills, &fill, &manifest, &*locate, true).await;
+    }
+    match refilled {
+        Ok(()) => fill.verified(manifest),
+        Err(broken) => {
+            if broken.reason == FillFailure::Gone {
+                // It can never be whole again: who asks next is told that it is not there, before a response begins.
+                fills.inner.store.remove_manifest(fill.blob());
             }
+            fills.inner.metrics.failed.of(broken.reason).inc();
+            registered.fail(broken);
+        }
+    }
+}
+
+async fn refill_from_any(
+    fills: &Fills,
+    fill: &Fill,
+    manifest: &Manifest,
+    locate: &dyn Locate,
+    again: bool,
+) -> Result<(), Broken> {
+    let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
+    for source in locate.sources(again).await? {
+        match refill_from(fills, fill, manifest, &source).await {
+            Ok(()) => return Ok(()),
             Err(broken) => {
                 tracing::warn!(upstream = %source.upstream.name(), outcome = %broken.reason, "hole not filled: {broken}");
                 if broken.reason == FillFailure::WrongHash {
                     source.upstream.metrics().refused.inc();
                 }
-                last = broken;
+                // As in a fill: "gone" says least.
+                if last.reason == FillFailure::Gone || broken.reason != FillFailure::Gone {
+                    last = broken;
+                }
             }
         }
     }
-    fills.inner.metrics.failed.of(last.reason).inc();
-    registered.fail(last);
+    Err(last)
 }
 
 async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &Source) -> Result<(), Broken> {

@@ -32,7 +32,8 @@ pub struct Broken {
 }
 
 impl Broken {
-    pub(super) fn new(reason: FillFailure, text: impl Into<Arc<str>>) -> Self {
+    /// A failure, with which upstream did what.
+    pub fn new(reason: FillFailure, text: impl Into<Arc<str>>) -> Self {
         Self { reason, text: text.into() }
     }
 }

@@ -16,7 +16,7 @@ use super::verify::Verifier;
 use super::{FillFailure, Fills, Plan, Registered, Source, code_of};
 use crate::nix::narinfo::Compression;
 use crate::store::{Announced, ChunkKey, Manifest, Proof};
-use crate::upstream::{Opened, Said};
+use crate::upstream::{Opened, Said, WhenDown};
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let fill = Arc::clone(&registered.fill);
@@ -114,6 +114,10 @@ async fn open(source: &Source) -> Result<Opened, Broken> {
         Ok(Said::HaveNot) => {
             let text = format!("upstream {} has no {}", source.upstream.name(), source.target);
             Err(Broken::new(FillFailure::Gone, text))
+        }
+        // The operator says what it means to clients that this upstream cannot be asked.
+        Err(error) if source.upstream.when_down() == WhenDown::Miss => {
+            Err(Broken::new(FillFailure::Gone, error.to_string()))
         }
         Err(error) => Err(Broken::new(FillFailure::Unknown, error.to_string())),
     }

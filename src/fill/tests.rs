@@ -23,8 +23,8 @@ const MIB: usize = 1 << 20;
 struct Fixed(Vec<Source>);
 
 impl Locate for Fixed {
-    fn sources(&self) -> BoxFuture<'_, Vec<Source>> {
-        Box::pin(async { self.0.clone() })
+    fn sources(&self, _again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>> {
+        Box::pin(async { Ok(self.0.clone()) })
     }
 }
 

@@ -6,9 +6,11 @@
 use super::{Broken, FillFailure, Plan};
 use crate::nix::hash::{Hasher, Sha256};
 
-/// Bodies whose size nobody told are cut off at this many times their NAR's size, and a mebibyte: no compression that
-/// Nix knows makes things much longer.
+/// A body is at most this many times its NAR's size, and a mebibyte, long: no compression that Nix knows makes things
+/// much longer.
 const LONGEST: u64 = 2;
+/// The longest body of which nothing is known (256 GiB).
+const LONGEST_UNKNOWN: u64 = 1 << 38;
 
 /// A body being checked.
 pub(super) struct Verifier {
@@ -23,11 +25,11 @@ pub(super) struct Verifier {
 impl Verifier {
     /// Checks against `plan` a body of `size` bytes, as far as known, sent by `upstream`.
     pub(super) fn new(plan: &Plan, size: Option<u64>, upstream: &str) -> Self {
-        let most = match (size, plan.announced) {
-            (Some(size), _) => size,
-            (None, Some((_, _, nar_size))) => nar_size.saturating_mul(LONGEST).saturating_add(1024 * 1024),
-            (None, None) => u64::MAX,
+        let longest = match plan.announced {
+            Some((_, _, nar_size)) => nar_size.saturating_mul(LONGEST).saturating_add(1024 * 1024),
+            None => LONGEST_UNKNOWN,
         };
+        let most = size.map_or(longest, |size| if plan.size.is_some() { size } else { size.min(longest) });
         Self { hasher: Hasher::new(), digest: plan.digest, size, most, received: 0, upstream: upstream.to_owned() }
     }
 

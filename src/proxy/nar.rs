@@ -1,30 +1,29 @@
 //! NARs: from the store, from a running fill, or from an upstream by a fill started here.
 //!
 //! A NAR URL says which bytes are meant ([`Meant`]), so the store is asked without any narinfo. Only on a miss is the
-//! narinfo needed: it tells where the bytes can be had, and is looked for in the store, then upstream; and when what it
-//! names is gone (nix-serve: "the path has been recreated"), it is asked for anew once.
+//! narinfo needed: it tells where the bytes can be had (see `sources`), and when what it names is gone, everybody is asked
+//! anew, once.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
 
 use super::Proxy;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
-use super::entry::{Entry, alias_key, narinfo_key};
-use super::narinfo::{Asked, Found};
+use super::entry::Entry;
+use super::narinfo::Found;
 use super::request::NarName;
 use super::trust;
-use crate::fill::{Broken, Fill, FillFailure, Locate, Plan, Reader, Source, blob_of, code_of};
+use crate::fill::{Broken, Fill, FillFailure, Plan, Reader, blob_of, code_of};
 use crate::nix::hash::Sha256;
-use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
 use crate::store::{BlobId, Manifest};
-use crate::upstream::{Said, Upstream};
+use crate::upstream::{Said, WhenDown};
 
 /// The bytes a NAR URL means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Meant {
     /// The store path, unless the URL does not say it.
     pub(super) hash: Option<HashPart>,
@@ -34,6 +33,12 @@ pub(super) struct Meant {
 }
 
 impl Meant {
+    /// The bytes a narinfo names; `None` when nothing in it identifies them.
+    pub(super) fn by(info: &NarInfo) -> Option<Self> {
+        let digest = trust::digest(info)?;
+        Some(Self { hash: Some(info.store_path.hash()), digest, compression: info.compression })
+    }
+
     fn blob(&self) -> BlobId {
         blob_of(&self.digest)
     }
@@ -49,19 +54,31 @@ impl Meant {
 }
 
 /// Why there is nothing to fill from.
-struct Nowhere {
+pub(super) struct Nowhere {
     outcome: Outcome,
     kind: FailureKind,
     text: String,
 }
 
 impl Nowhere {
-    fn not_found(text: impl Into<String>) -> Self {
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::NotFound, kind: FailureKind::NotFound, text: text.into() }
     }
 
-    fn unknown(text: impl Into<String>) -> Self {
+    pub(super) fn unknown(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into() }
+    }
+}
+
+impl Nowhere {
+    /// Whether it is sure that nobody has it.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.kind == FailureKind::NotFound
+    }
+
+    /// The reason, for the log.
+    pub(super) fn into_text(self) -> String {
+        self.text
     }
 }
 
@@ -104,8 +121,10 @@ impl Proxy {
             }
             NarName::ByStorePath { hash, path } => {
                 let (entry, info) = self.narinfo_for_nar(hash).await?;
-                if entry.note == path || info.compression == Compression::None {
-                    return meant_by(&info);
+                // An uncompressed NAR has many names, but none that says it is compressed.
+                if entry.note == path || info.compression == Compression::None && path.ends_with(".nar") {
+                    return Meant::by(&info)
+                        .ok_or_else(|| Nowhere::not_found(format!("the narinfo of {hash} has no FileHash")));
                 }
                 Err(Nowhere::not_found(format!("{path} is not the NAR that the narinfo of {hash} names")))
             }
@@ -124,15 +143,7 @@ impl Proxy {
         }
     }
 
-    /// Which bytes a URL means that some upstream's narinfo announced.
-    pub(super) async fn announced(&self, path: &str) -> Option<Meant> {
-        let hash = self.inner.store.entry(alias_key(path)).await?;
-        let hash = HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()?;
-        let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
-        (entry.note == path).then(|| meant_by(&info).ok()).flatten()
-    }
-
-    async fn narinfo_for_nar(&self, hash: HashPart) -> Result<(Entry, NarInfo), Nowhere> {
+    pub(super) async fn narinfo_for_nar(&self, hash: HashPart) -> Result<(Entry, NarInfo), Nowhere> {
         match self.find_narinfo(hash).await.0 {
             Found::Have(entry) | Found::Stale(entry) => match self.info_of(&entry) {
                 Some(info) => Ok((entry, info)),
@@ -166,17 +177,22 @@ impl Proxy {
             Err(nowhere) if nowhere.kind == FailureKind::NotFound => nowhere,
             Err(nowhere) => return nowhere.into(),
         };
-        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Ask anew, once.
+        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Everybody is asked anew, once:
+        // one who was not asked, because another had the narinfo, may have the NAR (R18).
         let Some(hash) = meant.hash else { return gone.into() };
-        self.inner.store.remove_entry(&narinfo_key(hash));
-        match self.ask_narinfo(hash, Some(&meant)).await {
-            Asked::Have(upstream, verified) => {
-                let plan = plan_of(&meant, verified.info(), source(&upstream, verified.url()));
-                let (fill, _) = self.inner.fills.start(plan);
-                self.following(meant, &fill, outcome).await.unwrap_or_else(Answer::from)
+        let announcers = self.announcers(meant, hash).await;
+        let unknown = announcers.unknown.clone();
+        let mut nowhere = gone;
+        if let Some(plan) = announcers.plan {
+            let (fill, _) = self.inner.fills.start(plan);
+            match self.following(meant, &fill, outcome).await {
+                Ok(answer) => return answer,
+                Err(why) => nowhere = why,
             }
-            Asked::Unknown(why) => Nowhere::unknown(why).into(),
-            Asked::HaveNot | Asked::Refused(_) => gone.into(),
+        }
+        match unknown {
+            Some(why) if nowhere.is_not_found() => Nowhere::unknown(why.as_ref()).into(),
+            _ => nowhere.into(),
         }
     }
 
@@ -192,94 +208,14 @@ impl Proxy {
                     return nar_answer(Outcome::Miss, size, &meant, Box::new(open));
                 }
                 Ok(Said::HaveNot) => {}
-                Err(error) => failure = Nowhere::unknown(error.to_string()),
+                Err(error) if source.upstream.when_down() == WhenDown::Error => {
+                    failure = Nowhere::unknown(error.to_string());
+                }
+                Err(_) => {}
             }
         }
         failure.into()
     }
-
-    /// Where the bytes can be had, and what they must be.
-    async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
-        let Some(hash) = meant.hash else { return self.plan_by_name(meant) };
-        if let Ok((entry, info)) = self.narinfo_for_nar(hash).await
-            && meant.is_in(&info)
-            && let Some((upstream, _)) = self.inner.by_name.get(entry.upstream.as_str())
-            && let Ok(url) = NarUrl::parse(&entry.note, upstream.base())
-        {
-            return Ok(plan_of(&meant, &info, source(upstream, &url)));
-        }
-        // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
-        match self.ask_narinfo(hash, Some(&meant)).await {
-            Asked::Have(upstream, verified) => Ok(plan_of(&meant, verified.info(), source(&upstream, verified.url()))),
-            Asked::Unknown(why) => Err(Nowhere::unknown(why)),
-            Asked::HaveNot | Asked::Refused(_) => {
-                Err(Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
-            }
-        }
-    }
-
-    /// A plan for `nar/<filehash>.nar.xz` without its narinfo: the name itself is the proof of the bytes, and the path
-    /// asked for is written from the parsed hash (R13).
-    fn plan_by_name(&self, meant: Meant) -> Result<Plan, Nowhere> {
-        let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
-        let sources = self
-            .inner
-            .upstreams
-            .iter()
-            .filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
-        let Meant { digest, compression, .. } = meant;
-        Ok(Plan { digest, size: None, compression, announced: None, sources: sources.collect() })
-    }
-
-    fn locator(&self, meant: Meant) -> Arc<dyn Locate> {
-        Arc::new(Locator { proxy: self.clone(), meant })
-    }
-}
-
-/// Finds a NAR's sources when one of its readers meets a hole.
-struct Locator {
-    proxy: Proxy,
-    meant: Meant,
-}
-
-impl Locate for Locator {
-    fn sources(&self) -> BoxFuture<'_, Vec<Source>> {
-        Box::pin(async move {
-            match self.proxy.plan(self.meant).await {
-                Ok(plan) => plan.sources,
-                Err(nowhere) => {
-                    tracing::warn!(key = %self.meant.digest, "no source for a hole: {}", nowhere.text);
-                    Vec::new()
-                }
-            }
-        })
-    }
-}
-
-fn meant_by(info: &NarInfo) -> Result<Meant, Nowhere> {
-    let hash = info.store_path.hash();
-    match trust::digest(info) {
-        Some(digest) => Ok(Meant { hash: Some(hash), digest, compression: info.compression }),
-        None => Err(Nowhere::not_found(format!("the narinfo of {hash} has no FileHash"))),
-    }
-}
-
-fn plan_of(meant: &Meant, info: &NarInfo, source: Source) -> Plan {
-    let size = match info.compression {
-        Compression::None => Some(info.nar_size),
-        _ => info.file_size,
-    };
-    Plan {
-        digest: meant.digest,
-        size,
-        compression: meant.compression,
-        announced: Some((info.store_path.hash(), info.nar_hash, info.nar_size)),
-        sources: vec![source],
-    }
-}
-
-fn source(upstream: &Arc<Upstream>, url: &NarUrl) -> Source {
-    Source { upstream: Arc::clone(upstream), target: url.target(upstream.base()) }
 }
 
 fn nowhere(broken: &Broken) -> Nowhere {
@@ -301,7 +237,7 @@ fn nar_answer(
     outcome: Outcome,
     size: Option<u64>,
     meant: &Meant,
-    open: Box<dyn FnOnce(Option<std::ops::Range<u64>>) -> BodyStream + Send>,
+    open: Box<dyn FnOnce(Option<Range<u64>>) -> BodyStream + Send>,
 ) -> Answer {
     Answer { outcome, reply: Reply::Nar(Nar { size, etag: meant.digest.nix32(), open }) }
 }

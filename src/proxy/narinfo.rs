@@ -10,7 +10,6 @@ use super::Proxy;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, alias_key, narinfo_key};
 use super::flights::Publish;
-use super::nar::Meant;
 use super::trust::{self, Verified};
 use crate::clock::UnixSeconds;
 use crate::fill::blob_of;
@@ -38,6 +37,8 @@ pub(super) enum Asked {
     Have(Arc<Upstream>, Box<Verified>),
     HaveNot,
     Refused(String),
+    /// Unknown, but only by upstreams whose `when_down` makes a miss of that: nothing kept is given up for it.
+    Down(String),
     Unknown(String),
 }
 
@@ -99,7 +100,7 @@ impl Proxy {
         {
             return publish.say(Found::Have(entry));
         }
-        match (self.ask_narinfo(hash, None).await, kept) {
+        match (self.ask_narinfo(hash).await, kept) {
             (Asked::Have(upstream, verified), _) => {
                 let entry = self.entry_of(&upstream, &verified);
                 publish.say(Found::Have(entry.clone()));
@@ -117,12 +118,12 @@ impl Proxy {
                 publish.say(Found::Stale(kept.clone()));
                 self.inner.store.put_entry(key, kept.encode()).await;
             }
-            (Asked::Unknown(why), Some(kept)) => {
+            (Asked::Unknown(why) | Asked::Down(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
             (Asked::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (asked @ (Asked::HaveNot | Asked::Refused(_)), kept) => {
+            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_)), kept) => {
                 if kept.is_some() {
                     self.inner.store.remove_entry(&key);
                 }
@@ -135,33 +136,32 @@ impl Proxy {
         }
     }
 
-    /// Asks the upstreams, group after group; with `meant` only a narinfo for those bytes will do.
-    pub(super) async fn ask_narinfo(&self, hash: HashPart, meant: Option<&Meant>) -> Asked {
-        let (mut unknown, mut refused) = (None, None);
+    /// Asks the upstreams, group after group.
+    pub(super) async fn ask_narinfo(&self, hash: HashPart) -> Asked {
+        let (mut unknown, mut refused, mut down) = (None, None, None);
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group.iter().map(|upstream| self.ask_one(upstream, hash)).collect();
             while let Some((upstream, asked)) = answers.next().await {
                 match asked {
-                    Asked::Have(_, verified) if meant.is_none_or(|meant| meant.is_in(verified.info())) => {
-                        return Asked::Have(upstream, verified);
-                    }
-                    Asked::Have(..) | Asked::HaveNot => {}
+                    Asked::Have(..) => return asked,
+                    Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
                     Asked::Unknown(why) if upstream.when_down() == WhenDown::Miss => {
-                        tracing::warn!(key = %hash, "taken for a miss (when_down): {why}");
+                        down = down.or(Some(why));
                     }
-                    Asked::Unknown(why) => unknown = unknown.or(Some(why)),
+                    Asked::Unknown(why) | Asked::Down(why) => unknown = unknown.or(Some(why)),
                 }
             }
         }
-        match (unknown, refused) {
-            (Some(why), _) => Asked::Unknown(why),
-            (None, Some(why)) => Asked::Refused(why),
-            (None, None) => Asked::HaveNot,
+        match (unknown, refused, down) {
+            (Some(why), _, _) => Asked::Unknown(why),
+            (None, Some(why), _) => Asked::Refused(why),
+            (None, None, Some(why)) => Asked::Down(why),
+            (None, None, None) => Asked::HaveNot,
         }
     }
 
-    async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> (Arc<Upstream>, Asked) {
+    pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> (Arc<Upstream>, Asked) {
         let asked = match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
             Err(error) => {
                 tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");
@@ -203,7 +203,7 @@ impl Proxy {
         Entry {
             fetched: now,
             expires: now.plus(upstream.narinfo_ttl().as_secs()),
-            trust: trust::fingerprint(upstream),
+            trust: trust::fingerprint(upstream, &self.inner.store_dir),
             upstream: upstream.name().to_string(),
             note: verified.url().as_str().to_owned(),
             body: verified.render(&self.inner.store_dir).into(),

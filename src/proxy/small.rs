@@ -62,7 +62,7 @@ impl Proxy {
                 };
                 reply(ObjectBody::Whole(body), encoding)
             }
-            Found::Large(upstream) => match upstream.stream(&path).await {
+            Found::Large(upstream) => match upstream.pass_on(&path).await {
                 Ok(Said::Have(Streamed { size, encoding, body })) => {
                     reply(ObjectBody::Stream { size, stream: passed_on(body) }, encoding)
                 }
@@ -106,13 +106,13 @@ impl Proxy {
 
     async fn ask_and_keep_small(&self, small: &Small, path: &str, kept: Option<Entry>, publish: &Publish<Found>) {
         let key = small_key(path);
-        match (self.ask_small(small, path).await, kept) {
+        match (self.ask_small(small, path, kept.is_some()).await, kept) {
             (Said3::Have(upstream, body, encoding), _) => {
                 let now = UnixSeconds::now();
                 let entry = Entry {
                     fetched: now,
                     expires: now.plus(upstream.narinfo_ttl().as_secs()),
-                    trust: trust::fingerprint(&upstream),
+                    trust: trust::fingerprint(&upstream, &self.inner.store_dir),
                     upstream: upstream.name().to_string(),
                     note: encoding.and_then(|e| e.to_str().ok().map(str::to_owned)).unwrap_or_default(),
                     body,
@@ -137,7 +137,8 @@ impl Proxy {
         }
     }
 
-    async fn ask_small(&self, small: &Small, path: &str) -> Said3 {
+    /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
+    async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Said3 {
         let mut unknown = None;
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group
@@ -153,7 +154,7 @@ impl Proxy {
                     Ok(Said::HaveNot) => {}
                     Err(error) => {
                         tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
-                        if upstream.when_down() == WhenDown::Error {
+                        if kept || upstream.when_down() == WhenDown::Error {
                             unknown = unknown.or(Some(error.to_string()));
                         }
                     }

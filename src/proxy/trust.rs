@@ -79,10 +79,12 @@ pub(super) fn nar_url(hash: HashPart, digest: &Sha256, compression: Compression)
     format!("nar/{hash}-{}.nar{}", digest.nix32(), compression.extension())
 }
 
-/// What an entry's trust rests on: when the upstream's URL, its trust or its keys change in the configuration, the
-/// fingerprint does too, and what only the old ones vouched for is not served any more.
-pub(super) fn fingerprint(upstream: &Upstream) -> [u8; 16] {
+/// What an entry's trust rests on: when the store directory, the upstream's URL, its trust or its keys change in the
+/// configuration, the fingerprint does too, and what only the old ones vouched for is not served any more.
+pub(super) fn fingerprint(upstream: &Upstream, dir: &StoreDir) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(dir.as_str().as_bytes());
+    hasher.update(&[0]);
     hasher.update(upstream.base().as_str().as_bytes());
     hasher.update(&[0, upstream.trust() as u8]);
     let mut keys: Vec<String> = upstream.keys().iter().map(ToString::to_string).collect();

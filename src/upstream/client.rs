@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -36,13 +36,19 @@ use crate::nix::signature::PublicKeys;
 const CAREFUL: usize = 2;
 /// Connections of each pool to any other upstream, unless configured.
 const ROOMY: usize = 32;
-/// Narinfos in flight to an upstream over TLS: one HTTP/2 connection carries them, and Nix asks 125 at a time.
+/// Small things in flight to an upstream that speaks HTTP/2: one connection carries them, and Nix asks 125 at a time.
 const MULTIPLEXED: usize = 128;
-/// How often a request is sent again because a kept connection was found closed.
-const RESENDS: usize = 3;
+/// Small things in flight to an upstream over TLS before it is known to speak HTTP/2.
+const UNKNOWN_PROTOCOL: usize = 16;
+/// Long logs passed on at a time, at their clients' pace: they must not take the permits of anything else.
+const PASSED_ON: usize = 4;
+/// How often a request is sent again because its connection was closed before an answer.
+const RESENDS: usize = 2;
 /// A kept plain-HTTP connection is used for less than nix-serve's keep-alive of one second.
 const PLAIN_IDLE: Duration = Duration::from_millis(700);
 const TLS_IDLE: Duration = Duration::from_secs(60);
+/// How long the text of a 404 is waited for.
+const READ_OUT: Duration = Duration::from_secs(1);
 
 type Pool = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
@@ -58,7 +64,9 @@ pub struct Upstream {
     bulk: Pool,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
+    pass_on_permits: Arc<Semaphore>,
     careful: AtomicBool,
+    multiplexes: AtomicBool,
     metrics: UpstreamMetrics,
 }
 
@@ -117,15 +125,19 @@ pub struct Body {
 }
 
 impl Body {
-    /// Reads the short text that goes with a 404, so that the connection can be kept; a long one closes it.
+    /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
     async fn read_out(&mut self) {
-        let mut left = 4096_usize;
-        while let Some(Ok(piece)) = self.next().await {
-            match left.checked_sub(piece.len()) {
-                Some(still) => left = still,
-                None => return,
+        let all = async {
+            let mut left = 4096_usize;
+            while let Some(Ok(piece)) = self.next().await {
+                match left.checked_sub(piece.len()) {
+                    Some(still) => left = still,
+                    None => return,
+                }
             }
-        }
+        };
+        // The answer is known: a body that trickles must not hold it up.
+        let _ = timeout(READ_OUT, all).await;
     }
 
     /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.
@@ -161,12 +173,13 @@ impl Upstream {
         let base = options.url.base();
         let tls = base.scheme() == "https";
         let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
-            (Some(n), true) => (MULTIPLEXED, n),
+            (Some(n), true) => (UNKNOWN_PROTOCOL, n),
             (Some(n), false) => (n / 2, n - n / 2),
-            (None, true) => (MULTIPLEXED, ROOMY),
+            (None, true) => (UNKNOWN_PROTOCOL, ROOMY),
             (None, false) => (CAREFUL, CAREFUL),
         };
         let careful = options.connections.is_none() && !tls;
+        let passed_on = if careful { 1 } else { PASSED_ON };
         let idle = if tls { TLS_IDLE } else { PLAIN_IDLE };
         Ok(Arc::new(Self {
             name: options.display_name().into(),
@@ -178,7 +191,9 @@ impl Upstream {
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
             bulk_permits: Arc::new(Semaphore::new(bulk_permits)),
+            pass_on_permits: Arc::new(Semaphore::new(passed_on)),
             careful: AtomicBool::new(careful),
+            multiplexes: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -228,6 +243,14 @@ impl Upstream {
         if self.careful.swap(false, Ordering::Relaxed) {
             self.meta_permits.add_permits(ROOMY - CAREFUL);
             self.bulk_permits.add_permits(ROOMY - CAREFUL);
+            self.pass_on_permits.add_permits(PASSED_ON - 1);
+        }
+    }
+
+    /// The upstream answered over HTTP/2: many small things share its one connection.
+    fn is_multiplexed(&self) {
+        if !self.multiplexes.swap(true, Ordering::Relaxed) {
+            self.meta_permits.add_permits(MULTIPLEXED - UNKNOWN_PROTOCOL);
         }
     }
 
@@ -237,30 +260,52 @@ impl Upstream {
     /// # Errors
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn small(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
-        let Said::Have(Streamed { size, encoding, mut body }) = self.stream(path).await? else {
+        let target = format!("{}{path}", self.base_path());
+        let (response, permit) = self.send(&self.meta, &self.meta_permits, &target, None).await?;
+        if response.version() == Version::HTTP_2 {
+            self.is_multiplexed();
+        }
+        if self.trust() == Trust::Origin && ends_with_the_connection(&response) {
+            // Cut at the end of a line it would look whole, and no signature would tell, ours or the client's.
+            return Err(self.error(Cause::Header("neither Content-Length nor chunks, so that a cut could not be told")));
+        }
+        let Said::Have(Streamed { size, encoding, mut body }) = self.streamed(response, permit).await? else {
             return Ok(Said::HaveNot);
         };
         if size.is_some_and(|size| size > limit as u64) {
             return Ok(Said::Have(Asked::TooLong));
         }
-        let mut whole = BytesMut::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece?;
-            if whole.len() + piece.len() > limit {
-                return Ok(Said::Have(Asked::TooLong));
+        let all = async {
+            let mut whole = BytesMut::new();
+            while let Some(piece) = body.next().await {
+                let piece = piece?;
+                if whole.len() + piece.len() > limit {
+                    return Ok(Said::Have(Asked::TooLong));
+                }
+                whole.extend_from_slice(&piece);
             }
-            whole.extend_from_slice(&piece);
-        }
-        Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
+            Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
+        };
+        // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
+        let limit = self.options.stall_timeout.0;
+        timeout(limit, all).await.unwrap_or_else(|_| Err(self.error(Cause::Slow(limit))))
     }
 
-    /// Opens a small thing to be passed on as it comes.
+    /// Opens something to be passed on as it comes, at its client's pace.
     ///
     /// # Errors
     /// "Unknown": no answer, or an answer that is neither yes nor no.
-    pub async fn stream(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
+    pub async fn pass_on(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (response, permit) = self.send(&self.meta, &self.meta_permits, &target, None).await?;
+        let (response, permit) = self.send(&self.bulk, &self.pass_on_permits, &target, None).await?;
+        self.streamed(response, permit).await
+    }
+
+    async fn streamed(
+        self: &Arc<Self>,
+        response: Response<Incoming>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Said<Streamed>, UpstreamError> {
         let (status, encoding, size) =
             (response.status(), encoding(response.headers()), content_length(response.headers()));
         let mut body = Body { incoming: response.into_body(), upstream: Arc::clone(self), _permit: permit };
@@ -399,26 +444,29 @@ fn pool(options: &Options, multiplexed: bool, idle: Duration) -> Result<Pool, St
     Ok(builder.build(https))
 }
 
-/// Whether a request died on a kept connection that the upstream had closed: nothing of an answer came, so a GET may be
-/// sent again (RFC 9110 section 9.2.2).
+/// Whether a request died because its connection was closed before one byte of an answer: on a kept connection that the
+/// upstream had given up, or at an HTTP/2 upstream that is going away. A GET may then be sent again (RFC 9110 section
+/// 9.2.2; RFC 9113 section 8.7).
 fn closed_before_answer(error: &hyper_util::client::legacy::Error) -> bool {
     if error.is_connect() {
         return false;
     }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(hyper) = cause.downcast_ref::<hyper::Error>()
-            && (hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
-        {
-            return true;
-        }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-            return matches!(io.kind(), BrokenPipe | ConnectionReset | ConnectionAborted);
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>() {
+            return !(hyper.is_parse() || hyper.is_user() || hyper.is_timeout());
         }
         source = cause.source();
     }
     false
+}
+
+/// Whether the end of the body is the end of the connection (RFC 9112 section 6.3, rule 8).
+fn ends_with_the_connection(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    response.version() < Version::HTTP_2
+        && !headers.contains_key(header::CONTENT_LENGTH)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// An error and its causes on one line.

@@ -27,6 +27,9 @@ pub enum Cause {
     /// No further bytes of a body in time.
     #[error("sent nothing for {0:?} in the middle of a body")]
     Stall(Duration),
+    /// A small body that was not whole in time.
+    #[error("did not send all of a small answer within {0:?}")]
+    Slow(Duration),
     /// The body ended before its end.
     #[error("cut its answer short: {0}")]
     Cut(String),

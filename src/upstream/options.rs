@@ -67,7 +67,8 @@ crate::options! {
         /// How long the upstream may take from the request to the head of its response. Raise it for caches that make
         /// the archive when it is asked for and are slow to start.
         pub response_timeout: Period = Period::seconds(15),
-        /// How long a body may pause before the rest of it is fetched anew, or given up.
+        /// How long a body may pause before the rest of it is fetched anew, or given up; and how long a narinfo or another
+        /// small object may take as a whole.
         pub stall_timeout: Period = Period::seconds(30),
         /// How long a narinfo of this upstream is served without asking again. Paths almost never change under their
         /// hash; shorten it for a nix-serve whose store paths are deleted and rebuilt.

@@ -1,0 +1,152 @@
+//! Where a NAR's bytes can be had: from the upstream whose narinfo is kept, else from whoever announces them now.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::Proxy;
+use super::entry::{alias_key, narinfo_key};
+use super::nar::{Meant, Nowhere};
+use super::narinfo::Asked;
+use crate::fill::{Broken, FillFailure, Locate, Plan, Source};
+use crate::nix::nar_url::NarUrl;
+use crate::nix::narinfo::{Compression, NarInfo};
+use crate::nix::store_path::HashPart;
+use crate::upstream::{Upstream, WhenDown};
+
+/// What all upstreams say about who has certain bytes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Announcers {
+    /// Where the bytes are, best first; nothing when nobody announces them.
+    pub(super) plan: Option<Plan>,
+    /// An upstream that could not be asked, and counts.
+    pub(super) unknown: Option<Arc<str>>,
+}
+
+impl Proxy {
+    /// The plan for the bytes that are meant. One upstream is enough for it: who is better is found out on failure.
+    pub(super) async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
+        let Some(hash) = meant.hash else { return Ok(self.plan_by_name(meant)) };
+        let (entry, info) = self.narinfo_for_nar(hash).await?;
+        if meant.is_in(&info)
+            && let Some((upstream, _)) = self.inner.by_name.get(entry.upstream.as_str())
+            && let Ok(url) = NarUrl::parse(&entry.note, upstream.base())
+        {
+            return Ok(plan_of(&meant, &info, source(upstream, &url)));
+        }
+        // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
+        self.announcers(meant, hash)
+            .await
+            .plan_or(|| Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
+    }
+
+    /// Asks every upstream who announces the bytes that are meant, whatever is kept: the narinfo that led to an upstream
+    /// that has them no more is forgotten (nix-serve: "the path has been recreated"). Many who ask at once ask once.
+    pub(super) async fn announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
+        let proxy = self.clone();
+        let ask = |publish: super::flights::Publish<Announcers>| async move {
+            publish.say(proxy.ask_announcers(meant, hash).await);
+        };
+        let (found, _) = self.inner.announcers.join(meant, ask).await;
+        found.unwrap_or_else(|| Announcers { plan: None, unknown: Some("the question to the upstreams died".into()) })
+    }
+
+    async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
+        self.inner.store.remove_entry(&narinfo_key(hash));
+        let mut found = Announcers::default();
+        for upstream in &self.inner.upstreams {
+            match self.ask_one(upstream, hash).await.1 {
+                Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
+                    let source = source(&upstream, verified.url());
+                    match &mut found.plan {
+                        Some(plan) => plan.sources.push(source),
+                        None => found.plan = Some(plan_of(&meant, verified.info(), source)),
+                    }
+                }
+                Asked::Unknown(why) if upstream.when_down() == WhenDown::Error => {
+                    found.unknown.get_or_insert_with(|| why.into());
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// A plan for `nar/<filehash>.nar.xz` without its narinfo: the name itself is the proof of the bytes, and the path
+    /// asked for is written from the parsed hash (R13).
+    fn plan_by_name(&self, meant: Meant) -> Plan {
+        let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
+        let upstreams = self.inner.upstreams.iter();
+        let sources =
+            upstreams.filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
+        let Meant { digest, compression, .. } = meant;
+        Plan { digest, size: None, compression, announced: None, sources: sources.collect() }
+    }
+
+    /// Which bytes a URL means that some upstream's narinfo announced.
+    pub(super) async fn announced(&self, path: &str) -> Option<Meant> {
+        let hash = self.inner.store.entry(alias_key(path)).await?;
+        let hash = HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()?;
+        let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
+        (entry.note == path).then(|| Meant::by(&info)).flatten()
+    }
+
+    /// Finds the sources again when a reader meets a hole.
+    pub(super) fn locator(&self, meant: Meant) -> Arc<dyn Locate> {
+        Arc::new(Locator { proxy: self.clone(), meant })
+    }
+}
+
+impl Announcers {
+    /// The plan, or why there is none: an upstream that could not be asked, else what `nobody` says.
+    pub(super) fn plan_or(self, nobody: impl FnOnce() -> Nowhere) -> Result<Plan, Nowhere> {
+        match (self.plan, self.unknown) {
+            (Some(plan), _) => Ok(plan),
+            (None, Some(why)) => Err(Nowhere::unknown(why.as_ref())),
+            (None, None) => Err(nobody()),
+        }
+    }
+}
+
+struct Locator {
+    proxy: Proxy,
+    meant: Meant,
+}
+
+impl Locate for Locator {
+    fn sources(&self, again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>> {
+        Box::pin(async move {
+            let plan = match (again, self.meant.hash) {
+                (false, _) => self.proxy.plan(self.meant).await,
+                (true, Some(hash)) => {
+                    let nobody =
+                        || Nowhere::not_found(format!("no upstream has the hash {} any more", self.meant.digest));
+                    self.proxy.announcers(self.meant, hash).await.plan_or(nobody)
+                }
+                (true, None) => Err(Nowhere::not_found("no upstream has this NAR any more")),
+            };
+            plan.map(|plan| plan.sources).map_err(|nowhere| {
+                let reason = if nowhere.is_not_found() { FillFailure::Gone } else { FillFailure::Unknown };
+                Broken::new(reason, nowhere.into_text())
+            })
+        })
+    }
+}
+
+fn plan_of(meant: &Meant, info: &NarInfo, source: Source) -> Plan {
+    let size = match info.compression {
+        Compression::None => Some(info.nar_size),
+        _ => info.file_size,
+    };
+    Plan {
+        digest: meant.digest,
+        size,
+        compression: meant.compression,
+        announced: Some((info.store_path.hash(), info.nar_hash, info.nar_size)),
+        sources: vec![source],
+    }
+}
+
+fn source(upstream: &Arc<Upstream>, url: &NarUrl) -> Source {
+    Source { upstream: Arc::clone(upstream), target: url.target(upstream.base()) }
+}

@@ -1,0 +1,127 @@
+//! The pipeline against scripted origins.
+
+use std::time::{Duration, Instant};
+
+use super::answer::{FailureKind, Reply};
+use super::request::{NarName, Request};
+use super::*;
+use crate::metrics::Metrics;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::Compression;
+use crate::options::Table;
+use crate::upstream::testing::{Origin, Step, answer, not_found, upstream};
+
+const HASH: &str = "n7n8ijhh9svnmrjjm01fpwj6p2n9yfvq";
+
+fn hash() -> HashPart {
+    HashPart::parse(HASH).unwrap()
+}
+
+fn proxy(upstreams: Vec<Arc<Upstream>>) -> Proxy {
+    let metrics = Metrics::default();
+    let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
+    let fills = Fills::new(store.clone(), 8, metrics.fill);
+    Proxy::new(Options::from_toml("").unwrap(), upstreams, store, fills, metrics.proxy)
+}
+
+fn narinfo(nar: &[u8], url: &str, compression: &str) -> String {
+    let (hash, size) = (Sha256::of(nar), nar.len());
+    format!(
+        "StorePath: /nix/store/{HASH}-x\nURL: {url}\nCompression: {compression}\nFileHash: {hash}\nFileSize: {size}\n\
+         NarHash: {hash}\nNarSize: {size}\nReferences: \n"
+    )
+}
+
+fn kind(answer: &Answer) -> Option<FailureKind> {
+    match &answer.reply {
+        Reply::Failed(failure) => Some(failure.kind),
+        _ => None,
+    }
+}
+
+fn full(digest: Sha256, compression: Compression) -> Request {
+    Request::Nar(NarName::Full { hash: hash(), digest, compression })
+}
+
+#[tokio::test]
+async fn a_nar_that_nobody_has_is_one_question() {
+    let origin = Origin::start(|_| not_found()).await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    let answer = proxy.answer(full(Sha256::of(b"x"), Compression::Xz), false).await;
+    assert_eq!(kind(&answer), Some(FailureKind::NotFound));
+    assert_eq!(origin.asked("narinfo"), 1);
+}
+
+#[tokio::test]
+async fn a_name_with_another_compression_is_not_found_and_spoils_nothing() {
+    let origin = Origin::start(|request| match request.target.ends_with("narinfo") {
+        true => answer("200 OK", narinfo(b"nar", "nar/x.nar", "none")),
+        false => answer("200 OK", "nar"),
+    })
+    .await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    let wrong = proxy.answer(full(Sha256::of(b"nar"), Compression::Zstd), false).await;
+    assert_eq!(kind(&wrong), Some(FailureKind::NotFound));
+    let old = |path: &str| Request::Nar(NarName::ByStorePath { hash: hash(), path: path.to_owned() });
+    let wrong = proxy.answer(old(&format!("nar/{HASH}.nar.xz")), false).await;
+    assert_eq!(kind(&wrong), Some(FailureKind::NotFound), "plain bytes under a compressed name");
+    assert_eq!(kind(&proxy.answer(old(&format!("nar/{HASH}.nar")), false).await), None);
+    assert_eq!(kind(&proxy.answer(full(Sha256::of(b"nar"), Compression::None), false).await), None);
+}
+
+#[tokio::test]
+async fn an_upstream_whose_absence_is_a_miss_is_one_for_nars_and_keeps_what_is_kept() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let upstream = upstream(nobody, 10, "when_down = 'miss'");
+    let proxy = proxy(vec![Arc::clone(&upstream)]);
+    let by_name = NarName::ByFileHash { file_hash: Sha256::of(b"x"), compression: Compression::Xz };
+    assert_eq!(kind(&proxy.answer(Request::Nar(by_name), false).await), Some(FailureKind::NotFound));
+
+    let text = narinfo(b"nar", "nar/x.nar", "none");
+    let entry = entry::Entry {
+        fetched: crate::clock::UnixSeconds(1),
+        expires: crate::clock::UnixSeconds(2),
+        trust: trust::fingerprint(&upstream, &StoreDir::default()),
+        upstream: upstream.name().to_string(),
+        note: "nar/x.nar".to_owned(),
+        body: text.into(),
+    };
+    proxy.inner.store.put_entry(entry::narinfo_key(hash()), entry.encode()).await;
+    let answer = proxy.answer(Request::NarInfo(hash()), false).await;
+    assert_eq!((kind(&answer), answer.outcome), (None, Outcome::Stale));
+}
+
+#[tokio::test]
+async fn an_answer_that_trickles_is_not_waited_for() {
+    let origin = Origin::start(|request| {
+        let status = if request.target.contains(HASH) { "404 Not Found" } else { "200 OK" };
+        let mut steps = vec![Step::Send(format!("HTTP/1.1 {status}\r\nContent-Length: 1000\r\n\r\n").into())];
+        steps.extend((0..100).flat_map(|_| [Step::Send("x".into()), Step::Pause(Duration::from_millis(100))]));
+        steps
+    })
+    .await;
+    let proxy = proxy(vec![origin.upstream(10, "stall_timeout = '500 ms'")]);
+    let begun = Instant::now();
+    let answer = proxy.answer(Request::NarInfo(hash()), false).await;
+    assert_eq!(kind(&answer), Some(FailureKind::NotFound));
+    let other = HashPart::parse("0000000000000000000000000000000a").unwrap();
+    let answer = proxy.answer(Request::NarInfo(other), false).await;
+    assert_eq!(kind(&answer), Some(FailureKind::BadGateway));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_nar_gone_from_one_upstream_comes_from_another_that_was_not_asked() {
+    let with = |has: bool| {
+        Origin::start(move |request| match request.target.ends_with("narinfo") {
+            true => answer("200 OK", narinfo(b"nar", "nar/x.nar", "none")),
+            false if has => answer("200 OK", "nar"),
+            false => not_found(),
+        })
+    };
+    let (first, second) = (with(false).await, with(true).await);
+    let upstreams = vec![first.upstream(10, "name = 'a'"), second.upstream(20, "name = 'b'")];
+    let answer = proxy(upstreams).answer(full(Sha256::of(b"nar"), Compression::None), false).await;
+    assert_eq!(kind(&answer), None);
+    assert_eq!((first.asked("nar/x"), second.asked("nar/x")), (2, 1));
+}
