@@ -5,6 +5,7 @@
 //!
 //! Out of scope: the store, and clients.
 
+mod answer;
 mod client;
 mod error;
 pub mod options;
@@ -12,7 +13,9 @@ pub mod options;
 pub(crate) mod testing;
 mod tls;
 mod url;
+mod wire;
 
-pub use client::{Asked, Body, Opened, Said, Streamed, Upstream};
+pub use answer::{Asked, Body, Opened, Said, Streamed};
+pub use client::Upstream;
 pub use error::{Cause, UpstreamError};
 pub use options::{Options, Trust, WhenDown};

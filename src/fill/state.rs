@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::FillFailure;
+use super::live::Live;
 use crate::store::{BlobId, CHUNK, Manifest};
 
 /// Complete chunks a fill keeps for readers close behind it.
@@ -17,9 +18,6 @@ pub(super) const WINDOW: usize = 8;
 pub(super) const HOLD: u64 = 64 * 1024;
 /// See [`HOLD`].
 pub(super) const HOLD_WHOLE: u64 = 1024 * 1024;
-
-/// Pieces smaller than this are gathered, so that a body that comes byte by byte cannot make a list of millions.
-const PIECE: usize = 4096;
 
 /// Why a reader cannot go on. Shown to nobody but the log: the response is aborted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,62 +82,6 @@ enum Phase {
     /// Size and hash fit.
     Verified(Arc<Manifest>),
     Failed(Broken),
-}
-
-/// The chunk being built: pieces in order, small ones gathered in `tail`.
-#[derive(Debug, Default)]
-struct Live {
-    pieces: Vec<(usize, Bytes)>,
-    tail: BytesMut,
-    len: usize,
-}
-
-impl Live {
-    fn push(&mut self, bytes: Bytes) {
-        self.len += bytes.len();
-        if bytes.len() < PIECE {
-            self.tail.extend_from_slice(&bytes);
-            if self.tail.len() >= PIECE {
-                self.settle();
-            }
-        } else {
-            self.settle();
-            self.pieces.push((self.len - bytes.len(), bytes));
-        }
-    }
-
-    fn settle(&mut self) {
-        if !self.tail.is_empty() {
-            let tail = self.tail.split().freeze();
-            let start = self.pieces.last().map_or(0, |(start, piece)| start + piece.len());
-            self.pieces.push((start, tail));
-        }
-    }
-
-    /// The bytes at `at`, as many as lie together; `at` is less than `len`.
-    fn at(&self, at: usize) -> Bytes {
-        let after = self.pieces.partition_point(|(start, _)| *start <= at);
-        if let Some((start, piece)) = after.checked_sub(1).and_then(|n| self.pieces.get(n))
-            && at < start + piece.len()
-        {
-            return piece.slice(at - start..);
-        }
-        let tail_start = self.len - self.tail.len();
-        Bytes::copy_from_slice(&self.tail[at - tail_start..])
-    }
-
-    /// The chunk as one piece; the live edge is empty afterwards.
-    fn take(&mut self) -> Bytes {
-        self.settle();
-        let pieces = std::mem::take(&mut self.pieces);
-        let len = std::mem::take(&mut self.len);
-        // Always a copy: the pieces are slices of larger read buffers, which the memory tier must not keep alive.
-        let mut whole = BytesMut::with_capacity(len);
-        for (_, piece) in pieces {
-            whole.extend_from_slice(&piece);
-        }
-        whole.freeze()
-    }
 }
 
 /// What a reader finds at its position.
@@ -326,14 +268,14 @@ impl Fill {
 
     /// Bytes missing in the chunk being built.
     pub(super) fn room(&self) -> usize {
-        CHUNK - self.lock().live.len
+        CHUNK - self.lock().live.len()
     }
 
     /// Completes the chunk being built: it moves to the window, and is returned with its number and digest.
     /// `None` when nothing was being built.
     pub(super) fn complete_live(&self) -> Option<(u32, Bytes)> {
         let mut state = self.lock();
-        if state.live.len == 0 {
+        if state.live.len() == 0 {
             return None;
         }
         let chunk = state.live.take();
@@ -399,7 +341,7 @@ impl Fill {
 impl State {
     /// Bytes received so far, counted from the beginning of the body.
     fn received(&self) -> u64 {
-        u64::from(self.next) * CHUNK as u64 + self.live.len as u64
+        u64::from(self.next) * CHUNK as u64 + self.live.len() as u64
     }
 
     fn keep(&mut self, index: u32, chunk: Bytes) {
@@ -415,7 +357,7 @@ impl State {
         let (index, at) = split(pos);
         let bytes = if let Some((_, chunk)) = self.window.iter().find(|(n, _)| *n == index) {
             chunk.get(at..).filter(|rest| !rest.is_empty()).map(|_| chunk.slice(at..))?
-        } else if index == self.next && at < self.live.len {
+        } else if index == self.next && at < self.live.len() {
             self.live.at(at)
         } else {
             return None;
@@ -468,24 +410,5 @@ mod tests {
         assert_eq!(held_back(3 * mib, Some(4 * mib), 4 * mib), 3 * mib, "so does a short range");
         assert_eq!(held_back(0, None, 10), 0);
         assert_eq!(held_back(0, None, HOLD + 10), 10);
-    }
-
-    #[test]
-    fn a_live_chunk_reads_the_same_whatever_its_pieces() {
-        let body: Vec<u8> = (0..60_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
-        for step in [1, 7, 4095, 4096, 4097, 20_000, 60_000] {
-            let mut live = Live::default();
-            for piece in body.chunks(step) {
-                live.push(Bytes::copy_from_slice(piece));
-            }
-            let mut read = Vec::new();
-            while read.len() < body.len() {
-                read.extend_from_slice(&live.at(read.len()));
-            }
-            assert_eq!(read, body, "pieces of {step}");
-            assert!(live.pieces.len() <= body.len() / PIECE * 2 + 2, "pieces of {step}: {}", live.pieces.len());
-            assert_eq!(live.take(), body);
-            assert_eq!(live.len, 0);
-        }
     }
 }

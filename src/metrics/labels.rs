@@ -125,3 +125,25 @@ label! {
         Aborted = "aborted",
     }
 }
+
+label! {
+    /// Where a read of the store was answered from.
+    pub enum Place as "place" {
+        /// The memory tier.
+        Memory = "memory",
+        /// The disk tier.
+        Disk = "disk",
+        /// Nowhere.
+        Nowhere = "nowhere",
+    }
+}
+
+label! {
+    /// One of the store's two tiers.
+    pub enum StoreTier as "tier" {
+        /// Chunks of NARs.
+        Nar = "nar",
+        /// Manifests and small objects.
+        Meta = "meta",
+    }
+}

@@ -1,0 +1,116 @@
+//! What an upstream answers: in three values, whole or as a body that is still coming.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::client::Upstream;
+use super::error::{Cause, UpstreamError};
+
+/// How long the text of a 404 is waited for.
+const READ_OUT: Duration = Duration::from_secs(1);
+
+/// A small thing.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// All of it.
+    Whole {
+        /// The body.
+        body: Bytes,
+        /// `Content-Encoding` as sent, when it is not `identity`: caches keep logs and listings compressed (`br`,
+        /// `zstd`) and send them so whatever was accepted.
+        encoding: Option<HeaderValue>,
+    },
+    /// It is longer than the limit.
+    TooLong,
+}
+
+/// Something passed on as it comes.
+#[derive(Debug)]
+pub struct Streamed {
+    /// Size in bytes, when the upstream says it.
+    pub size: Option<u64>,
+    /// As in [`Asked::Whole`].
+    pub encoding: Option<HeaderValue>,
+    /// The bytes.
+    pub body: Body,
+}
+
+/// What an upstream says about one thing. "Unknown" is the error of the `Result` around it.
+#[derive(Debug)]
+pub enum Said<T> {
+    /// It has it.
+    Have(T),
+    /// It has it not: 404 or 410, and nothing else.
+    HaveNot,
+}
+
+/// A body being received.
+#[derive(Debug)]
+pub struct Opened {
+    /// Offset of the first byte of `body` in the whole: as asked, or 0 from an upstream that ignores `Range`.
+    pub from: u64,
+    /// Size of the whole in bytes, when the upstream says it.
+    pub total: Option<u64>,
+    /// The bytes from there on.
+    pub body: Body,
+}
+
+/// The bytes of a body, with the stall limit applied; holds the connection's permit.
+#[derive(Debug)]
+pub struct Body {
+    incoming: Incoming,
+    upstream: Arc<Upstream>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Body {
+    /// The body of a response of `upstream`.
+    pub(super) fn new(incoming: Incoming, upstream: &Arc<Upstream>, permit: OwnedSemaphorePermit) -> Self {
+        Self { incoming, upstream: Arc::clone(upstream), _permit: permit }
+    }
+
+    /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
+    pub(super) async fn read_out(&mut self) {
+        let all = async {
+            let mut left = 4096_usize;
+            while let Some(Ok(piece)) = self.next().await {
+                match left.checked_sub(piece.len()) {
+                    Some(still) => left = still,
+                    None => return,
+                }
+            }
+        };
+        // The answer is known: a body that trickles must not hold it up.
+        let _ = timeout(READ_OUT, all).await;
+    }
+
+    /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.
+    ///
+    /// # Errors
+    /// The connection broke, or nothing came for the stall limit.
+    pub async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        let stall = self.upstream.stall_timeout();
+        loop {
+            return match timeout(stall, self.incoming.frame()).await {
+                Err(_) => Some(Err(self.upstream.error(Cause::Stall(stall)))),
+                Ok(None) => None,
+                Ok(Some(Err(error))) => Some(Err(self.upstream.error(Cause::Cut(error.to_string())))),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => {
+                        self.upstream.metrics().bytes.inc_by(data.len() as u64);
+                        Some(Ok(data))
+                    }
+                    Err(_trailers) => continue,
+                },
+            };
+        }
+    }
+}
