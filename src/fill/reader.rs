@@ -12,7 +12,7 @@ use futures_util::Stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::state::{Broken, Fill, Seen, split};
+use super::state::{Broken, Fill, Seen, Wanted, split};
 use super::{FillFailure, Fills, Locate};
 use crate::store::{BlobId, CHUNK, ChunkKey, Manifest};
 
@@ -34,7 +34,7 @@ pub struct Reader {
 }
 
 enum From {
-    Fill(Arc<Fill>, watch::Receiver<()>),
+    Fill(Wanted, watch::Receiver<()>),
     Store(Arc<Manifest>),
 }
 
@@ -56,7 +56,7 @@ impl Reader {
         let changed = fill.subscribe();
         let (start, end) = range.map_or((0, None), |range| (range.start, Some(range.end)));
         let blob = fill.blob();
-        Self::new(fills, blob, locate, From::Fill(fill, changed), start, end)
+        Self::new(fills, blob, locate, From::Fill(Wanted::new(fill), changed), start, end)
     }
 
     fn new(fills: Fills, blob: BlobId, locate: Arc<dyn Locate>, source: From, start: u64, end: Option<u64>) -> Self {
@@ -98,7 +98,7 @@ impl Reader {
                 From::Fill(fill, changed) => {
                     // Seen before the look, so that a change between the look and the wait is not lost.
                     changed.mark_unchanged();
-                    match fill.read(self.pos, self.start, self.end) {
+                    match fill.fill().read(self.pos, self.start, self.end) {
                         Seen::Data(bytes) => self.rest = bytes,
                         Seen::End => return Ok(None),
                         Seen::Failed(broken) => return Err(broken),
@@ -107,7 +107,7 @@ impl Reader {
                             let _ = changed.changed().await;
                         }
                         Seen::Behind(digest) => {
-                            let fill = Arc::clone(fill);
+                            let fill = Arc::clone(fill.fill());
                             self.rest = self.behind(&fill, &digest).await?;
                         }
                     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -51,6 +52,29 @@ pub struct Fill {
     state: Mutex<State>,
     /// Sends after every change of the state.
     changed: watch::Sender<()>,
+    /// Who waits for it or reads along.
+    readers: AtomicUsize,
+}
+
+/// Somebody who wants a fill's bytes, as long as it lives.
+#[derive(Debug)]
+pub(super) struct Wanted(Arc<Fill>);
+
+impl Wanted {
+    pub(super) fn new(fill: Arc<Fill>) -> Self {
+        fill.readers.fetch_add(1, Ordering::Relaxed);
+        Self(fill)
+    }
+
+    pub(super) fn fill(&self) -> &Arc<Fill> {
+        &self.0
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -119,7 +143,7 @@ impl Fill {
             digests: Vec::new(),
             live: Live::default(),
         };
-        Self { blob, kind, state: Mutex::new(state), changed: watch::Sender::new(()) }
+        Self { blob, kind, state: Mutex::new(state), changed: watch::Sender::new(()), readers: AtomicUsize::new(0) }
     }
 
     /// The NAR being filled.
@@ -143,7 +167,8 @@ impl Fill {
     ///
     /// # Errors
     /// The fill ended before that.
-    pub async fn ready(&self) -> Result<Ready, Broken> {
+    pub async fn ready(self: &Arc<Self>) -> Result<Ready, Broken> {
+        let _wanted = Wanted::new(Arc::clone(self));
         let mut changed = self.changed.subscribe();
         loop {
             {
@@ -178,6 +203,11 @@ impl Fill {
     /// A receiver that is told of every change from now on.
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Whether anybody waits for it or reads along.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
     }
 
     /// The manifest, once everything is verified.

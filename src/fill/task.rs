@@ -98,14 +98,39 @@ async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> 
     };
     fill.begin(size);
     let mut verifier = Verifier::new(plan, size, source.upstream.name());
+    let mut alone = Alone::default();
     while let Some(piece) = opened.body.next().await {
         let piece = piece.map_err(|e| Broken::new(FillFailure::Cut, e.to_string()))?;
         verifier.update(&piece)?;
+        alone.update(fill.is_wanted(), piece.len(), size)?;
         take(fills, fill, piece).await;
     }
     let size = verifier.finish()?;
     store_live(fills, fill).await;
     Ok(Arc::new(manifest(plan, size, fill)))
+}
+
+/// How far a fill goes on that nobody reads any more (R28): at most so many bytes (256 MiB), or to the end once half of it
+/// is there. Most NARs are whole by then; an endless one ends.
+const ALONE: u64 = 256 << 20;
+
+/// Counts what came while nobody wanted it.
+#[derive(Default)]
+struct Alone {
+    received: u64,
+    unwanted: u64,
+}
+
+impl Alone {
+    fn update(&mut self, wanted: bool, bytes: usize, size: Option<u64>) -> Result<(), Broken> {
+        self.received += bytes as u64;
+        self.unwanted = if wanted { 0 } else { self.unwanted + bytes as u64 };
+        let half = size.is_some_and(|size| self.received >= size / 2);
+        if self.unwanted > ALONE && !half {
+            return Err(Broken::new(FillFailure::Abandoned, format!("nobody read it after {} bytes", self.received)));
+        }
+        Ok(())
+    }
 }
 
 async fn open(source: &Source) -> Result<Opened, Broken> {
@@ -164,5 +189,23 @@ fn manifest(plan: &Plan, size: u64, fill: &Fill) -> Manifest {
         proof: if plan.compression == Compression::None { Proof::NarHash } else { Proof::FileHash },
         announced,
         digests: fill.digests(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fill_that_nobody_reads_goes_on_for_a_while_or_to_an_end_in_sight() {
+        let mib = 1 << 20;
+        let runs = |wanted: bool, size: Option<u64>| {
+            let mut alone = Alone::default();
+            (0..4096).take_while(|_| alone.update(wanted, mib, size).is_ok()).count()
+        };
+        assert_eq!(runs(true, None), 4096);
+        assert_eq!(runs(false, None), 256);
+        assert_eq!(runs(false, Some(512 << 20)), 4096, "half of it was there in time");
+        assert_eq!(runs(false, Some(100 << 30)), 256);
     }
 }

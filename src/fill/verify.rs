@@ -5,10 +5,8 @@
 
 use super::{Broken, FillFailure, Plan};
 use crate::nix::hash::{Hasher, Sha256};
+use crate::nix::narinfo::NarInfo;
 
-/// A body is at most this many times its NAR's size, and a mebibyte, long: no compression that Nix knows makes things
-/// much longer.
-const LONGEST: u64 = 2;
 /// The longest body of which nothing is known (256 GiB).
 const LONGEST_UNKNOWN: u64 = 1 << 38;
 
@@ -26,7 +24,7 @@ impl Verifier {
     /// Checks against `plan` a body of `size` bytes, as far as known, sent by `upstream`.
     pub(super) fn new(plan: &Plan, size: Option<u64>, upstream: &str) -> Self {
         let longest = match plan.announced {
-            Some((_, _, nar_size)) => nar_size.saturating_mul(LONGEST).saturating_add(1024 * 1024),
+            Some((_, _, nar_size)) => NarInfo::largest_file(nar_size),
             None => LONGEST_UNKNOWN,
         };
         let most = size.map_or(longest, |size| if plan.size.is_some() { size } else { size.min(longest) });

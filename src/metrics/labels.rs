@@ -49,6 +49,8 @@ label! {
         WrongSize = "wrong-size",
         /// The bytes are not those of the hash.
         WrongHash = "wrong-hash",
+        /// Nobody read it any more, and too much of it was missing to go on.
+        Abandoned = "abandoned",
         /// The program was stopped meanwhile.
         Stopped = "stopped",
         /// The fill's task died.

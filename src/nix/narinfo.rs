@@ -56,6 +56,12 @@ pub struct NarInfo {
 }
 
 impl NarInfo {
+    /// The most bytes its NAR can have at its URL: twice NarSize and a mebibyte. No compression that Nix knows makes
+    /// anything much longer than it was.
+    pub const fn largest_file(nar_size: u64) -> u64 {
+        nar_size.saturating_mul(2).saturating_add(1 << 20)
+    }
+
     /// Reads a narinfo. Stricter than Nix's reader (`src/libstore/nar-info.cc`), so that it never means another thing to
     /// us than to a client that reads our rendering:
     ///

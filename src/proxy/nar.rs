@@ -134,12 +134,15 @@ impl Proxy {
                     return Ok(by_name);
                 }
                 let path = format!("nar/{}.nar{}", file_hash.nix32(), compression.extension());
-                Ok(self.announced(&path).await.unwrap_or(by_name))
+                // A name that is a hash means what has that hash, as a file or, as newer Hydras name it, as a NAR.
+                let announced = self.announced(&path).await;
+                let named = announced.filter(|(meant, info)| meant.digest == file_hash || info.nar_hash == file_hash);
+                Ok(named.map_or(by_name, |(meant, _)| meant))
             }
-            NarName::Opaque(path) => self
-                .announced(&path)
-                .await
-                .ok_or_else(|| Nowhere::not_found(format!("no narinfo that was served here names {path}"))),
+            NarName::Opaque(path) => match self.announced(&path).await {
+                Some((meant, _)) => Ok(meant),
+                None => Err(Nowhere::not_found(format!("no narinfo that was served here names {path}"))),
+            },
         }
     }
 
@@ -180,6 +183,7 @@ impl Proxy {
         // The upstream's narinfo names what it has not: it was rebuilt or collected since. Everybody is asked anew, once:
         // one who was not asked, because another had the narinfo, may have the NAR (R18).
         let Some(hash) = meant.hash else { return gone.into() };
+        self.expire(hash).await;
         let announcers = self.announcers(meant, hash).await;
         let unknown = announcers.unknown.clone();
         let mut nowhere = gone;
@@ -227,9 +231,11 @@ fn nowhere(broken: &Broken) -> Nowhere {
         FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long => {
             Nowhere { outcome: Outcome::Refused, kind: FailureKind::BadGateway, text: broken.to_string() }
         }
-        FillFailure::Unknown | FillFailure::Cut | FillFailure::Short | FillFailure::Stopped => {
-            Nowhere::unknown(broken.to_string())
-        }
+        FillFailure::Unknown
+        | FillFailure::Cut
+        | FillFailure::Short
+        | FillFailure::Abandoned
+        | FillFailure::Stopped => Nowhere::unknown(broken.to_string()),
     }
 }
 

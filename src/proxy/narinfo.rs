@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Proxy;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
-use super::entry::{Entry, alias_key, narinfo_key};
+use super::entry::{Entry, narinfo_key};
 use super::flights::Publish;
 use super::trust::{self, Verified};
 use crate::clock::UnixSeconds;
@@ -85,8 +84,17 @@ impl Proxy {
         (found, outcome)
     }
 
+    /// What a kept narinfo names is gone: the next who asks for it asks the upstreams. It is not removed, because they may
+    /// be down by then.
+    pub(super) async fn expire(&self, hash: HashPart) {
+        if let Some(mut entry) = self.kept_entry(hash).await {
+            entry.expires = UnixSeconds(0);
+            self.inner.store.put_entry(narinfo_key(hash), entry.encode()).await;
+        }
+    }
+
     /// The kept narinfo of a path, fresh or not, unless trust in where it came from has changed since.
-    async fn kept_entry(&self, hash: HashPart) -> Option<Entry> {
+    pub(super) async fn kept_entry(&self, hash: HashPart) -> Option<Entry> {
         let entry = Entry::decode(&self.inner.store.entry(narinfo_key(hash)).await?)?;
         let (_, trust) = self.inner.by_name.get(entry.upstream.as_str())?;
         (*trust == entry.trust).then_some(entry)
@@ -106,10 +114,7 @@ impl Proxy {
                 publish.say(Found::Have(entry.clone()));
                 self.inner.store.forget_negative(&key);
                 self.inner.store.put_entry(key, entry.encode()).await;
-                self.inner
-                    .store
-                    .put_entry(alias_key(verified.url().as_str()), Bytes::copy_from_slice(hash.as_bytes()))
-                    .await;
+                self.keep_alias(verified.url().as_str(), hash).await;
             }
             (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.

@@ -172,11 +172,11 @@ impl Proxy {
         let Some(path) = json.get("archive").and_then(|a| a.as_str()).and_then(|a| a.strip_prefix("../")) else {
             return body;
         };
-        let Some((hash, meant)) = self.announced(path).await.and_then(|meant| Some((meant.hash?, meant))) else {
+        let Some((meant, info)) = self.announced(path).await else {
             // Never announced here. `nar/<filehash>.nar.xz` is served all the same, any other name cannot be.
             return body;
         };
-        let ours = trust::nar_url(hash, &meant.digest, meant.compression);
+        let ours = trust::nar_url(info.store_path.hash(), &meant.digest, meant.compression);
         json.insert("archive".to_owned(), format!("../{ours}").into());
         serde_json::to_vec(&json).map_or(body, Bytes::from)
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::Proxy;
-use super::entry::{alias_key, narinfo_key};
+use super::entry::alias_key;
 use super::nar::{Meant, Nowhere};
 use super::narinfo::Asked;
 use crate::fill::{Broken, FillFailure, Locate, Plan, Source};
@@ -40,8 +41,7 @@ impl Proxy {
             .plan_or(|| Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
     }
 
-    /// Asks every upstream who announces the bytes that are meant, whatever is kept: the narinfo that led to an upstream
-    /// that has them no more is forgotten (nix-serve: "the path has been recreated"). Many who ask at once ask once.
+    /// Asks every upstream who announces the bytes that are meant, whatever is kept. Many who ask at once ask once.
     pub(super) async fn announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
         let proxy = self.clone();
         let ask = |publish: super::flights::Publish<Announcers>| async move {
@@ -52,7 +52,6 @@ impl Proxy {
     }
 
     async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
-        self.inner.store.remove_entry(&narinfo_key(hash));
         let mut found = Announcers::default();
         for upstream in &self.inner.upstreams {
             match self.ask_one(upstream, hash).await.1 {
@@ -83,12 +82,32 @@ impl Proxy {
         Plan { digest, size: None, compression, announced: None, sources: sources.collect() }
     }
 
-    /// Which bytes a URL means that some upstream's narinfo announced.
-    pub(super) async fn announced(&self, path: &str) -> Option<Meant> {
-        let hash = self.inner.store.entry(alias_key(path)).await?;
-        let hash = HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()?;
+    /// Which bytes a URL means that some upstream's narinfo announced, and that narinfo.
+    pub(super) async fn announced(&self, path: &str) -> Option<(Meant, NarInfo)> {
+        let hash = self.alias(path).await?;
         let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
-        (entry.note == path).then(|| Meant::by(&info)).flatten()
+        let meant = Meant::by(&info).filter(|_| entry.note == path)?;
+        Some((meant, info))
+    }
+
+    /// Remembers which store path an announced URL belongs to. The first to announce a URL keeps it as long as its narinfo
+    /// is kept and says so: one URL has one byte sequence (R12), whatever an upstream announces later.
+    pub(super) async fn keep_alias(&self, path: &str, hash: HashPart) {
+        if let Some(first) = self.alias(path).await {
+            if first == hash {
+                return;
+            }
+            if self.kept_entry(first).await.is_some_and(|entry| entry.note == path) {
+                tracing::warn!(key = %hash, "its upstream names its NAR {path}, as it does that of {first}, which keeps that URL here");
+                return;
+            }
+        }
+        self.inner.store.put_entry(alias_key(path), Bytes::copy_from_slice(hash.as_bytes())).await;
+    }
+
+    async fn alias(&self, path: &str) -> Option<HashPart> {
+        let hash = self.inner.store.entry(alias_key(path)).await?;
+        HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()
     }
 
     /// Finds the sources again when a reader meets a hole.

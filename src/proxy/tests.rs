@@ -125,3 +125,58 @@ async fn a_nar_gone_from_one_upstream_comes_from_another_that_was_not_asked() {
     assert_eq!(kind(&answer), None);
     assert_eq!((first.asked("nar/x"), second.asked("nar/x")), (2, 1));
 }
+
+#[tokio::test]
+async fn a_wrong_digest_costs_nobody_the_narinfo_that_is_kept() {
+    let down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_down = Arc::clone(&down);
+    let origin = Origin::start(move |_| match is_down.load(std::sync::atomic::Ordering::Relaxed) {
+        true => answer("500 Internal Server Error", ""),
+        false => answer("200 OK", narinfo(b"nar", "nar/x.nar", "none")),
+    })
+    .await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+    down.store(true, std::sync::atomic::Ordering::Relaxed);
+    let wrong = proxy.answer(full(Sha256::of(b"wrong"), Compression::None), false).await;
+    assert_eq!(kind(&wrong), Some(FailureKind::BadGateway), "the origin could have it, and does not say");
+    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+}
+
+/// An upstream announces, for this path, the file of another one. That file's name is a hash, and means what it says.
+#[tokio::test]
+async fn a_name_that_is_a_hash_means_the_bytes_with_that_hash_whoever_announces_it() {
+    let theirs = format!("nar/{}.nar.xz", Sha256::of(b"theirs").nix32());
+    let announced = theirs.clone();
+    let origin = Origin::start(move |request| match request.target.ends_with("narinfo") {
+        true => answer("200 OK", narinfo(b"ours", &announced, "xz")),
+        false => answer("200 OK", "theirs"),
+    })
+    .await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+    let name = NarName::ByFileHash { file_hash: Sha256::of(b"theirs"), compression: Compression::Xz };
+    let answer = proxy.answer(Request::Nar(name), false).await;
+    let Reply::Nar(nar) = answer.reply else { panic!("it is there under its name") };
+    assert_eq!(nar.etag, Sha256::of(b"theirs").nix32());
+}
+
+#[tokio::test]
+async fn the_first_path_to_announce_a_url_keeps_it() {
+    let other = "0123456789abcdfghijklmnpqrsvwxyz";
+    let origin = Origin::start(move |request| match request.target.as_str() {
+        target if target.contains(other) => answer("200 OK", narinfo(b"second", "nar/x", "none").replace(HASH, other)),
+        target if target.ends_with("narinfo") => answer("200 OK", narinfo(b"first", "nar/x", "none")),
+        _ => answer("200 OK", "first"),
+    })
+    .await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    for hash in [hash(), HashPart::parse(other).unwrap()] {
+        assert_eq!(kind(&proxy.answer(Request::NarInfo(hash), false).await), None);
+    }
+    proxy.inner.narinfos.finish().await; // the aliases are kept by then
+    let Reply::Nar(nar) = proxy.answer(Request::Nar(NarName::Opaque("nar/x".to_owned())), false).await.reply else {
+        panic!("it was announced")
+    };
+    assert_eq!(nar.etag, Sha256::of(b"first").nix32());
+}

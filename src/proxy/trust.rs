@@ -40,6 +40,11 @@ impl Verified {
             let text = format!("no valid signature by a key trusted for this upstream ({})", names.join(", "));
             return Err(refused(Refusal::Untrusted, text));
         }
+        if info.file_size.is_some_and(|size| size > NarInfo::largest_file(info.nar_size)) {
+            let text =
+                format!("FileSize {} is absurd for NarSize {}", info.file_size.unwrap_or_default(), info.nar_size);
+            return Err(refused(Refusal::Malformed, text));
+        }
         let url = NarUrl::parse(&info.url, upstream.base()).map_err(|e| refused(Refusal::BadUrl, e.to_string()))?;
         let Some(digest) = digest(&info) else {
             let text = "it is compressed and has no FileHash".to_owned();

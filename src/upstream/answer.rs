@@ -8,11 +8,14 @@ use http::HeaderValue;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::client::Upstream;
 use super::error::{Cause, UpstreamError};
 
+/// The least a body must bring, in bytes for each second that it is waited for, over the upstream's stall limit: below it
+/// the connection is worth more to others (R22 asks the same of clients).
+const LEAST_RATE: u64 = 1000;
 /// How long the text of a 404 is waited for.
 const READ_OUT: Duration = Duration::from_secs(1);
 
@@ -67,13 +70,34 @@ pub struct Opened {
 pub struct Body {
     incoming: Incoming,
     upstream: Arc<Upstream>,
+    waited: Waited,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a body brought while it was waited for; the time in which nobody asked for more does not count.
+#[derive(Debug, Default)]
+struct Waited {
+    time: Duration,
+    bytes: u64,
+}
+
+impl Waited {
+    /// Counts a piece; true when less than [`LEAST_RATE`] came over `limit` of waiting.
+    fn is_too_slow(&mut self, waited: Duration, bytes: usize, limit: Duration) -> bool {
+        self.time += waited;
+        self.bytes += bytes as u64;
+        if self.time < limit {
+            return false;
+        }
+        let Self { time, bytes } = std::mem::take(self);
+        bytes < time.as_secs().saturating_mul(LEAST_RATE)
+    }
 }
 
 impl Body {
     /// The body of a response of `upstream`.
     pub(super) fn new(incoming: Incoming, upstream: &Arc<Upstream>, permit: OwnedSemaphorePermit) -> Self {
-        Self { incoming, upstream: Arc::clone(upstream), _permit: permit }
+        Self { incoming, upstream: Arc::clone(upstream), waited: Waited::default(), _permit: permit }
     }
 
     /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
@@ -94,23 +118,42 @@ impl Body {
     /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.
     ///
     /// # Errors
-    /// The connection broke, or nothing came for the stall limit.
+    /// The connection broke, nothing came for the stall limit, or next to nothing over that time.
     pub async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         let stall = self.upstream.stall_timeout();
         loop {
-            return match timeout(stall, self.incoming.frame()).await {
-                Err(_) => Some(Err(self.upstream.error(Cause::Stall(stall)))),
-                Ok(None) => None,
-                Ok(Some(Err(error))) => Some(Err(self.upstream.error(Cause::Cut(error.to_string())))),
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => continue,
-                    Ok(data) => {
-                        self.upstream.metrics().bytes.inc_by(data.len() as u64);
-                        Some(Ok(data))
-                    }
-                    Err(_trailers) => continue,
-                },
+            let asked = Instant::now();
+            let frame = match timeout(stall, self.incoming.frame()).await {
+                Err(_) => return Some(Err(self.upstream.error(Cause::Stall(stall)))),
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => return Some(Err(self.upstream.error(Cause::Cut(error.to_string())))),
+                Ok(Some(Ok(frame))) => frame,
             };
+            let Ok(data) = frame.into_data() else { continue }; // trailers
+            if self.waited.is_too_slow(asked.elapsed(), data.len(), stall) {
+                return Some(Err(self.upstream.error(Cause::Slow(stall))));
+            }
+            if !data.is_empty() {
+                self.upstream.metrics().bytes.inc_by(data.len() as u64);
+                return Some(Ok(data));
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_trickles_is_too_slow_and_one_that_is_not_asked_for_is_not() {
+        let (second, limit) = (Duration::from_secs(1), Duration::from_secs(30));
+        let mut drip = Waited::default();
+        let slow: Vec<bool> = (0..30).map(|_| drip.is_too_slow(second, 900, limit)).collect();
+        assert_eq!(slow.iter().position(|slow| *slow), Some(29));
+        let mut steady = Waited::default();
+        assert!((0..300).all(|_| !steady.is_too_slow(second, 1000, limit)));
+        let mut fast = Waited::default();
+        assert!((0..300).all(|_| !fast.is_too_slow(Duration::ZERO, 1, limit)));
     }
 }

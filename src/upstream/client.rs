@@ -40,6 +40,9 @@ const MULTIPLEXED: usize = 128;
 const UNKNOWN_PROTOCOL: usize = 16;
 /// Long logs passed on at a time, at their clients' pace: they must not take the permits of anything else.
 const PASSED_ON: usize = 4;
+/// How long a NAR waits for its turn at an upstream whose connections are all busy with others: less than the 300 s after
+/// which Nix gives up on a silent server.
+const TURN: Duration = Duration::from_secs(120);
 /// How often a request is sent again because its connection was closed before an answer.
 const RESENDS: usize = 2;
 /// An upstream that can be asked.
@@ -279,11 +282,14 @@ impl Upstream {
         target: &str,
         range: Option<&str>,
     ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), UpstreamError> {
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            return Err(self.error(Cause::Internal("the upstream's permits are closed")));
+        let limit = self.options.response_timeout.0;
+        let turn = if Arc::ptr_eq(permits, &self.bulk_permits) { TURN } else { limit };
+        let permit = match timeout(turn, Arc::clone(permits).acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_closed)) => return Err(self.error(Cause::Internal("its permits are closed"))),
+            Err(_) => return Err(self.error(Cause::Busy(turn))),
         };
         let started = tokio::time::Instant::now();
-        let limit = self.options.response_timeout.0;
         let mut resends = 0;
         loop {
             let request = self.request(target, range)?;

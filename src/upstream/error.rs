@@ -21,14 +21,17 @@ pub enum Cause {
     /// Name resolution, connecting, TLS, or the connection broke before an answer.
     #[error("cannot be reached: {0}")]
     Connection(String),
+    /// Others had all its connections for too long.
+    #[error("had no connection free for {0:?}")]
+    Busy(Duration),
     /// No response head in time.
     #[error("did not answer within {0:?}")]
     Timeout(Duration),
     /// No further bytes of a body in time.
     #[error("sent nothing for {0:?} in the middle of a body")]
     Stall(Duration),
-    /// A small body that was not whole in time.
-    #[error("did not send all of a small answer within {0:?}")]
+    /// A small body that was not whole in time, or a large one of which next to nothing came.
+    #[error("was too slow: it had {0:?}")]
     Slow(Duration),
     /// The body ended before its end.
     #[error("cut its answer short: {0}")]
