@@ -22,9 +22,11 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -102,6 +104,9 @@ pub trait Locate: Send + Sync {
     /// `Gone`: no upstream has it any more. `Unknown`: one that might could not be asked.
     fn sources(&self, again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>>;
 }
+
+/// How long a fill waits for its turn: less than the 300 s after which Nix gives up on a silent server.
+const PLACE: Duration = Duration::from_secs(120);
 
 /// All fills of this process.
 #[derive(Debug, Clone)]
@@ -192,6 +197,13 @@ impl Fills {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// A place among the fills that run at once; `None` when none came free in time.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = Arc::clone(&self.inner.permits);
+        // Closed only when the process ends, and then nobody waits any more.
+        timeout(PLACE, permits.acquire_owned()).await.ok()?.ok()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Running> {

@@ -23,12 +23,13 @@ mod trust;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use options::Options;
 
-use self::answer::{Answer, Object, ObjectBody, Outcome, Reply};
+use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use self::flights::Flights;
 use self::request::Request;
 use crate::fill::Fills;
@@ -37,6 +38,9 @@ use crate::nix::cache_info::CacheInfo;
 use crate::nix::store_path::{HashPart, StoreDir};
 use crate::store::Store;
 use crate::upstream::Upstream;
+
+/// How long a "not found" waits for the disk tier to be opened: about what 1 TB takes.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// Answers requests. Cloning is cheap: all clones are one proxy.
 #[derive(Debug, Clone)]
@@ -101,6 +105,22 @@ impl Proxy {
 
     /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need.
     pub async fn answer(&self, request: Request, head: bool) -> Answer {
+        if self.inner.store.is_open() {
+            return self.answer_now(request, head).await;
+        }
+        // Until the disk tier is open a "not found" may be wrong, and clients remember it for an hour.
+        let answer = self.answer_now(request.clone(), head).await;
+        if !answer.is_not_found() {
+            return answer;
+        }
+        if !self.inner.store.opened(OPENING).await {
+            let text = "the store is still being opened; try again";
+            return Answer::failed(Outcome::Unknown, FailureKind::BadGateway, text);
+        }
+        self.answer_now(request, head).await
+    }
+
+    async fn answer_now(&self, request: Request, head: bool) -> Answer {
         match request {
             Request::CacheInfo => self.cache_info(),
             Request::NarInfo(hash) => self.narinfo(hash).await,

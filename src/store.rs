@@ -43,7 +43,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::catalog::Catalog;
 use self::disk::Disk;
 pub use self::geometry::{BlobId, CHUNK, ChunkKey};
-use self::geometry::{ChunkHash, padded};
+use self::geometry::{Chunk, ChunkHash, padded};
 use self::heat::Heat;
 pub use self::manifest::{Announced, Manifest, Proof};
 pub use self::meta::EntryKey;
@@ -161,7 +161,7 @@ impl Store {
             return Some(entry.value().clone());
         }
         let found = match self.0.disk.load_full() {
-            Some(disk) => disk.nar.get(&key).await.map(|found| found.value),
+            Some(disk) => disk.nar.get(&key).await.map(|found| found.value.0),
             None => None,
         };
         let right = found.filter(|bytes| {
@@ -191,7 +191,7 @@ impl Store {
         if let Some(disk) = self.0.disk.load_full() {
             let size = padded(ChunkKey::ENCODED, size_of::<u64>() + bytes.len());
             // A chunk that is turned away by a disk that just became sick is in memory, as if there were none.
-            disk.nar.put(key, bytes, size).await;
+            disk.nar.put(key, Chunk(bytes), size).await;
         }
     }
 
@@ -202,6 +202,19 @@ impl Store {
             Some(disk) => disk.nar.flush().await,
             None => true,
         }
+    }
+
+    /// Whether the first try to open the disk tier has ended.
+    pub fn is_open(&self) -> bool {
+        *self.0.opened.borrow()
+    }
+
+    /// Waits until the first try to open the disk tier has ended, at most for `limit`; false when it has not. Before that,
+    /// what is not found may be there all the same.
+    pub async fn opened(&self, limit: Duration) -> bool {
+        let mut opened = self.0.opened.subscribe();
+        // The sender is in `self`, so the wait ends only with `true`.
+        tokio::time::timeout(limit, opened.wait_for(|opened| *opened)).await.is_ok()
     }
 
     /// Keeps a body whose chunks were put just now: when they are written, its manifest is, last (R10).

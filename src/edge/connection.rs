@@ -135,7 +135,9 @@ async fn serve_http1<H: Handler>(
         .header_read_timeout(HEAD_LIMIT)
         .max_header_size(HEAD_SIZE as usize)
         .max_buf_size(HEAD_SIZE as usize)
-        .half_close(true) // `printf 'GET …' | nc` gets its answer
+        // A client that closes its half is gone, as at nginx: otherwise one that asked and left would hold its place for as
+        // long as the upstream takes. (What is at hand is written before the end is looked for.)
+        .half_close(false)
         .serve_connection(TokioIo::new(io), service);
     drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await
 }

@@ -25,7 +25,9 @@ pub(super) fn extent(store: &Store, blob: BlobId, first: u32, last: u32) -> u32 
 pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Locate>) {
     let fill = Arc::clone(&registered.fill);
     let Some(manifest) = fill.manifest_of_hole().cloned() else { return };
-    let Ok(_permit) = fills.inner.permits.acquire().await else { return };
+    let Some(_place) = fills.place().await else {
+        return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
+    };
     let mut refilled = refill_from_any(&fills, &fill, &manifest, &*locate, false).await;
     if refilled.as_ref().is_err_and(|broken| broken.reason == FillFailure::Gone) {
         refilled = refill_from_any(&fills, &fill, &manifest, &*locate, true).await;

@@ -20,8 +20,9 @@ use crate::upstream::{Opened, Said, WhenDown};
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let fill = Arc::clone(&registered.fill);
-    // Closed only when the process ends, and then nobody waits any more.
-    let Ok(_permit) = fills.inner.permits.acquire().await else { return };
+    let Some(_place) = fills.place().await else {
+        return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
+    };
     // Another fill may have ended between its client's look into the store and the start of this one.
     if let Some(manifest) = fills.inner.store.manifest(fill.blob()).await
         && manifest.file_hash == *plan.digest.as_bytes()

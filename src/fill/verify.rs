@@ -7,8 +7,8 @@ use super::{Broken, FillFailure, Plan};
 use crate::nix::hash::{Hasher, Sha256};
 use crate::nix::narinfo::NarInfo;
 
-/// The longest body of which nothing is known (256 GiB).
-const LONGEST_UNKNOWN: u64 = 1 << 38;
+/// The longest body of which nothing is known (32 GiB).
+const LONGEST_UNKNOWN: u64 = 1 << 35;
 
 /// A body being checked.
 pub(super) struct Verifier {

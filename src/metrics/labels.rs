@@ -61,7 +61,9 @@ label! {
 label! {
     /// Why a narinfo of an upstream was not believed.
     pub enum Refusal as "reason" {
-        /// It is not a narinfo, or breaks a rule of the format.
+        /// It is no narinfo at all: a login page, an error page. Clients are told "unknown", not "not found".
+        NotANarinfo = "not-a-narinfo",
+        /// It breaks a rule of the format.
         Malformed = "malformed",
         /// It is about another store path than the one asked for (R6).
         OtherPath = "other-path",

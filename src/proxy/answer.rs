@@ -88,6 +88,11 @@ pub enum FailureKind {
 }
 
 impl Answer {
+    /// Whether it says that nobody has it.
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.reply, Reply::Failed(failure) if failure.kind == FailureKind::NotFound)
+    }
+
     /// A failure.
     pub fn failed(outcome: Outcome, kind: FailureKind, text: impl Into<String>) -> Self {
         Self { outcome, reply: Reply::Failed(Failure { kind, text: text.into() }) }

@@ -4,7 +4,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::nar::Meant;
 use crate::clock::UnixSeconds;
+use crate::fill::code_of;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::Compression;
 use crate::nix::store_path::HashPart;
 use crate::store::EntryKey;
 
@@ -75,17 +79,62 @@ impl Entry {
     }
 }
 
+/// Which bytes an announced NAR URL means: kept by that URL, so that a stored NAR is found by it without its narinfo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Alias {
+    /// The store path that announced it.
+    pub(super) hash: HashPart,
+    /// As in [`super::nar::Meant`].
+    pub(super) digest: Sha256,
+    /// The NAR inside: newer Hydras name a file by it.
+    pub(super) nar_hash: Sha256,
+    pub(super) compression: Compression,
+}
+
+impl Alias {
+    pub(super) fn encode(&self) -> Bytes {
+        let hashes = [self.hash.as_bytes(), self.digest.as_bytes(), self.nar_hash.as_bytes()];
+        let mut out = BytesMut::with_capacity(97);
+        hashes.iter().for_each(|hash| out.put_slice(*hash));
+        out.put_u8(code_of(self.compression));
+        out.freeze()
+    }
+
+    /// Reads an alias; `None` for anything that [`Alias::encode`] did not write.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (hash, rest) = bytes.split_first_chunk::<32>()?;
+        let (digest, rest) = rest.split_first_chunk()?;
+        let (nar_hash, rest) = rest.split_first_chunk()?;
+        let [code] = rest else { return None };
+        Some(Self {
+            hash: HashPart::parse(std::str::from_utf8(hash).ok()?).ok()?,
+            digest: Sha256::from_bytes(*digest),
+            nar_hash: Sha256::from_bytes(*nar_hash),
+            compression: Compression::ALL.into_iter().find(|compression| code_of(*compression) == *code)?,
+        })
+    }
+}
+
 /// Kinds of entry in the store.
 const NARINFO: u8 = 1;
 const ALIAS: u8 = 2;
 const SMALL: u8 = 3;
+const MEANT: u8 = 4;
 
 /// Where the narinfo of a store path is.
 pub(super) fn narinfo_key(hash: HashPart) -> EntryKey {
     EntryKey { kind: NARINFO, id: *hash.as_bytes() }
 }
 
-/// Where it says which store path an announced NAR URL belongs to.
+/// Under which name it is remembered for a moment that nobody has certain bytes.
+pub(super) fn meant_key(meant: &Meant) -> EntryKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(meant.hash.as_ref().map_or(&[], |hash| hash.as_bytes().as_slice()));
+    hasher.update(meant.digest.as_bytes()).update(&[code_of(meant.compression)]);
+    EntryKey { kind: MEANT, id: *hasher.finalize().as_bytes() }
+}
+
+/// Where it says which bytes an announced NAR URL means.
 pub(super) fn alias_key(url: &str) -> EntryKey {
     EntryKey { kind: ALIAS, id: *blake3::hash(url.as_bytes()).as_bytes() }
 }
@@ -111,6 +160,19 @@ mod tests {
                 fetched: UnixSeconds(fetched), expires: UnixSeconds(expires), trust, upstream, note, body: body.into(),
             };
             prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
+        }
+
+        #[test]
+        fn an_alias_is_read_back(hash in "[0-9a-df-np-sv-z]{32}", hashes: [[u8; 32]; 2], n in 0..Compression::ALL.len(), cut in 1usize..97) {
+            let alias = Alias {
+                hash: HashPart::parse(&hash).unwrap(),
+                digest: Sha256::from_bytes(hashes[0]),
+                nar_hash: Sha256::from_bytes(hashes[1]),
+                compression: Compression::ALL[n],
+            };
+            let bytes = alias.encode();
+            prop_assert_eq!(Alias::decode(&bytes), Some(alias));
+            prop_assert_eq!(Alias::decode(&bytes[cut..]), None);
         }
 
         #[test]

@@ -11,6 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+/// The most questions asked at once (R26): clients that ask and leave cannot pile up more.
+const MOST: usize = 4096;
+
+/// What clients are told when there is no value.
+pub(super) const NOT_ASKED: &str =
+    "snowbank asks too many things at once, or the question died (see its log); try again";
+
 type Running<K, V> = Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>;
 
 /// The questions being asked.
@@ -54,7 +61,7 @@ where
     }
 
     /// The value for `key`: from the task that is asking already, or from `ask`, run in a task of its own. The flag is
-    /// true when it was asked for this call. `None` when the task died.
+    /// true when it was asked for this call. `None` when too many questions are being asked, or the task died.
     pub(super) async fn join<F>(&self, key: K, ask: impl FnOnce(Publish<V>) -> F) -> (Option<V>, bool)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -63,6 +70,7 @@ where
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             match running.get(&key) {
                 Some(receiver) => (receiver.clone(), false),
+                None if running.len() >= MOST => return (None, false),
                 None => {
                     let (sender, receiver) = watch::channel(None);
                     running.insert(key.clone(), receiver.clone());
@@ -127,6 +135,25 @@ mod tests {
         }
         flights.finish().await;
         assert_eq!((asked.load(Ordering::Relaxed), started), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn past_the_bound_nothing_is_asked() {
+        let flights: Flights<usize, usize> = Flights::new();
+        let gate = tokio_util::sync::CancellationToken::new();
+        for key in 0..MOST {
+            let gate = gate.clone();
+            let asked = flights.join(key, |publish| async move {
+                gate.cancelled().await;
+                publish.say(1);
+            });
+            // Asked, and not waited for: as a client that leaves.
+            assert!(futures_util::FutureExt::now_or_never(asked).is_none());
+        }
+        assert_eq!(flights.join(MOST, |publish| async move { publish.say(2) }).await, (None, false));
+        gate.cancel();
+        flights.finish().await;
+        assert_eq!(flights.join(MOST, |publish| async move { publish.say(2) }).await, (Some(2), true));
     }
 
     #[tokio::test]

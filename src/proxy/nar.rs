@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 
 use super::Proxy;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
-use super::entry::Entry;
+use super::entry::{Alias, Entry};
 use super::narinfo::Found;
 use super::request::NarName;
 use super::trust;
@@ -53,6 +53,12 @@ impl Meant {
     }
 }
 
+impl From<Alias> for Meant {
+    fn from(Alias { hash, digest, compression, .. }: Alias) -> Self {
+        Self { hash: Some(hash), digest, compression }
+    }
+}
+
 /// Why there is nothing to fill from.
 pub(super) struct Nowhere {
     outcome: Outcome,
@@ -63,6 +69,12 @@ pub(super) struct Nowhere {
 impl Nowhere {
     pub(super) fn not_found(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::NotFound, kind: FailureKind::NotFound, text: text.into() }
+    }
+
+    /// "Not found", as it was found out a moment ago.
+    pub(super) fn remembered(meant: &Meant) -> Self {
+        let text = format!("no upstream has a NAR with the hash {}", meant.digest);
+        Self { outcome: Outcome::Negative, kind: FailureKind::NotFound, text }
     }
 
     pub(super) fn unknown(text: impl Into<String>) -> Self {
@@ -100,7 +112,10 @@ impl Proxy {
         }
         if let Some(fill) = self.inner.fills.running(meant.blob()) {
             self.inner.metrics.coalesced.inc();
-            return self.following(meant, &fill, Outcome::Follower).await.unwrap_or_else(Answer::from);
+            // When it fails, its source may have been another upstream than this client's: see below.
+            if let Ok(answer) = self.following(meant, &fill, Outcome::Follower).await {
+                return answer;
+            }
         }
         let plan = match self.plan(meant).await {
             Ok(plan) => plan,
@@ -136,11 +151,11 @@ impl Proxy {
                 let path = format!("nar/{}.nar{}", file_hash.nix32(), compression.extension());
                 // A name that is a hash means what has that hash, as a file or, as newer Hydras name it, as a NAR.
                 let announced = self.announced(&path).await;
-                let named = announced.filter(|(meant, info)| meant.digest == file_hash || info.nar_hash == file_hash);
-                Ok(named.map_or(by_name, |(meant, _)| meant))
+                let named = announced.filter(|alias| alias.digest == file_hash || alias.nar_hash == file_hash);
+                Ok(named.map_or(by_name, Meant::from))
             }
             NarName::Opaque(path) => match self.announced(&path).await {
-                Some((meant, _)) => Ok(meant),
+                Some(alias) => Ok(alias.into()),
                 None => Err(Nowhere::not_found(format!("no narinfo that was served here names {path}"))),
             },
         }
@@ -182,7 +197,10 @@ impl Proxy {
         };
         // The upstream's narinfo names what it has not: it was rebuilt or collected since. Everybody is asked anew, once:
         // one who was not asked, because another had the narinfo, may have the NAR (R18).
-        let Some(hash) = meant.hash else { return gone.into() };
+        let Some(hash) = meant.hash else {
+            self.remember_missing(&meant);
+            return gone.into();
+        };
         self.expire(hash).await;
         let announcers = self.announcers(meant, hash).await;
         let unknown = announcers.unknown.clone();
@@ -206,6 +224,11 @@ impl Proxy {
         for source in &plan.sources {
             // A GET whose body is not read closes its connection; HEAD would not be safe (nix-serve-wire.md, 1).
             match source.upstream.open(&source.target, 0, Some(0)).await {
+                Ok(Said::Have(opened))
+                    if opened.total.is_some() && plan.size.is_some() && opened.total != plan.size =>
+                {
+                    failure = Nowhere::unknown(format!("upstream {} has another size for it", source.upstream.name()));
+                }
                 Ok(Said::Have(opened)) => {
                     let size = plan.size.or(opened.total);
                     let open = |_| -> BodyStream { Box::pin(futures_util::stream::empty()) };

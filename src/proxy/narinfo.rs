@@ -7,11 +7,13 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Proxy;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
-use super::entry::{Entry, narinfo_key};
-use super::flights::Publish;
+use super::entry::{Entry, meant_key, narinfo_key};
+use super::flights::{NOT_ASKED, Publish};
+use super::nar::Meant;
 use super::trust::{self, Verified};
 use crate::clock::UnixSeconds;
 use crate::fill::blob_of;
+use crate::metrics::Refusal;
 use crate::nix::narinfo::{Compression, MAX_LEN, NarInfo};
 use crate::nix::store_path::HashPart;
 use crate::upstream::{Asked as Got, Said, Upstream, WhenDown};
@@ -72,7 +74,7 @@ impl Proxy {
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
         let (found, asked_here) = self.inner.narinfos.join(hash, ask).await;
-        let found = found.unwrap_or_else(|| Found::Unknown("the question to the upstreams died; see the log".into()));
+        let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
             (Found::Have(_), false) => Outcome::Follower,
@@ -113,8 +115,11 @@ impl Proxy {
                 let entry = self.entry_of(&upstream, &verified);
                 publish.say(Found::Have(entry.clone()));
                 self.inner.store.forget_negative(&key);
+                if let Some(meant) = Meant::by(verified.info()) {
+                    self.inner.store.forget_negative(&meant_key(&meant));
+                }
                 self.inner.store.put_entry(key, entry.encode()).await;
-                self.keep_alias(verified.url().as_str(), hash).await;
+                self.keep_alias(&verified).await;
             }
             (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
@@ -146,15 +151,13 @@ impl Proxy {
         let (mut unknown, mut refused, mut down) = (None, None, None);
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group.iter().map(|upstream| self.ask_one(upstream, hash)).collect();
-            while let Some((upstream, asked)) = answers.next().await {
+            while let Some(asked) = answers.next().await {
                 match asked {
                     Asked::Have(..) => return asked,
                     Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
-                    Asked::Unknown(why) if upstream.when_down() == WhenDown::Miss => {
-                        down = down.or(Some(why));
-                    }
-                    Asked::Unknown(why) | Asked::Down(why) => unknown = unknown.or(Some(why)),
+                    Asked::Down(why) => down = down.or(Some(why)),
+                    Asked::Unknown(why) => unknown = unknown.or(Some(why)),
                 }
             }
         }
@@ -166,11 +169,15 @@ impl Proxy {
         }
     }
 
-    pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> (Arc<Upstream>, Asked) {
-        let asked = match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
+    pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
+        match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
             Err(error) => {
                 tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");
-                Asked::Unknown(error.to_string())
+                // Our own queue says nothing about the upstream: clients must not take it for a miss.
+                match upstream.when_down() {
+                    WhenDown::Miss if !error.is_busy() => Asked::Down(error.to_string()),
+                    _ => Asked::Unknown(error.to_string()),
+                }
             }
             Ok(Said::HaveNot) => Asked::HaveNot,
             Ok(Said::Have(Got::TooLong)) => {
@@ -178,6 +185,13 @@ impl Proxy {
             }
             Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
                 Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
+            }
+            Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => {
+                self.inner.metrics.refused.of(Refusal::NotANarinfo).inc();
+                Asked::Unknown(format!(
+                    "upstream {} answered with something that is no narinfo at all",
+                    upstream.name()
+                ))
             }
             Ok(Said::Have(Got::Whole { body, .. })) => {
                 match Verified::check(&body, hash, upstream, &self.inner.store_dir) {
@@ -199,8 +213,7 @@ impl Proxy {
                     }
                 }
             }
-        };
-        (Arc::clone(upstream), asked)
+        }
     }
 
     fn entry_of(&self, upstream: &Upstream, verified: &Verified) -> Entry {
@@ -224,6 +237,11 @@ impl Proxy {
         let Some(digest) = self.info_of(entry).as_ref().and_then(trust::digest) else { return false };
         self.inner.store.manifest(blob_of(&digest)).await.is_some()
     }
+}
+
+/// A login page or an error page sent with 200 says nothing about the path, and must not become a 404.
+fn looks_like_narinfo(body: &[u8]) -> bool {
+    body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"StorePath:"))
 }
 
 /// nix-serve's narinfos have no compression, no FileHash, and name the NAR by store hash and NarHash.

@@ -15,7 +15,7 @@ use http::HeaderValue;
 use super::Proxy;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, small_key};
-use super::flights::Publish;
+use super::flights::{NOT_ASKED, Publish};
 use super::request::Small;
 use super::trust;
 use crate::clock::UnixSeconds;
@@ -93,7 +93,7 @@ impl Proxy {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
         let (found, asked_here) = self.inner.smalls.join(path.to_owned(), ask).await;
-        let found = found.unwrap_or_else(|| Found::Unknown("the question to the upstreams died; see the log".into()));
+        let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
             (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,
@@ -172,11 +172,11 @@ impl Proxy {
         let Some(path) = json.get("archive").and_then(|a| a.as_str()).and_then(|a| a.strip_prefix("../")) else {
             return body;
         };
-        let Some((meant, info)) = self.announced(path).await else {
+        let Some(alias) = self.announced(path).await else {
             // Never announced here. `nar/<filehash>.nar.xz` is served all the same, any other name cannot be.
             return body;
         };
-        let ours = trust::nar_url(info.store_path.hash(), &meant.digest, meant.compression);
+        let ours = trust::nar_url(alias.hash, &alias.digest, alias.compression);
         json.insert("archive".to_owned(), format!("../{ours}").into());
         serde_json::to_vec(&json).map_or(body, Bytes::from)
     }

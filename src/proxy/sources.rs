@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::Proxy;
-use super::entry::alias_key;
+use super::entry::{Alias, alias_key, meant_key};
+use super::flights::{NOT_ASKED, Publish};
 use super::nar::{Meant, Nowhere};
 use super::narinfo::Asked;
+use super::trust::Verified;
 use crate::fill::{Broken, FillFailure, Locate, Plan, Source};
 use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
-use crate::upstream::{Upstream, WhenDown};
+use crate::upstream::Upstream;
 
 /// What all upstreams say about who has certain bytes.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +28,9 @@ pub(super) struct Announcers {
 impl Proxy {
     /// The plan for the bytes that are meant. One upstream is enough for it: who is better is found out on failure.
     pub(super) async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
+        if self.inner.store.negative(meant_key(&meant)) {
+            return Err(Nowhere::remembered(&meant));
+        }
         let Some(hash) = meant.hash else { return Ok(self.plan_by_name(meant)) };
         let (entry, info) = self.narinfo_for_nar(hash).await?;
         if meant.is_in(&info)
@@ -36,25 +40,29 @@ impl Proxy {
             return Ok(plan_of(&meant, &info, source(upstream, &url)));
         }
         // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
-        self.announcers(meant, hash)
-            .await
-            .plan_or(|| Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
+        let found = self.announcers(meant, hash).await;
+        found.plan_or(|| Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
+    }
+
+    /// Remembers for a moment that nobody has these bytes, so that who asks for them again and again asks only here.
+    pub(super) fn remember_missing(&self, meant: &Meant) {
+        self.inner.store.put_negative(meant_key(meant), self.inner.options.negative_ttl.0);
     }
 
     /// Asks every upstream who announces the bytes that are meant, whatever is kept. Many who ask at once ask once.
     pub(super) async fn announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
         let proxy = self.clone();
-        let ask = |publish: super::flights::Publish<Announcers>| async move {
+        let ask = |publish: Publish<Announcers>| async move {
             publish.say(proxy.ask_announcers(meant, hash).await);
         };
         let (found, _) = self.inner.announcers.join(meant, ask).await;
-        found.unwrap_or_else(|| Announcers { plan: None, unknown: Some("the question to the upstreams died".into()) })
+        found.unwrap_or_else(|| Announcers { plan: None, unknown: Some(NOT_ASKED.into()) })
     }
 
     async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
         let mut found = Announcers::default();
         for upstream in &self.inner.upstreams {
-            match self.ask_one(upstream, hash).await.1 {
+            match self.ask_one(upstream, hash).await {
                 Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
                     let source = source(&upstream, verified.url());
                     match &mut found.plan {
@@ -62,11 +70,14 @@ impl Proxy {
                         None => found.plan = Some(plan_of(&meant, verified.info(), source)),
                     }
                 }
-                Asked::Unknown(why) if upstream.when_down() == WhenDown::Error => {
+                Asked::Unknown(why) => {
                     found.unknown.get_or_insert_with(|| why.into());
                 }
                 _ => {}
             }
+        }
+        if found.plan.is_none() && found.unknown.is_none() {
+            self.remember_missing(&meant);
         }
         found
     }
@@ -82,32 +93,28 @@ impl Proxy {
         Plan { digest, size: None, compression, announced: None, sources: sources.collect() }
     }
 
-    /// Which bytes a URL means that some upstream's narinfo announced, and that narinfo.
-    pub(super) async fn announced(&self, path: &str) -> Option<(Meant, NarInfo)> {
-        let hash = self.alias(path).await?;
-        let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
-        let meant = Meant::by(&info).filter(|_| entry.note == path)?;
-        Some((meant, info))
+    /// Which bytes a URL means that some upstream's narinfo announced.
+    pub(super) async fn announced(&self, path: &str) -> Option<Alias> {
+        Alias::decode(&self.inner.store.entry(alias_key(path)).await?)
     }
 
-    /// Remembers which store path an announced URL belongs to. The first to announce a URL keeps it as long as its narinfo
-    /// is kept and says so: one URL has one byte sequence (R12), whatever an upstream announces later.
-    pub(super) async fn keep_alias(&self, path: &str, hash: HashPart) {
-        if let Some(first) = self.alias(path).await {
-            if first == hash {
+    /// Remembers which bytes an announced URL means. The first to announce a URL keeps it as long as its narinfo is kept
+    /// and says so: one URL has one byte sequence (R12), whatever an upstream announces later.
+    pub(super) async fn keep_alias(&self, verified: &Verified) {
+        let (info, path) = (verified.info(), verified.url().as_str());
+        let Some(Meant { digest, compression, .. }) = Meant::by(info) else { return };
+        let alias = Alias { hash: info.store_path.hash(), digest, nar_hash: info.nar_hash, compression };
+        if let Some(first) = self.announced(path).await {
+            if first == alias {
                 return;
             }
-            if self.kept_entry(first).await.is_some_and(|entry| entry.note == path) {
-                tracing::warn!(key = %hash, "its upstream names its NAR {path}, as it does that of {first}, which keeps that URL here");
+            if first.hash != alias.hash && self.kept_entry(first.hash).await.is_some_and(|entry| entry.note == path) {
+                let (hash, first) = (alias.hash, first.hash);
+                tracing::warn!(key = %hash, "its NAR is announced as {path}, as that of {first} is, which keeps that URL here");
                 return;
             }
         }
-        self.inner.store.put_entry(alias_key(path), Bytes::copy_from_slice(hash.as_bytes())).await;
-    }
-
-    async fn alias(&self, path: &str) -> Option<HashPart> {
-        let hash = self.inner.store.entry(alias_key(path)).await?;
-        HashPart::parse(std::str::from_utf8(&hash).ok()?).ok()
+        self.inner.store.put_entry(alias_key(path), alias.encode()).await;
     }
 
     /// Finds the sources again when a reader meets a hole.

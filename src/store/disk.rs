@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use foyer::{DefaultHasher, Spawner};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::catalog::Catalog;
 use super::device::{Device, Layout};
 use super::gate::Sick;
-use super::geometry::{ChunkHash, ChunkKey};
+use super::geometry::{Chunk, ChunkHash, ChunkKey};
 use super::heat::Heat;
 use super::line::Line;
 use super::meta::{MetaKey, MetaValue};
@@ -35,7 +34,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Disk {
     /// Chunks.
-    pub nar: Tier<ChunkKey, Bytes, ChunkHash>,
+    pub nar: Tier<ChunkKey, Chunk, ChunkHash>,
     /// Manifests and small objects.
     pub meta: Tier<MetaKey, MetaValue, DefaultHasher>,
     /// Bytes on disk, allocated.

@@ -16,11 +16,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::device::{Area, INDEX};
-use super::geometry::{ChunkHash, ChunkKey, PAGE, padded, unpack_hash};
+use super::geometry::{Chunk, ChunkHash, ChunkKey, PAGE, padded, unpack_hash};
 use super::heat::Heat;
 use super::line::{Due, Line};
 use super::tier::Tier;
@@ -49,7 +48,7 @@ pub struct Saver {
     /// What is in use.
     pub heat: Arc<Heat>,
     /// Where chunks are read and put.
-    pub tier: Tier<ChunkKey, Bytes, ChunkHash>,
+    pub tier: Tier<ChunkKey, Chunk, ChunkHash>,
     /// What is counted.
     pub metrics: StoreMetrics,
 }
@@ -95,7 +94,7 @@ impl Saver {
     async fn put_again(&self, key: ChunkKey) -> usize {
         // An entry that is not leaving was found in another block: this one holds an older copy of it.
         let Some(found) = self.tier.get(&key).await.filter(|found| found.leaving) else { return 0 };
-        let size = padded(ChunkKey::ENCODED, size_of::<u64>() + found.value.len());
+        let size = padded(ChunkKey::ENCODED, size_of::<u64>() + found.value.0.len());
         if !self.tier.put(key, found.value, size).await {
             return 0;
         }

@@ -20,7 +20,7 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use url::Url;
 
 use super::answer::{Asked, Body, Opened, Said, Streamed};
@@ -290,12 +290,16 @@ impl Upstream {
             Err(_) => return Err(self.error(Cause::Busy(turn))),
         };
         let started = tokio::time::Instant::now();
+        let deadline = started + limit;
         let mut resends = 0;
         loop {
             let request = self.request(target, range)?;
             self.metrics.requests.inc();
-            match timeout(limit, pool.request(request)).await {
+            match timeout_at(deadline, pool.request(request)).await {
                 Err(_) => return Err(self.error(Cause::Timeout(limit))),
+                Ok(Ok(response)) if wire::transfer_is_odd(response.headers()) => {
+                    return Err(self.error(Cause::Header("a Transfer-Encoding other than chunked")));
+                }
                 Ok(Ok(response)) => {
                     self.metrics.latency.observe(started.elapsed().as_secs_f64());
                     return Ok((response, permit));

@@ -15,11 +15,18 @@ pub struct UpstreamError {
     pub cause: Cause,
 }
 
+impl UpstreamError {
+    /// Whether the upstream was not asked, because its connections are busy.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.cause, Cause::Busy(_))
+    }
+}
+
 /// What happened to a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Cause {
     /// Name resolution, connecting, TLS, or the connection broke before an answer.
-    #[error("cannot be reached: {0}")]
+    #[error("could not be asked: {0}")]
     Connection(String),
     /// Others had all its connections for too long.
     #[error("had no connection free for {0:?}")]

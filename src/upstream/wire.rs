@@ -97,12 +97,18 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// `Content-Encoding`, unless it is `identity`.
+/// The first `Content-Encoding` that is not `identity`, on whichever line it stands.
 pub(super) fn encoding(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.find(|v| !v.is_empty() && !v.as_bytes().eq_ignore_ascii_case(b"identity")).cloned()
+}
+
+/// Whether the body is transferred in an encoding besides chunks: hyper undoes only those.
+pub(super) fn transfer_is_odd(headers: &HeaderMap) -> bool {
     headers
-        .get(header::CONTENT_ENCODING)
-        .filter(|v| !v.is_empty() && !v.as_bytes().eq_ignore_ascii_case(b"identity"))
-        .cloned()
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .any(|v| !v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// `Content-Range: bytes first-last/total` (RFC 9110 section 14.4): the first byte and, unless it is `*`, the total.
@@ -126,6 +132,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_RANGE, text.parse().unwrap());
         content_range(&headers)
+    }
+
+    #[test]
+    fn encodings_are_seen_on_any_line() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("identity"));
+        headers.append(header::TRANSFER_ENCODING, HeaderValue::from_static("Chunked"));
+        assert!(encoding(&headers).is_none() && !transfer_is_odd(&headers));
+        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(encoding(&headers).unwrap(), "gzip");
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
+        assert!(transfer_is_odd(&headers));
     }
 
     #[test]

@@ -123,7 +123,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_half_closed_client_gets_its_answer() {
+async fn a_client_that_closes_its_half_at_once_gets_what_is_at_hand() {
     let server = server();
     let mut stream = tokio::net::TcpStream::connect(server.plain).await.unwrap();
     stream.write_all(b"GET /nix-cache-info HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
