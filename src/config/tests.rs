@@ -88,6 +88,39 @@ disk = 200
 }
 
 #[test]
+fn a_mistake_of_form_does_not_hide_the_others() {
+    assert_eq!(
+        mistakes("[cache]\nfills = 0\n[log]\nlevel = 'loud'\n[admin]\naddress = '127.0.0.1:5080'"),
+        [
+            "FILE: log.level = \"loud\": expected \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a \
+             list by part such as \"info,snowbank::fill=debug\"",
+            "FILE: cache.fills = 0: expected at least 1",
+            "FILE: admin.address = \"127.0.0.1:5080\": expected an address other than that of listen[1].address",
+        ]
+    );
+}
+
+/// What stands for a refused value is wrong in other ways, which are not told.
+#[test]
+fn a_default_in_place_of_a_refused_value_is_no_mistake() {
+    let cases = [
+        ("[[upstream]]\nurl = 'https://a'\npublic_keys = ['x']", "upstream[0].public_keys[0]"),
+        ("[[upstream]]\nurl = 'https://a'\ntrust = 'none'", "upstream[0].trust"),
+        ("[[listen]]\naddress = 'x'\n[admin]\naddress = '127.0.0.1:5443'", "listen[0].address"),
+        ("[[listen]]\naddress = '0.0.0.0:443'\n[tls]\ncert_file = 1", "tls.cert_file"),
+        ("tls = 1\n[[listen]]\naddress = '0.0.0.0:443'", "tls"),
+        ("upstream = []\nlisten = 'x'", "listen"),
+    ];
+    for (text, key) in cases {
+        let found = mistakes(text);
+        assert!(found[0].starts_with(&format!("FILE: {key} = ")), "{text}: {found:?}");
+        let others: &[&str] =
+            if key == "listen" { &["FILE: upstream: missing; expected at least one upstream"] } else { &[] };
+        assert_eq!(found[1..], *others, "{text}");
+    }
+}
+
+#[test]
 fn every_mistake_between_tables_is_told_at_once() {
     let text = format!(
         "

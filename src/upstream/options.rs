@@ -90,7 +90,7 @@ impl Options {
 
     /// Checks what one value alone cannot show; `at` is the table's place.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
-        if self.trust == Trust::Keys && self.public_keys.is_empty() {
+        if self.trust == Trust::Keys && self.public_keys.is_empty() && !mistakes.is_about(&key(at, "trust")) {
             let accepted = format!(
                 "at least one key, because trust is \"keys\"; \"{}\" trusts everything, \"{}\" leaves it to \
                  the clients",
