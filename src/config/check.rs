@@ -11,6 +11,7 @@ use super::Config;
 use super::flags::Places;
 use crate::edge::{Listen, ListenAddress};
 use crate::options::{ByteSize, Mistakes};
+use crate::upstream;
 
 /// Checks everything that needs no look at the machine.
 pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
@@ -19,6 +20,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
+    config.limits.check(&format!("{}limits", places.file), mistakes);
     store(config, places, mistakes);
     // The listeners by which others are judged.
     let served = if mistakes.is_about(&places.listen) { &[] } else { config.listen.as_slice() };
@@ -27,7 +29,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     upstreams(config, served, places, mistakes);
 }
 
-/// Checks that every file that is named can be read.
+/// Checks every file that is named, the way it is loaded for serving.
 pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
     let at = |key: &str| format!("{}{key}", places.file);
     let mut named = vec![(at("tls.cert_file"), &config.tls.cert_file), (at("tls.key_file"), &config.tls.key_file)];
@@ -43,6 +45,12 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
                 &format!("{:?}", path.display().to_string()),
                 &format!("a file that can be read; {why}"),
             );
+        }
+    }
+    config.tls.check_files(&at("tls"), mistakes);
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        if let Some(Err(why)) = upstream.ca_file.as_deref().map(upstream::check_ca_file) {
+            mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);
         }
     }
 }
