@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Config;
 use super::flags::Places;
 use crate::edge::{Listen, ListenAddress};
-use crate::options::{ByteSize, Mistakes};
+use crate::options::Mistakes;
 use crate::upstream;
 
 /// Checks everything that needs no look at the machine.
@@ -21,7 +21,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
     config.limits.check(&format!("{}limits", places.file), mistakes);
-    store(config, places, mistakes);
+    config.store.check(&format!("{}store", places.file), mistakes);
     // The listeners by which others are judged.
     let served = if mistakes.is_about(&places.listen) { &[] } else { config.listen.as_slice() };
     listeners(config, served, places, mistakes);
@@ -59,24 +59,6 @@ fn readable(path: &Path) -> Result<(), String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if metadata.is_dir() { Err("this is a directory".to_owned()) } else { Ok(()) }
-}
-
-/// The least memory: room for the chunks that are on their way to the disk and to slow readers.
-const LEAST_MEMORY: ByteSize = ByteSize(16 << 20);
-/// The least disk: a tier of fewer blocks could not evict one at a time.
-const LEAST_DISK: ByteSize = ByteSize(64 << 20);
-
-fn store(config: &Config, places: &Places, mistakes: &mut Mistakes) {
-    let sizes = [("disk", config.store.disk, LEAST_DISK), ("memory", config.store.memory, LEAST_MEMORY)];
-    for (name, size, least) in sizes {
-        if size < least {
-            mistakes.refuse(
-                &format!("{}store.{name}", places.file),
-                &format!("\"{size}\""),
-                &format!("at least \"{least}\""),
-            );
-        }
-    }
 }
 
 fn listeners(config: &Config, served: &[Listen], places: &Places, mistakes: &mut Mistakes) {
