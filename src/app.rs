@@ -3,6 +3,7 @@
 //! Everything that can be refused is refused before the first socket is served. The disk tier is recovered while clients
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ struct Certificate {
     self_signed: Option<tls::SelfSigned>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// What keeps it from starting: a certificate that cannot be loaded, an address that cannot be bound.
@@ -65,17 +66,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal is gone. Unhandled, it would end the process at once, and every download with it.
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }
@@ -106,7 +114,6 @@ impl App {
     }
 
     /// Says where it listens (to the log) and what to paste into nix.conf (to stdout).
-    #[allow(clippy::print_stdout)] // what the command is run for
     fn announce(&self) {
         let bound = self.listeners.addresses();
         for address in &bound {
@@ -116,7 +123,10 @@ impl App {
             tracing::info!("admin on {address}");
         }
         let ca_file = self.certificate.as_ref().and_then(|c| c.self_signed.as_ref()).map(ca_file);
-        println!("{}", nix_conf_lines(&self.config, &bound, ca_file).trim_end());
+        let lines = nix_conf_lines(&self.config, &bound, ca_file);
+        let mut stdout = std::io::stdout().lock();
+        // Whoever reads them may be gone, or the disk full: no reason not to serve.
+        let _ = writeln!(stdout, "{}", lines.trim_end()).and_then(|()| stdout.flush());
     }
 
     async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {

@@ -18,8 +18,7 @@ fn main() -> ExitCode {
         Ok(Next::Serve(config)) => match serve(*config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                // One line: what failed and the causes behind it.
-                tracing::error!("{error:#}");
+                tracing::error!("{}", on_one_line(&error));
                 ExitCode::FAILURE
             }
         },
@@ -33,4 +32,12 @@ fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!("snowbank {}", env!("CARGO_PKG_VERSION"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
     runtime.block_on(app::run(config))
+}
+
+/// What failed and the causes behind it, each told once: many an error already ends with the text of its cause.
+fn on_one_line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |line, cause| {
+        let cause = cause.to_string();
+        if line.contains(&cause) { line } else { format!("{line}: {cause}") }
+    })
 }

@@ -4,7 +4,8 @@
 //! together, reads the file and prints the reference. A new option is one field here or there, plus its use.
 //!
 //! Reading never stops at the first mistake: every table and value writes what is wrong into [`Mistakes`], with the
-//! key, the value found and the form that is accepted.
+//! key, the value found and the form that is accepted. A refused value is replaced by the option's default, so that
+//! later checks have something to look at.
 //!
 //! Out of scope: files, the command line, and checks that look at more than one table (see `config`).
 
@@ -57,7 +58,8 @@ pub trait Table: Sized {
     /// Its documentation and its options.
     const DESCRIPTION: Description;
 
-    /// Reads the table. `None` when a required key is missing or a value was refused; `mistakes` says which.
+    /// Reads the table. For a refused value stands its default; `None` when a required key is missing or was refused.
+    /// What is wrong is in `mistakes`.
     fn read_table(table: toml::Table, at: &str, mistakes: &mut Mistakes) -> Option<Self>;
 
     /// The table with every default filled in.
@@ -141,19 +143,14 @@ macro_rules! options {
             };
 
             fn read_table(mut table: toml::Table, at: &str, mistakes: &mut $crate::options::Mistakes) -> Option<Self> {
-                $( let $field: Option<$type> = match table.remove(stringify!($field)) {
-                    Some(found) => <$type as $crate::options::Value>::read(
-                        found,
-                        &$crate::options::key(at, stringify!($field)),
-                        mistakes,
-                    ),
-                    None => {
-                        let default: Option<$type> = $crate::options!(@default $type $(, $default)?);
-                        default.or_else(|| <$type as $crate::options::Value>::absent(
-                            &$crate::options::key(at, stringify!($field)),
-                            mistakes,
-                        ))
-                    }
+                $( let $field: Option<$type> = {
+                    let place = $crate::options::key(at, stringify!($field));
+                    let found = table.remove(stringify!($field));
+                    found
+                        .and_then(|found| <$type as $crate::options::Value>::read(found, &place, mistakes))
+                        .or_else(|| $crate::options!(@default $type $(, $default)?))
+                        // After a refusal what this misses is not told: `Mistakes` was told about the key.
+                        .or_else(|| <$type as $crate::options::Value>::absent(&place, mistakes))
                 }; )*
                 for unknown in table.keys() {
                     mistakes.unknown(at, unknown, Self::DESCRIPTION.fields);

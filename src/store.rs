@@ -59,9 +59,11 @@ crate::options! {
     /// Besides `memory` the store takes a fixed amount, at most 120 MiB: 80 MiB of write buffers, the rest tables of negative
     /// answers and of NARs in use. And about 100 bytes for each entry on disk, which is 0.4 GiB for 1 TiB of large NARs.
     pub struct Options {
-        /// The directory of the disk tier; made if it does not exist. Not set: everything is kept in memory only.
+        /// The directory for everything that is kept: the disk tier, and the self-signed certificate; made if it does not
+        /// exist. By default the state directory: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/snowbank` for
+        /// root and `~/.local/state/snowbank` for others.
         pub dir: Option<PathBuf> = None,
-        /// The disk space the store takes, at least 64 MiB. All of it is allocated when the store opens, so that the
+        /// The disk space the store takes, at least 64 MiB; with "0 B" everything is kept in memory only. All of it is allocated when the store opens, so that the
         /// disk cannot be full later. A thirty-second part (16 MiB to 4 GiB) is for manifests and narinfos.
         pub disk: ByteSize = ByteSize(10 << 30),
         /// The memory for what is asked for often, at least 16 MiB. An eighth of it (at most 256 MiB) is for manifests
@@ -76,16 +78,19 @@ pub const LEAST_MEMORY: u64 = 16 << 20;
 impl Options {
     /// Says what cannot work, with `at` the place of the table.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
-        if self.dir.is_some() && self.disk.0 < device::LEAST {
-            mistakes.say(
-                &key(at, "disk"),
-                &format!("{} is too small: the least is {}", self.disk, ByteSize(device::LEAST)),
-            );
+        if self.wants_disk() && self.disk.0 < device::LEAST {
+            let accepted = format!("at least \"{}\", or \"0 B\" for none", ByteSize(device::LEAST));
+            mistakes.refuse(&key(at, "disk"), &format!("\"{}\"", self.disk), &accepted);
         }
         if self.memory.0 < LEAST_MEMORY {
-            let least = ByteSize(LEAST_MEMORY);
-            mistakes.say(&key(at, "memory"), &format!("{} is too small: the least is {least}", self.memory));
+            let accepted = format!("at least \"{}\"", ByteSize(LEAST_MEMORY));
+            mistakes.refuse(&key(at, "memory"), &format!("\"{}\"", self.memory), &accepted);
         }
+    }
+
+    /// Whether there is to be a disk tier.
+    fn wants_disk(&self) -> bool {
+        self.dir.is_some() && self.disk.0 > 0
     }
 }
 
@@ -127,13 +132,13 @@ impl Store {
         Self(Arc::new(Inner {
             options: options.clone(),
             nar,
-            catalog: Arc::new(Catalog::new(for_meta, options.dir.is_some(), &metrics)),
+            catalog: Arc::new(Catalog::new(for_meta, options.wants_disk(), &metrics)),
             negatives: Negatives::default(),
             heat: Arc::default(),
             metrics,
             disk: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::new(false),
-            opened: watch::Sender::new(options.dir.is_none()),
+            opened: watch::Sender::new(!options.wants_disk()),
             _close: closed.clone().drop_guard(),
             closed,
         }))

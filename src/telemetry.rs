@@ -1,5 +1,8 @@
 //! Logs: to stderr, where systemd, Kubernetes and people expect them.
 //!
+//! A log that cannot be written (a full disk, a collector that is gone) must not cost anybody a request: its lines are
+//! lost without a word, since there is nowhere left to say it.
+//!
 //! The access log is one event per request with the target [`ACCESS`], so that it is switched by itself.
 //!
 //! Out of scope: metrics (see `metrics`) and traces.
@@ -77,7 +80,11 @@ pub fn init(options: &Options) -> Result<(), tracing_subscriber::util::TryInitEr
 
     // Colour is for terminals, and not for those who ask for none (https://no-color.org).
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter(options)).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(options))
+        .with_writer(std::io::stderr)
+        // It would report lines it cannot write with `eprintln!`, which panics when stderr itself cannot be written.
+        .log_internal_errors(false);
     match options.format {
         Format::Text => lines.with_ansi(colour).finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),

@@ -58,6 +58,28 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Loads the operator's files as [`load`] does, and tells what is wrong with them.
+    ///
+    /// Blocking: a few small files.
+    pub fn check_files(&self, at: &str, mistakes: &mut Mistakes) {
+        let (Some(cert_file), Some(key_file)) = (&self.cert_file, &self.key_file) else { return };
+        let mut tell = |name: &str, error: &Error| mistakes.say(&crate::options::key(at, name), &error.to_string());
+        match (files::certificates(cert_file), files::private_key(key_file)) {
+            (Ok(chain), Ok(key)) => {
+                if let Err(error) = files::pair(chain, key, cert_file, key_file) {
+                    let about_cert = matches!(&error, Error::Malformed { path, .. } if path == cert_file);
+                    tell(if about_cert { "cert_file" } else { "key_file" }, &error);
+                }
+            }
+            (cert, key) => {
+                _ = cert.map_err(|error| tell("cert_file", &error));
+                _ = key.map_err(|error| tell("key_file", &error));
+            }
+        }
+    }
+}
+
 /// What went wrong with a certificate, told so that a person knows which file to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -19,3 +19,4 @@ pub use answer::{Asked, Body, Opened, Said, Streamed};
 pub use client::Upstream;
 pub use error::{Cause, UpstreamError};
 pub use options::{Options, Trust, WhenDown};
+pub use tls::check_ca_file;

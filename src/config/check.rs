@@ -1,6 +1,7 @@
 //! What one table alone cannot show: the checks that look at several, or at files.
 //!
-//! Each room checks its own table (`Options::check`); a mistake is told at the key that has to be changed.
+//! Each room checks its own table (`Options::check`); a mistake is told at the key that has to be changed. A check that
+//! tells it at one key because of another one does not run when that one was refused: it would see a default.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,8 +9,9 @@ use std::path::Path;
 
 use super::Config;
 use super::flags::Places;
-use crate::edge::ListenAddress;
-use crate::options::{ByteSize, Mistakes};
+use crate::edge::{Listen, ListenAddress};
+use crate::options::Mistakes;
+use crate::upstream;
 
 /// Checks everything that needs no look at the machine.
 pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
@@ -18,13 +20,16 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
-    store(config, places, mistakes);
-    listeners(config, places, mistakes);
-    names_for_tls(config, places, mistakes);
-    upstreams(config, places, mistakes);
+    config.limits.check(&format!("{}limits", places.file), mistakes);
+    config.store.check(&format!("{}store", places.file), mistakes);
+    // The listeners by which others are judged.
+    let served = if mistakes.is_about(&places.listen) { &[] } else { config.listen.as_slice() };
+    listeners(config, served, places, mistakes);
+    names_for_tls(config, served, places, mistakes);
+    upstreams(config, served, places, mistakes);
 }
 
-/// Checks that every file that is named can be read.
+/// Checks every file that is named, the way it is loaded for serving.
 pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
     let at = |key: &str| format!("{}{key}", places.file);
     let mut named = vec![(at("tls.cert_file"), &config.tls.cert_file), (at("tls.key_file"), &config.tls.key_file)];
@@ -42,6 +47,12 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
             );
         }
     }
+    config.tls.check_files(&at("tls"), mistakes);
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        if let Some(Err(why)) = upstream.ca_file.as_deref().map(upstream::check_ca_file) {
+            mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);
+        }
+    }
 }
 
 fn readable(path: &Path) -> Result<(), String> {
@@ -50,25 +61,7 @@ fn readable(path: &Path) -> Result<(), String> {
     if metadata.is_dir() { Err("this is a directory".to_owned()) } else { Ok(()) }
 }
 
-/// The least memory: room for the chunks that are on their way to the disk and to slow readers.
-const LEAST_MEMORY: ByteSize = ByteSize(16 << 20);
-/// The least disk: a tier of fewer blocks could not evict one at a time.
-const LEAST_DISK: ByteSize = ByteSize(64 << 20);
-
-fn store(config: &Config, places: &Places, mistakes: &mut Mistakes) {
-    let sizes = [("disk", config.store.disk, LEAST_DISK), ("memory", config.store.memory, LEAST_MEMORY)];
-    for (name, size, least) in sizes {
-        if size < least {
-            mistakes.refuse(
-                &format!("{}store.{name}", places.file),
-                &format!("\"{size}\""),
-                &format!("at least \"{least}\""),
-            );
-        }
-    }
-}
-
-fn listeners(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+fn listeners(config: &Config, served: &[Listen], places: &Places, mistakes: &mut Mistakes) {
     if config.listen.is_empty() {
         mistakes.missing(&places.listen, "at least one listener");
     }
@@ -78,7 +71,8 @@ fn listeners(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         (format!("{}[{n}].address", places.listen), (!any_port).then(|| listener.address.to_string()))
     });
     let admin = (format!("{}admin.address", places.file), config.admin.address.as_ref().map(ToString::to_string));
-    for (key, address) in listeners.chain([admin]) {
+    let admin = (!served.is_empty()).then_some(admin);
+    for (key, address) in listeners.chain(admin) {
         let Some(address) = address else { continue };
         match taken.get(&address) {
             Some(first) => mistakes.refuse(
@@ -92,23 +86,26 @@ fn listeners(config: &Config, places: &Places, mistakes: &mut Mistakes) {
 }
 
 /// A certificate that is made here is for this machine alone unless `tls.names` says what others call it.
-fn names_for_tls(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+fn names_for_tls(config: &Config, served: &[Listen], places: &Places, mistakes: &mut Mistakes) {
     if config.tls.cert_file.is_some() || !config.tls.names.is_empty() {
+        return;
+    }
+    if mistakes.is_about(&format!("{}tls.cert_file", places.file)) {
         return;
     }
     let outward =
         |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if !address.ip().is_loopback());
-    if let Some(n) = config.listen.iter().position(|listener| listener.tls && outward(&listener.address)) {
+    if let Some(n) = served.iter().position(|listener| listener.tls && outward(&listener.address)) {
         let accepted = format!(
             "the names or IP addresses that clients use, because {}[{n}] = \"{}\" serves other machines over TLS",
             places.mentioned(&places.listen),
-            config.listen[n].address
+            served[n].address
         );
         mistakes.missing(&format!("{}tls.names", places.file), &accepted);
     }
 }
 
-fn upstreams(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+fn upstreams(config: &Config, served: &[Listen], places: &Places, mistakes: &mut Mistakes) {
     if config.upstream.is_empty() {
         mistakes.missing(&places.upstream, "at least one upstream");
     }
@@ -123,7 +120,7 @@ fn upstreams(config: &Config, places: &Places, mistakes: &mut Mistakes) {
             }
             None => _ = named.insert(name, n),
         }
-        if let Some(listener) = own_listener(config, upstream.url.host(), upstream.url.port()) {
+        if let Some(listener) = own_listener(served, upstream.url.host(), upstream.url.port()) {
             let accepted = format!("another server; this is {}[{listener}] itself", places.mentioned(&places.listen));
             mistakes.refuse(&key("url"), &format!("\"{}\"", upstream.url), &accepted);
         }
@@ -132,14 +129,11 @@ fn upstreams(config: &Config, places: &Places, mistakes: &mut Mistakes) {
 
 /// The listener behind `host` and `port`, as far as can be told without asking for names: a server that is its own
 /// upstream would ask itself until it falls over.
-fn own_listener(config: &Config, host: &str, port: u16) -> Option<usize> {
+fn own_listener(served: &[Listen], host: &str, port: u16) -> Option<usize> {
     let ip = if host == "localhost" { IpAddr::from([127, 0, 0, 1]) } else { host.parse().ok()? };
     let reaches = |listening: SocketAddr| {
         let same = listening.ip() == ip || (listening.ip().is_unspecified() && ip.is_loopback());
         port == listening.port() && same
     };
-    config
-        .listen
-        .iter()
-        .position(|listener| matches!(listener.address, ListenAddress::Tcp(address) if reaches(address)))
+    served.iter().position(|listener| matches!(listener.address, ListenAddress::Tcp(address) if reaches(address)))
 }

@@ -20,7 +20,11 @@ pub fn config(bytes: &[u8]) {
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(line.len() < 1200, "{line:?}");
     }
-    let Some(config) = read else { return assert!(!mistakes.is_empty(), "refused without a reason") };
+    if !mistakes.is_empty() {
+        return;
+    }
+    #[allow(clippy::expect_used)] // the law
+    let config = read.expect("refused with a reason");
     for detail in [Detail::Values, Detail::Documented] {
         let printed = config.print(detail);
         let mut mistakes = Mistakes::default();

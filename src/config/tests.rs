@@ -88,6 +88,39 @@ disk = 200
 }
 
 #[test]
+fn a_mistake_of_form_does_not_hide_the_others() {
+    assert_eq!(
+        mistakes("[cache]\nfills = 0\n[log]\nlevel = 'loud'\n[admin]\naddress = '127.0.0.1:5080'"),
+        [
+            "FILE: log.level = \"loud\": expected \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a \
+             list by part such as \"info,snowbank::fill=debug\"",
+            "FILE: cache.fills = 0: expected at least 1",
+            "FILE: admin.address = \"127.0.0.1:5080\": expected an address other than that of listen[1].address",
+        ]
+    );
+}
+
+/// What stands for a refused value is wrong in other ways, which are not told.
+#[test]
+fn a_default_in_place_of_a_refused_value_is_no_mistake() {
+    let cases = [
+        ("[[upstream]]\nurl = 'https://a'\npublic_keys = ['x']", "upstream[0].public_keys[0]"),
+        ("[[upstream]]\nurl = 'https://a'\ntrust = 'none'", "upstream[0].trust"),
+        ("[[listen]]\naddress = 'x'\n[admin]\naddress = '127.0.0.1:5443'", "listen[0].address"),
+        ("[[listen]]\naddress = '0.0.0.0:443'\n[tls]\ncert_file = 1", "tls.cert_file"),
+        ("tls = 1\n[[listen]]\naddress = '0.0.0.0:443'", "tls"),
+        ("upstream = []\nlisten = 'x'", "listen"),
+    ];
+    for (text, key) in cases {
+        let found = mistakes(text);
+        assert!(found[0].starts_with(&format!("FILE: {key} = ")), "{text}: {found:?}");
+        let others: &[&str] =
+            if key == "listen" { &["FILE: upstream: missing; expected at least one upstream"] } else { &[] };
+        assert_eq!(found[1..], *others, "{text}");
+    }
+}
+
+#[test]
 fn every_mistake_between_tables_is_told_at_once() {
     let text = format!(
         "
@@ -111,6 +144,8 @@ stall_timeout = '0 s'
 [cache]
 negative_ttl = '2 min'
 fills = 0
+[limits]
+connections = 0
 [store]
 disk = '10 MiB'
 memory = '0 B'
@@ -128,7 +163,8 @@ address = '127.0.0.1:80'
             "FILE: upstream[2].stall_timeout = \"0 ms\": expected more than \"0 ms\"",
             "FILE: cache.negative_ttl = \"2 minutes\": expected at most \"60 s\"",
             "FILE: cache.fills = 0: expected at least 1",
-            "FILE: store.disk = \"10 MiB\": expected at least \"64 MiB\"",
+            "FILE: limits.connections = 0: expected at least 1",
+            "FILE: store.disk = \"10 MiB\": expected at least \"64 MiB\", or \"0 B\" for none",
             "FILE: store.memory = \"0 B\": expected at least \"16 MiB\"",
             "FILE: listen[2].address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
             "FILE: admin.address = \"127.0.0.1:80\": expected an address other than that of listen[1].address",
@@ -161,7 +197,7 @@ fn files_are_looked_for() {
         dir.path()
     );
     let found = mistakes(&text);
-    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(
         found[0],
         format!("FILE: tls.key_file = {:?}: expected a file that can be read; this is a directory", dir.path())
@@ -171,8 +207,43 @@ fn files_are_looked_for() {
         "FILE: upstream[0].ca_file = \"/does/not/exist.pem\": expected a file that can be read; No such file or \
          directory (os error 2)"
     );
+    assert!(found[2].starts_with("FILE: tls.cert_file: ") && found[2].contains("BEGIN CERTIFICATE"), "{found:?}");
     let half = mistakes(&format!("[tls]\ncert_file = {present:?}"));
     assert_eq!(half, ["FILE: tls.key_file: missing; expected a path, because cert_file is set"]);
+}
+
+/// What `serve` would refuse after its start is refused before it.
+#[test]
+fn files_are_loaded_as_for_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        (
+            file(&format!("{name}.crt"), &made.cert.pem()),
+            file(&format!("{name}.key"), &made.signing_key.serialize_pem()),
+        )
+    };
+    let ((cert, key), (_, other)) = (made("a"), made("b"));
+    let garbage = file("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let text = |ca: &Path, cert: &Path, key: &Path| {
+        format!("{}\n[tls]\ncert_file = {cert:?}\nkey_file = {key:?}", with_upstream(&format!("ca_file = {ca:?}")))
+    };
+    load(&text(&cert, &cert, &key), &Flags::default()).unwrap();
+    let found = mistakes(&text(&garbage, &cert, &other));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("FILE: tls.key_file: ") && found[0].contains("not the private key of"), "{found:?}");
+    assert!(found[1].starts_with("FILE: upstream[0].ca_file: "), "{found:?}");
+    let found = mistakes(&text(&key, &garbage, &cert));
+    let keys: Vec<&str> = found.iter().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(keys, ["tls.key_file", "upstream[0].ca_file"], "{found:?}");
+    let found = mistakes(&text(&cert, &garbage, &key));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("FILE: tls.cert_file: "), "{found:?}");
 }
 
 #[test]

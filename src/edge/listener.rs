@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::address::{BoundAddress, ListenAddress, Peer};
 use super::connection::{self, Handler, Shared};
 use crate::metrics::EdgeMetrics;
+use crate::options::{Mistakes, key};
 
 crate::options! {
     /// An address to serve on. Without any, there is one with TLS and one without on loopback.
@@ -35,13 +36,20 @@ crate::options! {
 crate::options! {
     /// Bounds of what clients may take.
     pub struct Limits {
-        /// Connections open at a time, over all addresses; further ones wait in the system's queue. By default as many
+        /// Connections open at a time, over all addresses, at least 1; further ones wait in the system's queue. By default as many
         /// as the limit of open files leaves, at most 10000.
         pub connections: Option<u32> = None,
     }
 }
 
 impl Limits {
+    /// Checks what the form of a value does not show; `at` is the table's place.
+    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if self.connections == Some(0) {
+            mistakes.refuse(&key(at, "connections"), &0, "at least 1");
+        }
+    }
+
     /// The bound on open connections, when `others` files and sockets are needed elsewhere (block files, upstreams).
     /// 64 more stay in reserve (R30).
     pub fn connections(&self, others: u64) -> usize {

@@ -8,30 +8,38 @@ use std::path::Path;
 use super::{Field, key};
 
 /// Everything that is wrong with a configuration, in the order in which it was found.
+///
+/// Of one key only the first mistake is told, and likewise of a key and those above or below it: after a refusal the
+/// later checks look at a default, and what they find to be wrong with that is nobody's mistake.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<String>);
+pub struct Mistakes {
+    lines: Vec<String>,
+    /// The keys that `lines` are about.
+    about: Vec<String>,
+}
 
 impl Mistakes {
     /// A value that is not of the accepted form.
     pub fn refuse(&mut self, key: &str, found: &dyn std::fmt::Display, accepted: &str) {
-        self.0.push(format!("{key} = {}: expected {accepted}", on_one_line(&found.to_string())));
+        self.tell(key, format!("{key} = {}: expected {accepted}", on_one_line(&found.to_string())));
     }
 
     /// A key that must be given.
     pub fn missing(&mut self, key: &str, accepted: &str) {
-        self.0.push(format!("{key}: missing; expected {accepted}"));
+        self.tell(key, format!("{key}: missing; expected {accepted}"));
     }
 
     /// A key that does not exist in the table `at`, whose options are `known`.
     pub fn unknown(&mut self, at: &str, name: &str, known: &[Field]) {
         let place = key(at, &on_one_line(name));
-        match nearest(name, known) {
-            Some(meant) => self.0.push(format!("{place}: no such option; did you mean `{meant}`?")),
+        let line = match nearest(name, known) {
+            Some(meant) => format!("{place}: no such option; did you mean `{meant}`?"),
             None => {
                 let names: Vec<&str> = known.iter().map(|f| f.name).collect();
-                self.0.push(format!("{place}: no such option; the options here are {}", names.join(", ")));
+                format!("{place}: no such option; the options here are {}", names.join(", "))
             }
-        }
+        };
+        self.tell(&place, line);
     }
 
     /// `text` is not TOML.
@@ -39,7 +47,7 @@ impl Mistakes {
     /// The line itself is not shown: what is not TOML may well be a secret that lost its quotes.
     pub fn syntax(&mut self, text: &str, error: &toml::de::Error) {
         let message = on_one_line(error.message());
-        self.0.push(match error.span().and_then(|span| text.get(..span.start)) {
+        self.lines.push(match error.span().and_then(|span| text.get(..span.start)) {
             Some(before) => {
                 let line = before.matches('\n').count() + 1;
                 let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
@@ -51,34 +59,51 @@ impl Mistakes {
 
     /// Anything else: `key`, then what is wrong and what to do.
     pub fn say(&mut self, key: &str, what: &str) {
-        self.0.push(format!("{key}: {what}"));
+        self.tell(key, format!("{key}: {what}"));
+    }
+
+    /// Whether something was told about `key`, a key below it, or one above it: its value may not be what was written.
+    pub fn is_about(&self, key: &str) -> bool {
+        self.about.iter().any(|told| is_below(told, key) || is_below(key, told))
+    }
+
+    fn tell(&mut self, key: &str, line: String) {
+        if !self.is_about(key) {
+            self.lines.push(line);
+            self.about.push(key.to_owned());
+        }
     }
 
     /// Names the file in front of every mistake found so far.
     pub fn in_file(&mut self, file: &Path) {
-        for line in &mut self.0 {
-            *line = format!("{}: {line}", file.display());
+        for text in self.lines.iter_mut().chain(&mut self.about) {
+            *text = format!("{}: {text}", file.display());
         }
     }
 
     /// True when nothing is wrong.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.lines.is_empty()
     }
 
     /// The mistakes, one each.
     pub fn lines(&self) -> &[String] {
-        &self.0
+        &self.lines
     }
 }
 
 impl std::fmt::Display for Mistakes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.lines.join("\n"))
     }
 }
 
 impl std::error::Error for Mistakes {}
+
+/// Whether `key` is `above` or stands in its table or list: `store.dir` in `store`, `listen[0].tls` in `listen`.
+fn is_below(key: &str, above: &str) -> bool {
+    key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
 
 /// At most so much of a refused value is shown.
 const SHOWN: usize = 120;
@@ -129,6 +154,18 @@ mod tests {
         {
             assert_eq!(distance(a, b), d, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn of_one_key_only_the_first_mistake_is_told() {
+        let mut mistakes = Mistakes::default();
+        for key in ["a[1].keys[0]", "a[1].keys[2]", "a[1].keys", "a", "a[1]", "a[1].key", "tls", "tls.names", "tlss"] {
+            mistakes.say(key, "wrong");
+        }
+        let told: Vec<&str> = mistakes.lines().iter().map(|line| line.trim_end_matches(": wrong")).collect();
+        assert_eq!(told, ["a[1].keys[0]", "a[1].keys[2]", "a[1].key", "tls", "tlss"]);
+        mistakes.in_file(Path::new("/f"));
+        assert!(mistakes.is_about("/f: tls.names") && !mistakes.is_about("tls.names"));
     }
 
     #[test]

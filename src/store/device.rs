@@ -14,9 +14,9 @@
 //!
 //! Out of scope: what is in the blocks.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -132,12 +132,14 @@ impl Device {
     /// When the directory cannot be made, locked or written, or has not the space. Files made on the way are removed.
     pub fn prepare(layout: Layout) -> Result<Self, OpenError> {
         let dir = &layout.dir;
-        std::fs::create_dir_all(dir).map_err(OpenError::directory(dir))?;
+        // Others may have to enter it: clients read the CA of the self-signed certificate there.
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
+        made.map_err(OpenError::directory(dir))?;
         let lock = lock(dir)?;
         allow_files(&layout)?;
         let mut direct = true;
         for area in [&layout.nar, &layout.meta] {
-            std::fs::create_dir_all(&area.dir).map_err(OpenError::directory(&area.dir))?;
+            make_private(area).map_err(OpenError::directory(&area.dir))?;
             free_other_geometries(area).map_err(OpenError::directory(&area.dir))?;
             direct &= direct::probe(&area.dir).map_err(OpenError::directory(&area.dir))?;
         }
@@ -167,6 +169,23 @@ impl Device {
     }
 }
 
+/// Makes the directory of an area and the one of its tier, which are nobody else's to read: what is cached may be secret.
+fn make_private(area: &Area) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(&area.dir)?;
+    close_to_others(area.dir.parent().unwrap_or(&area.dir))
+}
+
+/// What an earlier version made may be open to all. What another user owns stays as that user made it.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    let there = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    if there & 0o077 != 0
+        && let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(there & 0o7700))
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot be closed to other users");
+    }
+    Ok(())
+}
+
 /// Files left to the rest of the process: connections, sockets, certificates.
 const OTHER_FILES: u64 = 4096;
 
@@ -190,8 +209,9 @@ fn allow_files(layout: &Layout) -> Result<(), OpenError> {
 /// One process at a time: two would overwrite each other's blocks.
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(OpenError::directory(&path))?;
+    close_to_others(&path).map_err(OpenError::directory(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),

@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Opens the disk tier, and from then on keeps it open, whether this first try succeeds or not.
 pub(super) async fn open(inner: &Arc<Inner>) -> Result<(), OpenError> {
-    if inner.options.dir.is_none() {
+    if !inner.options.wants_disk() {
         return Ok(());
     }
     let mut watched = inner.opening.lock().await;

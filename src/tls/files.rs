@@ -14,8 +14,16 @@ use super::{Error, provider};
 /// # Errors
 /// Which file, and what is wrong with it.
 pub fn load(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, Error> {
-    let chain = certificates(cert_file)?;
-    let key = private_key(key_file)?;
+    pair(certificates(cert_file)?, private_key(key_file)?, cert_file, key_file)
+}
+
+/// Puts a chain and its key together; the files are for the message.
+pub(super) fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    cert_file: &Path,
+    key_file: &Path,
+) -> Result<CertifiedKey, Error> {
     CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => Error::Mismatch { cert: cert_file.into(), key: key_file.into() },
         rustls::Error::InvalidCertificate(reason) => malformed(CERTIFICATE, cert_file, format!("{reason:?}")),
@@ -38,7 +46,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(chain)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+/// The first private key of a file.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let text = read(KEY, path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let reason = match error {

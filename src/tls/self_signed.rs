@@ -5,12 +5,15 @@
 //! `key.pem` and `cert.pem` for us, `ca.pem` for clients, and `ca-bundle.pem`, the system's roots with `ca.pem` added,
 //! because Nix's `ssl-cert-file` replaces the system's set instead of adding to it.
 //!
+//! Programs of every user are told to trust `ca.pem`, so the directories can be entered and those two files read by all,
+//! whatever the umask; `key.pem` is ours alone.
+//!
 //! They are written in the order key, certificate, CA. A crash in between leaves a set that does not verify, and such a
 //! set is made anew at the next start, as is one that lacks a name or is near its end.
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,7 +74,7 @@ pub struct SelfSigned {
 /// # Errors
 /// When a new one is needed and cannot be made or written.
 pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Result<(CertifiedKey, SelfSigned), Error> {
-    let dir = state_dir.join("tls").join("self-signed");
+    let dir = directory(state_dir)?;
     let names = all_names(names);
     let (key, origin) = match load(&dir, &names, now) {
         Ok(key) => (key, Origin::Kept),
@@ -82,6 +85,9 @@ pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Res
         }
     };
     let bundle = refresh_bundle(&dir);
+    for path in bundle.iter().chain([&dir.join("ca.pem")]) {
+        widen(path, 0o644);
+    }
     Ok((key, SelfSigned { ca: dir.join("ca.pem"), bundle, origin }))
 }
 
@@ -138,13 +144,34 @@ fn load(dir: &Path, names: &[String], now: UnixSeconds) -> Result<CertifiedKey, 
     Ok(key)
 }
 
+/// The directory of the files, made if it does not exist, with a way to it for every user. A state directory that was
+/// there already keeps its mode: it is the operator's.
+fn directory(state_dir: &Path) -> Result<PathBuf, Error> {
+    let tls = state_dir.join("tls");
+    let dir = tls.join("self-signed");
+    let made = (!state_dir.exists()).then_some(state_dir);
+    let created = fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir);
+    created.map_err(|source| Error::Write { path: dir.clone(), source })?;
+    for path in made.into_iter().chain([tls.as_path(), dir.as_path()]) {
+        widen(path, 0o755);
+    }
+    Ok(dir)
+}
+
+/// Adds `mode` to what may be done with a file of ours. When that fails this server still works, and clients that cannot
+/// read the CA say so.
+fn widen(path: &Path, mode: u32) {
+    let widened = || {
+        let there = fs::metadata(path)?.permissions().mode() & 0o7777;
+        if there | mode == there { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(there | mode)) }
+    };
+    if let Err(error) = widened() {
+        tracing::warn!(path = %path.display(), %error, "cannot be made readable for every user");
+    }
+}
+
 fn make(dir: &Path, names: &[String], now: UnixSeconds) -> Result<(), Error> {
     let made = generate(names, now).map_err(|source| Error::Generate { names: names.to_vec(), source })?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| Error::Write { path: dir.into(), source })?;
     write(&dir.join("key.pem"), 0o600, made.key.as_bytes())?;
     write(&dir.join("cert.pem"), 0o644, made.cert.as_bytes())?;
     write(&dir.join("ca.pem"), 0o644, made.ca.as_bytes())

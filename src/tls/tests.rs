@@ -50,12 +50,37 @@ fn the_first_start_makes_a_certificate_and_the_next_one_keeps_it() {
 fn only_we_can_read_the_key() {
     let state = State::new();
     state.load(&[], NOW);
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&state.file("key.pem")), 0o600);
-    assert_eq!(mode(state.file("key.pem").parent().unwrap()), 0o700);
     assert!(!state.text("ca.pem").contains("KEY"), "the CA's key is nowhere");
     let names: Vec<_> = fs::read_dir(state.file("")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 4, "key, certificate, CA and bundle: {names:?}");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn every_user_can_read_the_ca() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    let dir = state.join("tls/self-signed");
+    let load = || load(&named(&[]), &state, NOW).unwrap().self_signed.expect("self-signed");
+    let files = load();
+    assert_eq!(files.ca, dir.join("ca.pem"));
+    let bundle = files.bundle.expect("it could be written");
+    let directories = [state.clone(), state.join("tls"), dir.clone()];
+    let check = |state_mode: u32| {
+        assert_eq!(directories.each_ref().map(|path| mode(path)), [state_mode, 0o755, 0o755]);
+        assert_eq!([&dir.join("ca.pem"), &bundle, &dir.join("key.pem")].map(|path| mode(path)), [0o644, 0o644, 0o600]);
+    };
+    check(0o755);
+    // What an earlier version or a narrow umask left; the state directory may be narrow on purpose.
+    let narrow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    directories.iter().for_each(|path| narrow(path, 0o700));
+    [&files.ca, &bundle].into_iter().for_each(|path| narrow(path, 0o600));
+    assert_eq!(load().origin, Origin::Kept);
+    check(0o700);
 }
 
 #[test]

@@ -22,7 +22,7 @@ crate::choice! {
 crate::choice! {
     /// What a client is told when an upstream could not be asked and nobody else has the path (R18).
     pub enum WhenDown {
-        /// That it is unknown: 502 or 504.
+        /// That it is unknown: 502.
         Error = "error",
         /// That it is not there: 404.
         Miss = "miss",
@@ -49,15 +49,17 @@ crate::options! {
         /// The keys that may sign for this upstream, written as in `trusted-public-keys` of nix.conf. Required when
         /// `trust` is `keys`. A key counts for the upstreams that list it and for no other.
         pub public_keys: Vec<PublicKey> = Vec::new(),
-        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502
-        /// or 504, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
+        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502,
+        /// so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
         /// remembers for an hour that it is not here; for a cache that is often switched off.
         pub when_down: WhenDown = WhenDown::Error,
-        /// A file of PEM certificates to trust for `https`, besides those the system trusts: the CA of a company,
-        /// or the certificate of the upstream itself.
+        /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
+        /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
+        /// that a CA signed is not enough: give that CA.
         pub ca_file: Option<PathBuf> = None,
-        /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs, and one
-        /// more carries everything else; over `http` NARs have one half and everything else the other. By default 32
+        /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs;
+        /// everything else shares one more (HTTP/2), or up to 16 more where the upstream speaks only HTTP/1.1. Over
+        /// `http` NARs have one half and everything else the other. By default 32
         /// for `https`, and 4 for `http` until an answer shows that it is not from nix-serve, which serves 5 at a time;
         /// 64 from then on. Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
@@ -90,7 +92,7 @@ impl Options {
 
     /// Checks what one value alone cannot show; `at` is the table's place.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
-        if self.trust == Trust::Keys && self.public_keys.is_empty() {
+        if self.trust == Trust::Keys && self.public_keys.is_empty() && !mistakes.is_about(&key(at, "trust")) {
             let accepted = format!(
                 "at least one key, because trust is \"keys\"; \"{}\" trusts everything, \"{}\" leaves it to \
                  the clients",

@@ -29,6 +29,14 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Stri
     Ok(config)
 }
 
+/// Checks that the certificates in `path` can be used as an upstream's `ca_file`.
+///
+/// # Errors
+/// Why not, in words.
+pub fn check_ca_file(path: &Path) -> Result<(), String> {
+    client_config(Some(path)).map(|_| ())
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| format!("{shown}: {e}"))?.collect();

@@ -1,12 +1,15 @@
 //! Starting, being told what to do, and stopping.
 
+use crate::support::PATIENCE;
 use crate::support::cache::{Key, Object};
 use crate::support::client::{End, Target};
 use crate::support::origin::{Gate, Origin, Reply};
 use crate::support::snowbank::{self, Setup, Snowbank};
+use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn without_a_file_it_mirrors_cache_nixos_org_and_prints_what_to_paste() {
@@ -135,6 +138,62 @@ async fn downloads_longer_than_the_drain_are_cut_and_not_ended() {
     assert!(matches!(response.end, End::Broken(_)), "a clean end after {} bytes", response.body.len());
 }
 
+/// A log on a full disk and a reader of stdout that is gone, then the other way round.
+#[tokio::test]
+async fn it_serves_though_nothing_can_be_told() {
+    for (stdout, stderr) in [(full(), closed_pipe()), (closed_pipe(), full()), (full(), full())] {
+        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let socket = home.path().join("s");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_snowbank"))
+            .args(["serve", "--upstream", "http://127.0.0.1:9", "--listen"])
+            .arg(format!("unix:{}", socket.display()))
+            .arg("--dir")
+            .arg(home.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .expect("the program starts");
+        let client = Target::Unix(socket);
+        let deadline = Instant::now() + PATIENCE;
+        while client.is_gone().await {
+            assert!(Instant::now() < deadline, "it does not listen: {:?}", program.try_wait());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..3 {
+            let answer = client.get("/nix-cache-info").await;
+            answer.expect(200);
+        }
+        ask(program.id(), Signal::TERM);
+        let status = tokio::task::spawn_blocking(move || program.wait()).await.expect("a thread").expect("its end");
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+}
+
+fn full() -> Stdio {
+    std::fs::File::options().write(true).open("/dev/full").expect("a device that is always full").into()
+}
+
+/// The end of a pipe that nobody reads.
+fn closed_pipe() -> Stdio {
+    let (_, writer) = std::io::pipe().expect("a pipe");
+    writer.into()
+}
+
+fn ask(process: u32, signal: Signal) {
+    let id = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(id, signal).expect("it runs");
+}
+
+#[test]
+fn a_terminal_that_is_gone_ends_it_in_order() {
+    let (origin, key) = (Origin::start(), Key::new("hangup-1"));
+    let mut program = Setup::in_front_of(&origin, &key).start();
+    ask(program.id(), Signal::HUP);
+    assert!(program.wait().success());
+    program.log_line("SIGHUP: draining", 0);
+}
+
 #[test]
 fn an_idle_program_stops_at_once() {
     let (origin, key) = (Origin::start(), Key::new("idle-1"));
@@ -189,7 +248,8 @@ fn an_address_in_use_is_told_and_ends_the_start() {
     let arguments = ["serve", "--listen", &listen, "--dir", dir.to_str().expect("text")];
     let mut program = Snowbank::spawn(&[], &arguments, &[], home.path());
     assert!(!program.wait().success());
-    program.log_line(&address, 0);
+    let line = program.log_line(&address, 0);
+    assert_eq!(line.matches("os error").count(), 1, "the reason is told once: {line}");
 }
 
 #[tokio::test]

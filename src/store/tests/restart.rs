@@ -153,3 +153,21 @@ async fn a_torn_copy_gives_right_bytes_or_none() {
     writer.await.unwrap();
     assert!(seen > 30, "the copies held chunks: {seen}");
 }
+
+/// The directory itself holds what clients read as well (the CA of a self-signed certificate).
+#[tokio::test]
+async fn nobody_else_can_read_what_is_cached() {
+    use std::fs::{Permissions, metadata, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("cache");
+    for _ in 0..2 {
+        bench(&dir, 64).await.close().await;
+        let mode = |name: &str| metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(["nar", "meta", "lock", ""].map(mode), [0o700, 0o700, 0o600, 0o755]);
+        // As an earlier version left them.
+        for (name, mode) in [("nar", 0o755), ("meta", 0o755), ("lock", 0o644)] {
+            set_permissions(dir.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}

@@ -24,6 +24,22 @@ async fn no_directory_is_a_choice() {
 }
 
 #[tokio::test]
+async fn no_disk_is_a_choice() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = closed_bench(&dir.path().join("cache"), 0);
+    bench.open_disk().await.unwrap();
+    works_in_memory(&bench).await;
+    assert_eq!(bench.metrics.store.disk_failures.get(), 0);
+    assert!(!dir.path().join("cache").exists());
+    for (disk, mistakes) in [("0 B", 0), ("1 B", 1), ("63 MiB", 1), ("64 MiB", 0)] {
+        let options = <Options as crate::options::Table>::from_toml(&format!("dir = '/d'\ndisk = '{disk}'")).unwrap();
+        let mut told = Mistakes::default();
+        options.check("store", &mut told);
+        assert_eq!(told.lines().len(), mistakes, "{disk}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_cannot_be_made() {
     let bench = closed_bench(Path::new("/dev/null/cache"), 64);
     let error = bench.open_disk().await.unwrap_err();
@@ -55,8 +71,8 @@ async fn too_little_disk_is_refused_in_words() {
     let mut mistakes = Mistakes::default();
     Options { memory: ByteSize(1), ..bench.0.options.clone() }.check("store", &mut mistakes);
     let lines = mistakes.lines();
-    assert!(lines[0].starts_with("store.disk: 63 MiB is too small"), "{mistakes}");
-    assert!(lines[1].starts_with("store.memory: 1 B is too small"), "{mistakes}");
+    assert!(lines[0].starts_with("store.disk = \"63 MiB\": expected at least \"64 MiB\""), "{mistakes}");
+    assert!(lines[1].starts_with("store.memory = \"1 B\": expected at least \"16 MiB\""), "{mistakes}");
     works_in_memory(&bench).await;
 }
 
