@@ -103,9 +103,7 @@ async fn a_narinfo_of_another_path_is_refused() {
 #[tokio::test]
 async fn what_is_not_a_narinfo_is_refused() {
     let (origin, key, snowbank) = start();
-    let texts: [(&str, fn(String) -> String); 9] = [
-        ("html", |_| "<html>not found</html>\n".to_owned()),
-        ("empty", |_| String::new()),
+    let texts: [(&str, fn(String) -> String); 7] = [
         ("no-url", |text| text.replace("URL: ", "Location: ")),
         ("no-hash", |text| text.replace("NarHash: ", "NurHash: ")),
         ("zero-size", |text| {
@@ -125,6 +123,19 @@ async fn what_is_not_a_narinfo_is_refused() {
         refused(&origin, &snowbank, &object, change(object.narinfo(&[&key])), name).await;
     }
     assert!(origin.requests().iter().all(|r| r.target.ends_with(".narinfo") || r.target == "/nix-cache-info"));
+}
+
+/// A login page or an empty answer says nothing about the path: no 404, which clients would remember for an hour.
+#[tokio::test]
+async fn what_is_no_narinfo_at_all_is_unknown() {
+    let (origin, _, snowbank) = start();
+    for (name, page) in [("html", "<html>log in first</html>\n"), ("empty", "")] {
+        let object = Object::new(name, 100);
+        origin.serve(&object.narinfo_target(), Reply::bytes(page.to_owned()));
+        let answer = snowbank.http().get(&object.narinfo_target()).await.expect(502);
+        assert!(answer.text().contains("no narinfo at all"), "{}", answer.text());
+    }
+    assert_eq!(snowbank.counter(Count::NarinfosRefused), 2);
 }
 
 #[tokio::test]
