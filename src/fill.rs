@@ -12,6 +12,7 @@
 //! Out of scope: who the clients are, and which upstream has what (the plan says it).
 
 mod live;
+mod partial;
 mod reader;
 mod refill;
 mod state;

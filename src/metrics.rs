@@ -78,6 +78,8 @@ impl ProxyMetrics {
 pub struct FillMetrics {
     /// Fills begun.
     pub started: IntCounter,
+    /// Fills that went on from what an earlier one had left.
+    pub resumed: IntCounter,
     /// Fills that ended with a whole, verified NAR.
     pub completed: IntCounter,
     /// Fills that did not.
@@ -94,6 +96,10 @@ impl FillMetrics {
     fn new(declare: &Declare<'_>) -> Self {
         Self {
             started: declare.counter("snowbank_fill_started_total", "NARs whose fetching from an upstream was begun."),
+            resumed: declare.counter(
+                "snowbank_fill_resumed_total",
+                "NARs whose fetching went on from the bytes that an earlier, interrupted fetch had stored.",
+            ),
             completed: declare.counter(
                 "snowbank_fill_completed_total",
                 "NARs fetched from an upstream whole, with the right size and hash.",

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -54,6 +54,8 @@ pub struct Fill {
     changed: watch::Sender<()>,
     /// Who waits for it or reads along.
     readers: AtomicUsize,
+    /// Whether the store has a note of how far it is.
+    noted: AtomicBool,
 }
 
 /// Somebody who wants a fill's bytes, as long as it lives.
@@ -143,7 +145,14 @@ impl Fill {
             digests: Vec::new(),
             live: Live::default(),
         };
-        Self { blob, kind, state: Mutex::new(state), changed: watch::Sender::new(()), readers: AtomicUsize::new(0) }
+        Self {
+            blob,
+            kind,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            readers: AtomicUsize::new(0),
+            noted: AtomicBool::new(false),
+        }
     }
 
     /// The NAR being filled.
@@ -303,17 +312,18 @@ impl Fill {
 
     /// Completes the chunk being built: it moves to the window, and is returned with its number and digest.
     /// `None` when nothing was being built.
-    pub(super) fn complete_live(&self) -> Option<(u32, Bytes)> {
+    pub(super) fn complete_live(&self) -> Option<(u32, Bytes, [u8; 16])> {
         let mut state = self.lock();
         if state.live.len() == 0 {
             return None;
         }
         let chunk = state.live.take();
         let index = state.next;
-        state.digests.push(digest(&chunk));
+        let digest = digest(&chunk);
+        state.digests.push(digest);
         state.keep(index, chunk.clone());
         self.tell(state);
-        Some((index, chunk))
+        Some((index, chunk, digest))
     }
 
     /// Chunk `index` of a hole, checked against the manifest.
@@ -329,6 +339,16 @@ impl Fill {
         state.next = wanted.start;
         state.wanted = wanted;
         self.tell(state);
+    }
+
+    /// Sets whether the store has a note of how far it is; whether it had one.
+    pub(super) fn noted(&self, now: bool) -> bool {
+        self.noted.swap(now, Ordering::Relaxed)
+    }
+
+    /// How many chunks are complete.
+    pub(super) fn chunks_done(&self) -> usize {
+        self.lock().digests.len()
     }
 
     /// Digests of the complete chunks, for the manifest.

@@ -3,7 +3,7 @@
 //! Sources are tried in order until one answers. Its bytes are hashed, pushed to the live edge, and each complete chunk
 //! goes through the write gate into the store; that wait is the back-pressure on the upstream. At the end size and hash
 //! must fit (R7): then readers get the held-back tail, and once the chunks are on disk the manifest is written, last
-//! (R10). If they do not fit, the chunks are removed and every reader is broken off (R8); a NAR small enough that
+//! (R10). Interrupted, it leaves a note of what it has, from which the next one goes on (see `partial`). If they do not fit, the chunks are removed and every reader is broken off (R8); a NAR small enough that
 //! nothing of it had left is tried from the next source instead.
 
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prometheus::IntGauge;
 
+use super::partial::{self, Notes};
 use super::state::{Broken, Fill};
 use super::verify::Verifier;
 use super::{FillFailure, Fills, Plan, Registered, Source, code_of};
 use crate::nix::narinfo::Compression;
-use crate::store::{Announced, ChunkKey, Manifest, Proof};
+use crate::store::{Announced, CHUNK, ChunkKey, Manifest, Proof};
 use crate::upstream::{Opened, Said, WhenDown};
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
@@ -38,8 +39,12 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
             fills.inner.metrics.completed.inc();
             fill.verified(Arc::clone(&manifest));
             fills.inner.store.keep_body(manifest).await;
+            partial::forget(&fills, &fill);
         }
         Err(broken) => {
+            if broken.reason == FillFailure::Stopped {
+                partial::note(&fills, &fill, &plan).await;
+            }
             fills.inner.metrics.failed.of(broken.reason).inc();
             tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
             registered.fail(broken);
@@ -69,6 +74,9 @@ async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Ma
         match fill_from(fills, fill, plan, source).await {
             Ok(manifest) => return Ok(manifest),
             Err(broken) => {
+                // Also after a mere cut: what came over a connection that broke is not gone on with, because a wrong byte
+                // in it would only show at the very end, when the next client has most of it.
+                partial::forget(fills, fill);
                 forget_chunks(fills, fill);
                 if matches!(broken.reason, FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long) {
                     source.upstream.metrics().refused.inc();
@@ -88,7 +96,8 @@ async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Ma
 }
 
 async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> Result<Arc<Manifest>, Broken> {
-    let mut opened = open(source).await?;
+    let left = partial::left(fills, plan).await;
+    let mut opened = open(source, left.len() as u64 * CHUNK as u64).await?;
     let size = match (plan.size, opened.total) {
         (Some(planned), Some(total)) if planned != total => {
             let text =
@@ -100,11 +109,19 @@ async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> 
     fill.begin(size);
     let mut verifier = Verifier::new(plan, size, source.upstream.name());
     let mut alone = Alone::default();
+    if opened.from > 0 {
+        fills.inner.metrics.resumed.inc();
+        if let Err(broken) = partial::take_up(fills, fill, &left, &mut verifier).await {
+            partial::forget(fills, fill);
+            return Err(broken);
+        }
+    }
+    let mut notes = Notes::new(fill.chunks_done());
     while let Some(piece) = opened.body.next().await {
         let piece = piece.map_err(|e| Broken::new(FillFailure::Cut, e.to_string()))?;
         verifier.update(&piece)?;
         alone.update(fill.is_wanted(), piece.len(), size)?;
-        take(fills, fill, piece).await;
+        take(fills, fill, plan, piece, &mut notes).await;
     }
     let size = verifier.finish()?;
     store_live(fills, fill).await;
@@ -134,8 +151,16 @@ impl Alone {
     }
 }
 
-async fn open(source: &Source) -> Result<Opened, Broken> {
-    match source.upstream.open(&source.target, 0, None).await {
+async fn open(source: &Source, from: u64) -> Result<Opened, Broken> {
+    let mut said = source.upstream.open(&source.target, from, None).await;
+    if from > 0
+        && let Err(error) = &said
+        && error.is_about_the_request()
+    {
+        // It makes nothing of the range (416, or another part than asked): from the start, then.
+        said = source.upstream.open(&source.target, 0, None).await;
+    }
+    match said {
         Ok(Said::Have(opened)) => Ok(opened),
         Ok(Said::HaveNot) => {
             let text = format!("upstream {} has no {}", source.upstream.name(), source.target);
@@ -150,7 +175,7 @@ async fn open(source: &Source) -> Result<Opened, Broken> {
 }
 
 /// Cuts a piece at the chunks' borders.
-async fn take(fills: &Fills, fill: &Fill, mut piece: Bytes) {
+async fn take(fills: &Fills, fill: &Fill, plan: &Plan, mut piece: Bytes, notes: &mut Notes) {
     while !piece.is_empty() {
         let room = fill.room();
         let now = piece.split_to(room.min(piece.len()));
@@ -158,12 +183,13 @@ async fn take(fills: &Fills, fill: &Fill, mut piece: Bytes) {
         fill.push(now);
         if full {
             store_live(fills, fill).await;
+            notes.chunk_stored(fills, fill, plan).await;
         }
     }
 }
 
 async fn store_live(fills: &Fills, fill: &Fill) {
-    if let Some((index, chunk)) = fill.complete_live() {
+    if let Some((index, chunk, _)) = fill.complete_live() {
         fills.inner.store.put_chunk(ChunkKey { blob: fill.blob(), index }, chunk).await;
     }
 }

@@ -139,6 +139,111 @@ async fn a_size_that_was_told_to_clients_holds_for_every_source() {
     assert!(got.len() < told, "{} of {told} bytes left unproven: to the client a whole response", got.len());
 }
 
+/// Answers the first request with `sent` bytes and falls silent, then ranges as `ranges` says, and everything else with the
+/// whole.
+fn silent_first(
+    whole: &Bytes,
+    sent: usize,
+    ranges: Ranges,
+) -> impl Fn(&crate::upstream::testing::Request) -> Vec<Step> + use<> {
+    let (whole, asked) = (whole.clone(), std::sync::atomic::AtomicUsize::new(0));
+    move |request| {
+        let head = |status: &str, more: &str, len: usize| {
+            Step::Send(format!("HTTP/1.1 {status}\r\n{more}Content-Length: {len}\r\n\r\n").into())
+        };
+        if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+            let silence = Step::Hold(Arc::new(tokio::sync::Semaphore::new(0)));
+            return vec![head("200 OK", "", whole.len()), Step::Send(whole.slice(..sent)), silence];
+        }
+        match (request.range, ranges) {
+            (Some((first, None)), Ranges::Answered) => {
+                let from = usize::try_from(first).unwrap();
+                let range = format!("Content-Range: bytes {first}-{}/{}\r\n", whole.len() - 1, whole.len());
+                vec![head("206 Partial Content", &range, whole.len() - from), Step::Send(whole.slice(from..))]
+            }
+            (Some(_), Ranges::Refused) => answer("416 Range Not Satisfiable", ""),
+            _ => answer("200 OK", whole.clone()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ranges {
+    Answered,
+    Ignored,
+    Refused,
+}
+
+/// Starts a fill, and stops everything once it has `chunks` chunks; the store is what is left.
+async fn stopped_at(chunks: usize, plan: Plan) -> (Store, Metrics) {
+    let metrics = Metrics::default();
+    let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
+    let fills = Fills::new(store.clone(), 8, metrics.fill.clone());
+    let (fill, _) = fills.start(plan);
+    while fill.chunks_done() < chunks {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    timeout(SOON, fills.stop()).await.unwrap();
+    (store, metrics)
+}
+
+/// Fills anew over what is left, as after a restart.
+async fn again(store: &Store, metrics: &Metrics, plan: Plan) -> (Vec<u8>, Result<(), Broken>) {
+    let fills = Fills::new(store.clone(), 8, metrics.fill.clone());
+    let locate = Arc::new(Fixed(plan.sources.clone()));
+    let (fill, _) = fills.start(plan);
+    let ended =
+        timeout(SOON, read(Reader::following(fills.clone(), fill, locate, None), Duration::ZERO)).await.unwrap();
+    idle(&fills).await;
+    ended
+}
+
+#[tokio::test]
+async fn a_fill_that_was_stopped_is_gone_on_with() {
+    let whole = body(20 * CHUNK + 5);
+    for (ranges, resumed, requests) in [(Ranges::Answered, 1, 2), (Ranges::Ignored, 0, 2), (Ranges::Refused, 0, 3)] {
+        let origin = Origin::start(silent_first(&whole, 12 * CHUNK + 7, ranges)).await;
+        let patient = Source { upstream: origin.upstream(10, ""), target: "/nar/x".to_owned() };
+        let plan = plan(&whole, Some(whole.len() as u64), &[patient]);
+        let (store, metrics) = stopped_at(12, plan.clone()).await;
+        let (got, end) = again(&store, &metrics, plan.clone()).await;
+        assert!(end.is_ok() && got == whole, "{ranges:?}");
+        assert_eq!(metrics.fill.resumed.get(), resumed, "{ranges:?}");
+        assert_eq!(origin.asked("/nar/x"), requests, "{ranges:?}");
+        assert!(store.entry(partial::key(plan.blob())).await.is_none(), "the note has served");
+    }
+}
+
+#[tokio::test]
+async fn what_a_stopped_fill_left_wrong_is_forgotten() {
+    let whole = body(20 * CHUNK + 5);
+    let mut wrong = whole.to_vec();
+    wrong[CHUNK + 3] ^= 1;
+    let liar = Origin::start(silent_first(&wrong.into(), 12 * CHUNK + 7, Ranges::Answered)).await;
+    let served = whole.clone();
+    let honest = Origin::start(move |request| match request.range {
+        None => answer("200 OK", served.clone()),
+        Some((first, _)) => {
+            let from = usize::try_from(first).unwrap();
+            let range = format!("Content-Range: bytes {first}-{}/{}", served.len() - 1, served.len());
+            let head =
+                format!("HTTP/1.1 206 Partial Content\r\n{range}\r\nContent-Length: {}\r\n\r\n", served.len() - from);
+            vec![Step::Send(head.into()), Step::Send(served.slice(from..))]
+        }
+    })
+    .await;
+    let plan_for = |origin: &Origin| {
+        let source = Source { upstream: origin.upstream(10, ""), target: "/nar/x".to_owned() };
+        plan(&whole, Some(whole.len() as u64), &[source])
+    };
+    let (store, metrics) = stopped_at(12, plan_for(&liar)).await;
+    let (got, end) = again(&store, &metrics, plan_for(&honest)).await;
+    assert!(end.is_err() && got.len() < whole.len(), "the hash of the whole is wrong, and nobody has all of it");
+    let (got, end) = again(&store, &metrics, plan_for(&honest)).await;
+    assert!(end.is_ok() && got == whole, "nothing of it was gone on with");
+    assert_eq!(metrics.fill.resumed.get(), 1);
+}
+
 #[tokio::test]
 async fn a_chunk_that_came_while_the_client_was_busy_is_not_asked_for_again() {
     let whole = body(4 * CHUNK);
@@ -341,8 +446,9 @@ impl Script {
         let whole = body(self.size);
         let (script, served) = (self.clone(), whole.clone());
         let origin = Origin::start(move |request| match request.range {
-            None => script.steps(&served),
-            Some((first, last)) => script.part(&served, first, last),
+            // A fault holds for whoever comes again and asks for the rest, too: it gets the same from the start.
+            Some((first, last)) if matches!(script.fault, Fault::None) => script.part(&served, first, last),
+            _ => script.steps(&served),
         })
         .await;
         let (fills, source) = (fills(), source(&origin));

@@ -16,6 +16,15 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
+    /// Whether the upstream answered, and its answer was to the form of the request: asked in another way it may do better.
+    pub fn is_about_the_request(&self) -> bool {
+        match &self.cause {
+            Cause::Status(status) => status.is_client_error(),
+            Cause::Header(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the upstream was not asked, because its connections are busy.
     pub fn is_busy(&self) -> bool {
         matches!(self.cause, Cause::Busy(_))

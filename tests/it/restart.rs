@@ -3,8 +3,8 @@
 
 use crate::holes::files;
 use crate::support::cache::{Key, Object};
-use crate::support::origin::{Origin, Reply};
-use crate::support::snowbank::{Setup, Snowbank};
+use crate::support::origin::{Gate, Origin, Reply};
+use crate::support::snowbank::{Count, Setup, Snowbank};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -229,6 +229,39 @@ async fn a_read_only_directory() {
 #[tokio::test]
 async fn a_directory_that_is_a_file() {
     serves_without_storing("true", |dir| std::fs::write(dir, "not a directory").expect("a file")).await;
+}
+
+/// What was written of a NAR is gone on with after a kill: only the rest is fetched.
+#[tokio::test]
+async fn a_fill_that_was_killed_is_gone_on_with_by_range() {
+    let (origin, key) = (Origin::start(), Key::new("go-on-1"));
+    let setup = Setup::in_front_of(&origin, &key);
+    let object = Object::new("go-on", 8_000_000);
+    origin.publish_narinfo(&object, &key);
+    let gate = Gate::new();
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).gate_at(6_000_000, &gate));
+    let snowbank = setup.start();
+    snowbank.wait_for_disk();
+    let client = snowbank.http();
+    let target = object.served_target();
+    let reader = tokio::spawn(async move { client.attempt(&target).await });
+    // Two notes are made by then, and everything that came is on disk.
+    let received = || snowbank.counter(Count::Received);
+    while received() < 6_000_000 || snowbank.counter(Count::Unwritten) > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    snowbank.kill();
+    let broken = reader.await.expect("no panic");
+    assert!(broken.is_none_or(|response| response.status != 200 || response.body.len() < object.file.len()));
+
+    origin.forget();
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()));
+    let snowbank = setup.start();
+    snowbank.wait_for_disk();
+    read_all(&snowbank, std::slice::from_ref(&object)).await;
+    let asked = origin.requests_for(&object.file_target());
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].field("range"), Some("bytes=4192000-"), "from the sixteenth chunk");
 }
 
 #[tokio::test]
