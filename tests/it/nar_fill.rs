@@ -72,6 +72,35 @@ async fn the_first_client_leaves_and_the_others_finish() {
     assert_eq!(origin.count(&object.file_target()), 1);
 }
 
+/// Clients that asked and left do not keep their connections for as long as the upstream takes.
+#[tokio::test]
+async fn who_asked_and_left_holds_no_connection() {
+    let (origin, key, snowbank) = start();
+    let object = Object::new("ghost", 4 * MB);
+    let gate = Gate::new();
+    origin.publish_narinfo(&object, &key);
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).gate_before_head(&gate));
+    let request = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", object.served_target());
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = tokio::net::TcpStream::connect(snowbank.http_address()).await.expect("it listens");
+        tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.expect("it reads");
+        clients.push(client);
+    }
+    while origin.count(&object.file_target()) == 0 || snowbank.counter(Count::Connections) < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(clients);
+    let gone = async {
+        // The one that is left asks for this page.
+        while snowbank.counter(Count::Connections) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    crate::support::within("the connections of those who left are free", gone).await;
+    gate.open();
+}
+
 #[tokio::test]
 async fn the_fill_survives_its_only_client() {
     let (origin, key, snowbank) = start();

@@ -78,6 +78,8 @@ pub enum Count {
     NarinfosRefused,
     /// Chunks that had to be fetched again for an object that was complete once.
     ChunksRefilled,
+    /// Connections that are open now.
+    Connections,
     /// Body bytes received from upstreams.
     Received,
     /// NARs being fetched.
@@ -93,6 +95,7 @@ impl Count {
             Self::FillsFailed => "snowbank_fill_failed_total",
             Self::NarinfosRefused => "snowbank_proxy_refused_total",
             Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
+            Self::Connections => "snowbank_edge_connections_open",
             Self::Received => "snowbank_upstream_received_bytes_total",
             Self::FillsRunning => "snowbank_fill_running",
             Self::Unwritten => "snowbank_store_unwritten_bytes",
