@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::state::{Broken, Fill, digest};
+use super::state::{Broken, Fill};
 use super::{FillFailure, Fills, Locate, Registered, Source};
 use crate::store::{BlobId, CHUNK, ChunkKey, Manifest, Store};
 use crate::upstream::{Opened, Said};
@@ -88,7 +88,7 @@ async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &S
     for index in wanted {
         let len = manifest.chunk_len(index);
         let chunk = read_exactly(&mut opened, &mut left_over, len, source).await?;
-        if manifest.digests.get(index as usize) != Some(&digest(&chunk)) {
+        if !manifest.accepts(index, &chunk) {
             let text = format!("upstream {} sent other bytes than before for chunk {index}", source.upstream.name());
             return Err(Broken::new(FillFailure::WrongHash, text));
         }

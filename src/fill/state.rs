@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::FillFailure;
 use super::live::Live;
+use crate::store::geometry::chunk_at;
 use crate::store::{BlobId, CHUNK, Manifest};
 
 /// Complete chunks a fill keeps for readers close behind it.
@@ -319,7 +320,7 @@ impl Fill {
         }
         let chunk = state.live.take();
         let index = state.next;
-        let digest = digest(&chunk);
+        let digest = Manifest::digest(&chunk);
         state.digests.push(digest);
         state.keep(index, chunk.clone());
         self.tell(state);
@@ -417,19 +418,10 @@ impl State {
     }
 }
 
-/// The chunk in which a byte lies, and its place there.
+/// The chunk in which a byte lies, and its place there; past the largest chunk number, which no NAR reaches, one that no
+/// manifest has.
 pub(super) fn split(pos: u64) -> (u32, usize) {
-    let chunk = CHUNK as u64;
-    let index = u32::try_from(pos / chunk).unwrap_or(u32::MAX);
-    let at = usize::try_from(pos % chunk).unwrap_or_default();
-    (index, at)
-}
-
-/// A chunk's digest in the manifest: the first half of its BLAKE3.
-pub(super) fn digest(chunk: &[u8]) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.copy_from_slice(&blake3::hash(chunk).as_bytes()[..16]);
-    half
+    chunk_at(pos).unwrap_or((u32::MAX, 0))
 }
 
 fn digest_of(digests: &[[u8; 16]], index: u32) -> [u8; 16] {

@@ -38,7 +38,7 @@ pub(super) enum Found {
 }
 
 /// What the upstreams said.
-enum Said3 {
+enum Answered {
     Have(Arc<Upstream>, Bytes, Option<HeaderValue>),
     Large(Arc<Upstream>),
     HaveNot,
@@ -107,7 +107,7 @@ impl Proxy {
     async fn ask_and_keep_small(&self, small: &Small, path: &str, kept: Option<Entry>, publish: &Publish<Found>) {
         let key = small_key(path);
         match (self.ask_small(small, path, kept.is_some()).await, kept) {
-            (Said3::Have(upstream, body, encoding), _) => {
+            (Answered::Have(upstream, body, encoding), _) => {
                 let now = UnixSeconds::now();
                 let entry = Entry {
                     fetched: now,
@@ -121,13 +121,13 @@ impl Proxy {
                 self.inner.store.forget_negative(&key);
                 self.inner.store.put_entry(key, entry.encode()).await;
             }
-            (Said3::Large(upstream), _) => publish.say(Found::Large(upstream)),
-            (Said3::Unknown(why), Some(kept)) => {
+            (Answered::Large(upstream), _) => publish.say(Found::Large(upstream)),
+            (Answered::Unknown(why), Some(kept)) => {
                 tracing::warn!(key = path, outcome = %Outcome::Stale, "served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
-            (Said3::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (Said3::HaveNot, kept) => {
+            (Answered::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
+            (Answered::HaveNot, kept) => {
                 if kept.is_some() {
                     self.inner.store.remove_entry(&key);
                 }
@@ -138,7 +138,7 @@ impl Proxy {
     }
 
     /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
-    async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Said3 {
+    async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Answered {
         let mut unknown = None;
         for group in self.groups() {
             let mut answers: FuturesUnordered<_> = group
@@ -149,8 +149,8 @@ impl Proxy {
                 match said {
                     // nix-serve-wire.md, 6: an unknown build log is 200 with an empty body.
                     Ok(Said::Have(Asked::Whole { body, .. })) if body.is_empty() && matches!(small, Small::Log(_)) => {}
-                    Ok(Said::Have(Asked::Whole { body, encoding })) => return Said3::Have(upstream, body, encoding),
-                    Ok(Said::Have(Asked::TooLong)) => return Said3::Large(upstream),
+                    Ok(Said::Have(Asked::Whole { body, encoding })) => return Answered::Have(upstream, body, encoding),
+                    Ok(Said::Have(Asked::TooLong)) => return Answered::Large(upstream),
                     Ok(Said::HaveNot) => {}
                     Err(error) => {
                         tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
@@ -161,7 +161,7 @@ impl Proxy {
                 }
             }
         }
-        unknown.map_or(Said3::HaveNot, Said3::Unknown)
+        unknown.map_or(Answered::HaveNot, Answered::Unknown)
     }
 
     /// Debug info names its NAR by a URL relative to `debuginfo/`, as the upstream calls it; here it has another name.
