@@ -73,7 +73,7 @@ impl Options {
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
         for (n, path) in self.key_files.iter().enumerate() {
             if let Some(first) = self.key_files[..n].iter().position(|other| other == path) {
-                let accepted = format!("a file other than that of {}", place(at, first));
+                let accepted = format!("each file once; this is key_files[{first}]");
                 mistakes.refuse(&place(at, n), &quoted(path), &accepted);
             }
         }

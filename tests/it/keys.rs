@@ -123,7 +123,7 @@ fn r4_every_mistake_about_keys_is_told_at_once() {
     symlink("everybody's/key", shelf.path("link")).expect("a link");
     let told = shelf.check(&["good", "open", "writable", "twin", "garbage", "missing", "link", "good"]);
     let expected = [
-        (7, "expected a file other than that of sign.key_files[0]"),
+        (7, "expected each file once; this is key_files[0]"),
         (1, "every user can read it (mode 0644): `chmod 600 "),
         (2, "users other than its owner can change it (mode 0660): `chmod 600 "),
         (3, "the key is named good like that of "),

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, FsWord, Stat, StatVfsMountFlags};
+use rustix::process::Gid;
 use zeroize::Zeroizing;
 
 use super::secret_key::{self, SecretKey};
@@ -161,7 +162,7 @@ struct Process {
 impl Process {
     fn this() -> Self {
         let also = rustix::process::getgroups().unwrap_or_default();
-        let groups = also.into_iter().chain([rustix::process::getegid()]).map(|group| group.as_raw()).collect();
+        let groups = also.into_iter().chain([rustix::process::getegid()]).map(Gid::as_raw).collect();
         Self { uid: rustix::process::geteuid().as_raw(), groups }
     }
 

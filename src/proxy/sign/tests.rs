@@ -54,5 +54,5 @@ fn r4_everything_that_is_wrong_with_the_files_is_told() {
 fn a_file_is_named_once() {
     let mut mistakes = Mistakes::default();
     options(vec!["/a".into(), "/b".into(), "/a".into()]).check("sign", &mut mistakes);
-    assert_eq!(mistakes.lines(), ["sign.key_files[2] = \"/a\": expected a file other than that of sign.key_files[0]"]);
+    assert_eq!(mistakes.lines(), ["sign.key_files[2] = \"/a\": expected each file once; this is key_files[0]"]);
 }

@@ -17,7 +17,7 @@ enum Subject {
     /// The NAR as it is.
     Whole(Context),
     /// The NAR without its own hash part.
-    Modulo(Modulo),
+    Modulo(Box<Modulo>),
     /// The contents of the one file in it.
     Flat(Contents),
 }
@@ -28,7 +28,7 @@ impl ContentCheck {
     }
 
     pub(super) fn modulo(algorithm: &'static digest::Algorithm, own: HashPart, expected: &[u8]) -> Self {
-        Self::of(Subject::Modulo(Modulo::new(algorithm, own)), expected)
+        Self::of(Subject::Modulo(Box::new(Modulo::new(algorithm, own))), expected)
     }
 
     pub(super) fn flat(algorithm: &'static digest::Algorithm, expected: &[u8]) -> Self {
