@@ -2,11 +2,15 @@
 
 use crate::support::nix::Machine;
 use crate::support::snowbank::{Setup, run};
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_snowbank");
+
+/// The user of a service.
+const SERVICE: u32 = 12_345;
 
 /// A directory with keys and configurations.
 struct Shelf(tempfile::TempDir);
@@ -36,6 +40,17 @@ impl Shelf {
         let path = self.path("snowbank.toml");
         std::fs::write(&path, format!("[sign]\nkey_files = {files:?}\n")).expect("a configuration");
         path
+    }
+
+    /// The program as [`SERVICE`] in this group, copied to where that user can reach it.
+    fn as_service(&self, group: u32) -> Command {
+        let copy = self.path("program");
+        std::fs::copy(PROGRAM, &copy).expect("a copy");
+        self.mode(".", 0o755);
+        let mut command = Command::new("setpriv");
+        let ids = [format!("--reuid={SERVICE}"), format!("--regid={group}"), "--clear-groups".to_owned()];
+        command.args(ids).arg(copy).env("HOME", "/");
+        command
     }
 
     /// What `check-config` says of these keys, line by line, without the name of the configuration.
@@ -145,26 +160,21 @@ fn r4_a_key_of_somebody_else_is_refused() {
     }
     let shelf = Shelf::new();
     shelf.key("given");
-    chown(shelf.path("given"), Some(12_345), None).expect("root gives it away");
+    chown(shelf.path("given"), Some(SERVICE), None).expect("root gives it away");
     let told = shelf.check(&["given"]);
     assert!(told[0].contains("belongs to user 12345; it must belong to root: `chown 0 "), "{told:?}");
     // 0640 root:service, and the service in that group or not.
-    chown(shelf.path("given"), Some(0), Some(12_345)).expect("root takes it back");
+    chown(shelf.path("given"), Some(0), Some(SERVICE)).expect("root takes it back");
     shelf.mode("given", 0o640);
     assert!(shelf.check(&["given"])[0].contains("group 12345 can read it (mode 0640)"));
-    shelf.mode(".", 0o755);
     let config = shelf.config(&[shelf.path("given")]);
-    let copy = shelf.path("program");
-    std::fs::copy(PROGRAM, &copy).expect("a copy where that user can reach it");
-    let as_service = |group: &str| {
-        let ids = ["--reuid=12345", &format!("--regid={group}"), "--clear-groups"].map(ToOwned::to_owned);
-        let mut command = Command::new("setpriv");
-        command.args(ids).arg(&copy).arg("check-config").arg(&config).env("HOME", "/");
-        command.output().expect("setpriv runs")
+    let check_in = |group: u32| {
+        let mut command = shelf.as_service(group);
+        command.arg("check-config").arg(&config).output().expect("setpriv runs")
     };
-    let output = as_service("12345");
+    let output = check_in(SERVICE);
     assert!(output.status.success(), "{output:?}");
-    let output = as_service("12346");
+    let output = check_in(SERVICE + 1);
     assert!(text(&output.stderr).contains("cannot be opened: Permission denied"), "{output:?}");
 }
 
@@ -218,4 +228,35 @@ fn r4_serving_tells_the_public_keys_and_dumps_nothing() {
     let line = snowbank.log_line("trusted-public-keys = ", 0);
     assert_eq!(line, format!("extra-trusted-public-keys = {} {}", public[0], public[1]));
     assert!(snowbank.stop().success());
+}
+
+#[test]
+fn r4_nobody_looks_into_its_memory() {
+    if !rustix::process::geteuid().is_root() {
+        return; // nobody else can become the service
+    }
+    let shelf = Shelf::new();
+    std::fs::create_dir(shelf.path("state")).expect("a directory");
+    chown(shelf.path("state"), Some(SERVICE), None).expect("root gives it away");
+    let config = shelf.path("serve.toml");
+    std::fs::write(&config, "[store]\ndisk = \"0 B\"\nmemory = \"16 MiB\"\n").expect("a configuration");
+    let mut command = shelf.as_service(SERVICE);
+    let mut child = command
+        .args(["serve", "--listen", "http://127.0.0.1:0", "--config"])
+        .arg(config)
+        .arg("--dir")
+        .arg(shelf.path("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("setpriv runs");
+    // What to paste into nix.conf is said when it listens.
+    let mut said = [0];
+    child.stdout.take().expect("a pipe").read_exact(&mut said).expect("it starts");
+    // What the kernel gives to root is not open to the user himself.
+    let owner = |of: &str| std::fs::metadata(format!("/proc/{}/{of}", child.id())).expect("it runs").uid();
+    let owners = (owner("mem"), owner("environ"));
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    assert_eq!(owners, (0, 0));
 }

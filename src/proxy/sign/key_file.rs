@@ -55,7 +55,7 @@ enum Why {
     Long,
     #[error("{0}")]
     Malformed(secret_key::Error),
-    #[error("belongs to user {found}; it must belong to {}: `chown {} {file}`", owners(*ours), ours)]
+    #[error("belongs to user {found}; it must belong to {}: `chown {ours} {file}`, or run this as user {found}", owners(*ours))]
     Owner { found: u32, ours: u32, file: String },
     #[error(
         "users other than its owner can change it (mode {mode:04o}): `chmod 600 {file}`, or make a new key if somebody may have"
@@ -64,8 +64,8 @@ enum Why {
     #[error("every user can read it (mode {mode:04o}): `chmod 600 {file}`, or make a new key if somebody may have")]
     Readable { mode: u32, file: String },
     #[error(
-        "group {group} can read it (mode {mode:04o}), and the server is not in that group: `chmod 600 {file}`, or \
-         `chgrp` it to the server's group"
+        "group {group} can read it (mode {mode:04o}), and this process is not in that group: `chmod 600 {file}`, or run \
+         this as a user who is"
     )]
     GroupReadable { group: u32, mode: u32, file: String },
     #[error(

@@ -114,7 +114,9 @@ fn r4_it_belongs_to_root_or_to_us() {
     lchown(shelf.key(), Some(STRANGER), None).unwrap();
     assert_eq!(told(&shelf.key(), &stranger), "", "our own");
     let file = shelf.key().display().to_string();
-    let wrong = format!("key file {file}: belongs to user {STRANGER}; it must belong to root: `chown 0 {file}`");
+    let wrong = format!(
+        "key file {file}: belongs to user {STRANGER}; it must belong to root: `chown 0 {file}`, or run this as user {STRANGER}"
+    );
     assert_eq!(shelf.told("key"), wrong);
 }
 
