@@ -1,6 +1,6 @@
 //! The files that secret keys are read from, and who else could read or change them (R4).
 //!
-//! The file is opened first, by the [`way`] that leads to it, and then what was opened is looked at and read: what is
+//! The file is opened first, by the `way` that leads to it, and then what was opened is looked at and read: what is
 //! checked is what is used, whatever happens to names meanwhile. A key that others may have read or replaced is refused
 //! rather than warned about, because its signatures are believed by every client.
 //!
