@@ -21,9 +21,10 @@ use crate::edge::body::Body;
 use crate::edge::{self, Listen, ListenAddress, Listeners, Peer, Service, Stop};
 use crate::fill::Fills;
 use crate::metrics::Metrics;
-use crate::proxy::Proxy;
+use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
-use crate::proxy::request;
+use crate::proxy::sign::secret_key::SecretKey;
+use crate::proxy::{Proxy, request, sign};
 use crate::store::Store;
 use crate::tls;
 use crate::upstream::Upstream;
@@ -40,6 +41,8 @@ struct App {
     metrics: Metrics,
     store: Store,
     proxy: Proxy,
+    /// What clients verify our signatures with.
+    own_keys: Vec<PublicKey>,
     certificate: Option<Certificate>,
     listeners: Listeners,
     admin: Arc<Admin>,
@@ -53,7 +56,7 @@ struct Certificate {
 /// Serves until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
-/// What keeps it from starting: a certificate that cannot be loaded, an address that cannot be bound.
+/// What keeps it from starting: a certificate or a key that cannot be loaded, an address that cannot be bound.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
@@ -94,6 +97,7 @@ impl App {
         let store = Store::memory_only(&config.store, metrics.store.clone());
         let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
         let upstreams = upstreams(&config, &metrics)?;
+        let own_keys = signing_keys(&config.sign)?.iter().map(SecretKey::public).collect();
         let proxy = Proxy::new(config.cache.clone(), upstreams, store.clone(), fills, metrics.proxy.clone());
 
         let (server_config, certificate) = match config.listen.iter().any(|listen| listen.tls) {
@@ -110,7 +114,7 @@ impl App {
             config.admin.address.map(|address| Listen { address: ListenAddress::Tcp(address), tls: false });
         let admin_listeners = edge::bind(admin_address.as_slice(), None)?;
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
-        Ok(Self { config, metrics, store, proxy, certificate, listeners, admin, admin_listeners })
+        Ok(Self { config, metrics, store, proxy, own_keys, certificate, listeners, admin, admin_listeners })
     }
 
     /// Says where it listens (to the log) and what to paste into nix.conf (to stdout).
@@ -123,7 +127,7 @@ impl App {
             tracing::info!("admin on {address}");
         }
         let ca_file = self.certificate.as_ref().and_then(|c| c.self_signed.as_ref()).map(ca_file);
-        let lines = nix_conf_lines(&self.config, &bound, ca_file);
+        let lines = nix_conf_lines(&self.config, &bound, ca_file, &self.own_keys);
         let mut stdout = std::io::stdout().lock();
         // Whoever reads them may be gone, or the disk full: no reason not to serve.
         let _ = writeln!(stdout, "{}", lines.trim_end()).and_then(|()| stdout.flush());
@@ -178,6 +182,14 @@ fn upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Arc<Upstr
             .map_err(|why| anyhow::anyhow!("upstream {name}: {why}"))
     });
     built.collect()
+}
+
+/// The keys to sign with. What is wrong with any of them stops the start (R4).
+fn signing_keys(options: &sign::Options) -> anyhow::Result<Vec<SecretKey>> {
+    options.load().map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", lines.join("; "))
+    })
 }
 
 /// The file that clients have to trust: the system's roots and our CA where that could be written.

@@ -3,7 +3,12 @@
 //! Everything but the flags of a quick start is in the configuration file. Results go to stdout, what is wrong to
 //! stderr; wrong arguments and wrong configurations both end with [`EX_USAGE`].
 //!
+//! Secrets are never among the arguments, which every user of the machine can read: keys come from files and from stdin
+//! (R4).
+//!
 //! Out of scope: serving (see `app`).
+
+mod keys;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,6 +60,17 @@ pub fn run(
             Ok(()) => say(out, &format!("{}: ok\n", file.path().display()), 0),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
+        Command::Keygen { name, output } => match keys::generate(&name, output.as_deref()) {
+            Ok(made) => {
+                say(err, &made.hint, 0)?;
+                say(out, &made.text, 0)
+            }
+            Err(why) => say(err, &format!("{why}\n"), EX_USAGE),
+        },
+        Command::PublicKey { file } => match keys::public(&file) {
+            Ok(key) => say(out, &format!("{key}\n"), 0),
+            Err(why) => say(err, &format!("{why}\n"), EX_USAGE),
+        },
     }
 }
 
@@ -99,6 +115,30 @@ enum Command {
         /// Put its documentation above each option
         #[arg(long)]
         docs: bool,
+    },
+    /// Make a secret key to sign with
+    ///
+    /// Prints it, as `nix key generate-secret` does, or writes it to a file. It goes into `[sign] key_files`, its public
+    /// half into `trusted-public-keys` of every client.
+    Keygen {
+        /// What the key is called, such as cache.example.org-1
+        ///
+        /// Clients find the key by its name: a key that replaces another one needs a new name, which is what the number
+        /// at the end is for.
+        name: String,
+
+        /// A file to make for the key, which only its owner can read; prints the public key then
+        ///
+        /// A file that exists is left as it is.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Print the public half of a secret key
+    ///
+    /// Written as it goes into `trusted-public-keys` of nix.conf.
+    PublicKey {
+        /// The file with the secret key; `-` is stdin
+        file: PathBuf,
     },
 }
 

@@ -44,6 +44,8 @@ crate::options! {
         pub upstream: Vec<upstream::Options> = defaults::upstreams(),
         /// The cache that clients see.
         pub cache: proxy::Options,
+        /// Signing with keys of your own.
+        pub sign: proxy::sign::Options,
         /// Certificates.
         pub tls: tls::Options,
         /// The listener for operators.

@@ -3,6 +3,7 @@
 use std::io::{stderr, stdout};
 use std::process::ExitCode;
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use snowbank::cli::{self, Next};
 use snowbank::config::{Config, Environment};
 use snowbank::{app, telemetry};
@@ -13,9 +14,11 @@ use snowbank::{app, telemetry};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before anything is read: a check of the configuration reads the secret keys already.
+    let hidden = hide_memory();
     match cli::run(std::env::args_os(), &Environment::of_process(), &mut stdout(), &mut stderr()) {
         Ok(Next::Exit(status)) => ExitCode::from(status),
-        Ok(Next::Serve(config)) => match serve(*config) {
+        Ok(Next::Serve(config)) => match serve(*config, &hidden) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{}", on_one_line(&error));
@@ -27,11 +30,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
     tracing::info!("snowbank {}", env!("CARGO_PKG_VERSION"));
+    if let Err(error) = hidden {
+        tracing::warn!(%error, "core dumps cannot be switched off: one would hold the secret keys");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
     runtime.block_on(app::run(config))
+}
+
+/// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).
+fn hide_memory() -> rustix::io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, none);
+    // A core that is piped to a collector ignores the limit, so both are needed.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).and(limited)
 }
 
 /// What failed and the causes behind it, each told once: many an error already ends with the text of its cause.

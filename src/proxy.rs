@@ -15,6 +15,7 @@ mod nar;
 mod narinfo;
 pub mod options;
 pub mod request;
+pub mod sign;
 mod small;
 mod sources;
 #[cfg(test)]

@@ -72,6 +72,59 @@ fn print_config_prints_what_holds() {
 }
 
 #[test]
+fn a_key_is_made_and_its_public_half_told() {
+    let (secret, hint, status) = told(&["keygen", "cache.example.org-1"]);
+    assert_eq!((hint.lines().count(), status), (1, Some(0)), "{hint}");
+    assert!(secret.starts_with("cache.example.org-1:") && secret.ends_with("==\n"), "one line");
+    let kept = file(&secret);
+    let (public, err, status) = told(&["public-key", kept.path().to_str().unwrap()]);
+    assert_eq!((err.as_str(), status), ("", Some(0)));
+    assert!(
+        public.starts_with("cache.example.org-1:") && public.len() == "cache.example.org-1:".len() + 45,
+        "{public}"
+    );
+    assert!(!hint.contains(&secret[20..60]), "the hint is for the screen");
+}
+
+#[test]
+fn r4_a_key_file_is_made_for_its_owner_and_never_overwritten() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    let name = path.to_str().unwrap();
+    let (public, hint, status) = told(&["keygen", "a-1", "--output", name]);
+    assert_eq!((hint.lines().count(), status), (1, Some(0)), "{hint}");
+    let made = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(told(&["public-key", name]), (public.clone(), String::new(), Some(0)));
+    assert!(!public.contains(&made[4..40]) && !hint.contains(&made[4..40]));
+
+    let (out, err, status) = told(&["keygen", "a-2", "-o", name]);
+    assert_eq!((out.as_str(), status), ("", Some(EX_USAGE)));
+    assert_eq!(err, format!("{name:?}: there is such a file already, and it is left as it is\n"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), made);
+    let (_, err, status) = told(&["keygen", "a-2", "-o", dir.path().join("no/key").to_str().unwrap()]);
+    assert!(err.contains("no/key\": cannot be made: No such file") && status == Some(EX_USAGE), "{err}");
+}
+
+#[test]
+fn what_is_no_key_is_told_on_one_line() {
+    let public = file("a-1:JqxkR8cKg7LQutsBfQ9rqTH8tJihhND3XfcjgOKbWSk=");
+    let name = public.path().to_str().unwrap();
+    for (args, wrong) in [
+        (["keygen", "a b"], "a key name is 1 to 255 visible ASCII characters"),
+        (["keygen", "a:b"], "a key name is 1 to 255 visible ASCII characters"),
+        (["keygen", ""], "a key name is 1 to 255 visible ASCII characters"),
+        (["public-key", name], "this is the public key a-1; the secret one is needed"),
+        (["public-key", "/does/not/exist"], "key file /does/not/exist: cannot be opened: No such file"),
+    ] {
+        let (out, err, status) = told(&args);
+        assert_eq!((out.as_str(), status, err.lines().count()), ("", Some(EX_USAGE), 1), "{args:?}: {err}");
+        assert!(err.contains(wrong), "{err}");
+    }
+}
+
+#[test]
 fn wrong_arguments_exit_like_wrong_configurations() {
     for args in [&["sevre"][..], &["check-config"], &["check-config", "a", "--config", "b"], &["--port", "1"]] {
         let (out, err, status) = told(args);

@@ -19,6 +19,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
         upstream.check(&format!("{}[{n}]", places.upstream), mistakes);
     }
     config.cache.check(&format!("{}cache", places.file), mistakes);
+    config.sign.check(&format!("{}sign", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
     config.limits.check(&format!("{}limits", places.file), mistakes);
     config.store.check(&format!("{}store", places.file), mistakes);
@@ -48,6 +49,7 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         }
     }
     config.tls.check_files(&at("tls"), mistakes);
+    config.sign.check_files(&at("sign"), mistakes);
     for (n, upstream) in config.upstream.iter().enumerate() {
         if let Some(Err(why)) = upstream.ca_file.as_deref().map(upstream::check_ca_file) {
             mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);

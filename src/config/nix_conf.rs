@@ -6,14 +6,20 @@ use std::path::Path;
 
 use super::{Config, defaults};
 use crate::edge::{BoundAddress, ListenAddress};
-use crate::upstream::Options as Upstream;
+use crate::nix::signature::PublicKey;
+use crate::upstream::{Options as Upstream, Trust};
 
 /// The lines that make Nix on this machine (or on others, where a listener is open to them) use this server, with
 /// comments on what they do. `ca_file` holds the certificates a client has to trust; `None` where the certificate is
-/// one that clients trust anyway.
+/// one that clients trust anyway. `own_keys` are the public halves of the keys that this server signs with.
 ///
 /// The lines are for nix.conf as they are; whatever is not a setting is a comment there.
-pub fn nix_conf_lines(config: &Config, bound: &[BoundAddress], ca_file: Option<&Path>) -> String {
+pub fn nix_conf_lines(
+    config: &Config,
+    bound: &[BoundAddress],
+    ca_file: Option<&Path>,
+    own_keys: &[PublicKey],
+) -> String {
     let address = |tls| bound.iter().filter(|b| b.tls == tls).find_map(|b| client_url(config, b));
     let (encrypted, plain) = (address(true), address(false));
     let Some(url) = encrypted.as_deref().or(plain.as_deref()) else {
@@ -21,10 +27,11 @@ pub fn nix_conf_lines(config: &Config, bound: &[BoundAddress], ca_file: Option<&
             .to_owned();
     };
     let ca_file = ca_file.filter(|_| encrypted.is_some());
-    let keys = public_keys(config);
+    let keys = public_keys(config, own_keys);
     let mut text = String::from("# In /etc/nix/nix.conf of each client; restart nix-daemon afterwards:\n");
     settings(&mut text, url, &keys, ca_file);
-    for upstream in config.upstream.iter().filter(|u| u.public_keys.is_empty()) {
+    let signed_here = |upstream: &Upstream| upstream.trust == Trust::Origin && !own_keys.is_empty();
+    for upstream in config.upstream.iter().filter(|u| u.public_keys.is_empty() && !signed_here(u)) {
         unsigned(&mut text, url, upstream);
     }
     trial(&mut text, plain.as_deref().unwrap_or(url), &keys, ca_file.filter(|_| plain.is_none()));
@@ -76,10 +83,11 @@ fn trial(text: &mut String, url: &str, keys: &[String], ca_file: Option<&Path>) 
     let _ = writeln!(text, "# Other users can only name what is in substituters or trusted-substituters of nix.conf.");
 }
 
-/// Every key that signs for some upstream, once, in the order of the upstreams.
-fn public_keys(config: &Config) -> Vec<String> {
+/// Every key that signs for some upstream, in the order of the upstreams, and then our own, each once. Ours do not
+/// replace the others: what the store had before signing began, and what clients have, is signed by those.
+fn public_keys(config: &Config, own_keys: &[PublicKey]) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
-    for key in config.upstream.iter().flat_map(|u| &u.public_keys).map(ToString::to_string) {
+    for key in config.upstream.iter().flat_map(|u| &u.public_keys).chain(own_keys).map(ToString::to_string) {
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -115,12 +123,17 @@ mod tests {
     const KEY: &str = defaults::CACHE_NIXOS_ORG.1;
 
     fn lines(config: &str, bound: &[(&str, bool)], ca_file: Option<&str>) -> String {
+        lines_with(config, bound, ca_file, &[])
+    }
+
+    fn lines_with(config: &str, bound: &[(&str, bool)], ca_file: Option<&str>, own_keys: &[&str]) -> String {
         let mut mistakes = Mistakes::default();
         let root = Environment { root: true, ..Environment::default() };
         let config = Config::read(config, &root, &mut mistakes).ok_or(mistakes).unwrap();
         let bound: Vec<BoundAddress> =
             bound.iter().map(|(address, tls)| BoundAddress { address: address.parse().unwrap(), tls: *tls }).collect();
-        nix_conf_lines(&config, &bound, ca_file.map(Path::new))
+        let own_keys: Vec<PublicKey> = own_keys.iter().map(|key| PublicKey::parse(key).unwrap()).collect();
+        nix_conf_lines(&config, &bound, ca_file.map(Path::new), &own_keys)
     }
 
     /// The settings alone.
@@ -185,6 +198,24 @@ ssl-cert-file = /s/ca-bundle.pem
             text.contains("#   NIX_SSL_CERT_FILE=/ca.pem nix-build --option substituters https://cache.example.org "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn our_own_keys_come_after_those_of_the_upstreams() {
+        const OURS: &str = "ours-1:JqxkR8cKg7LQutsBfQ9rqTH8tJihhND3XfcjgOKbWSk=";
+        let bound = [("127.0.0.1:80", false)];
+        let text = lines_with("", &bound, None, &[OURS, KEY]);
+        let keys = format!("trusted-public-keys = {KEY} {OURS}");
+        assert_eq!(set(&text), ["substituters = http://127.0.0.1", &keys]);
+        assert!(text.contains(&format!("--option trusted-public-keys '{KEY} {OURS}' ")), "{text}");
+
+        // What an upstream that is vouched for did not sign, we do.
+        let upstream = |trust: &str| format!("[[upstream]]\nurl = 'http://127.0.0.1:5000'\ntrust = '{trust}'");
+        let text = lines_with(&upstream("origin"), &bound, None, &[OURS]);
+        let keys = format!("extra-trusted-public-keys = {OURS}");
+        assert_eq!(set(&text), ["extra-substituters = http://127.0.0.1", &keys]);
+        assert!(!text.contains("trusted=1"), "{text}");
+        assert!(lines_with(&upstream("pass"), &bound, None, &[OURS]).contains("trusted=1"));
     }
 
     #[test]

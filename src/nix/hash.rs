@@ -116,7 +116,7 @@ impl Sha256 {
 }
 
 /// Reads base 16 in either case, as Nix does.
-fn decode_hex(digits: &str) -> Option<Vec<u8>> {
+pub(super) fn decode_hex(digits: &str) -> Option<Vec<u8>> {
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|v| u8::try_from(v).ok());
     digits.as_bytes().chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
 }

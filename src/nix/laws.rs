@@ -45,7 +45,7 @@ pub fn narinfo(text: &[u8]) {
         file_hash: info.file_hash,
         file_size: info.file_size.unwrap_or(0),
         deriver: info.deriver.as_ref().map(ToString::to_string),
-        ca: info.ca.clone().unwrap_or_default(),
+        ca: info.ca.as_ref().map(ToString::to_string).unwrap_or_default(),
         sigs: info.sigs.iter().map(ToString::to_string).collect(),
     };
     assert_eq!(Meaning::as_nix_reads(std::str::from_utf8(text).unwrap_or_default()).as_ref(), Some(&ours));

@@ -19,6 +19,7 @@ mod tests;
 use std::fmt::Write as _;
 
 pub use compression::Compression;
+pub use content_address::{ContentAddress, ContentCheck};
 pub use parse::{Error, MAX_EXTRA, MAX_LEN, MAX_SIGNATURES};
 
 use super::hash::Sha256;
@@ -47,8 +48,8 @@ pub struct NarInfo {
     pub references: Vec<StorePath>,
     /// The derivation that built it.
     pub deriver: Option<StorePath>,
-    /// Its content address, as Nix writes it.
-    pub ca: Option<String>,
+    /// Its content address: a claim until the path was computed from it and the NAR compared with it.
+    pub ca: Option<ContentAddress>,
     /// Signatures in the order in which they came, each once.
     pub sigs: Vec<Signature>,
     /// Fields that this program does not know, name and value, in the order in which they came.

@@ -4,7 +4,7 @@
 //! Checking is strict Ed25519 (R1). Which keys count for whom is the business of the caller: every upstream has its own
 //! set.
 //!
-//! Out of scope: making signatures and keys.
+//! Out of scope: making signatures and keys (`proxy::sign`).
 
 use std::fmt;
 
@@ -56,9 +56,23 @@ impl PublicKey {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let (name, bytes) = parse_named::<32>(text)?;
         match VerifyingKey::from_bytes(&bytes) {
-            Ok(key) if !key.is_weak() => Ok(Self { name, key }),
-            _ => Err(Error::Point(name)),
+            Ok(key) => Self::new(&name, key),
+            Err(_) => Err(Error::Point(name)),
         }
+    }
+
+    /// The key of this name.
+    ///
+    /// # Errors
+    /// When the name could not be read again, or the key is one under which anything verifies.
+    pub fn new(name: &str, key: VerifyingKey) -> Result<Self, Error> {
+        if !is_name(name) {
+            return Err(Error::Name(Excerpt::of(name)));
+        }
+        if key.is_weak() {
+            return Err(Error::Point(name.to_owned()));
+        }
+        Ok(Self { name: name.to_owned(), key })
     }
 
     /// The key's name.
@@ -176,11 +190,15 @@ impl<'a> IntoIterator for &'a PublicKeys {
     }
 }
 
-/// Splits at the first colon and decodes the rest. Names are graphic ASCII: they stand in lists that blanks separate.
+/// True for what can be the name of a key: 1 to 255 graphic ASCII characters, because names stand in lists that blanks
+/// separate, and no colon, which ends them.
+pub fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b':')
+}
+
+/// Splits at the first colon and decodes the rest.
 fn parse_named<const N: usize>(text: &str) -> Result<(String, [u8; N]), Error> {
-    let well_named =
-        |name: &str| (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
-    let Some((name, payload)) = text.split_once(':').filter(|(name, _)| well_named(name)) else {
+    let Some((name, payload)) = text.split_once(':').filter(|(name, _)| is_name(name)) else {
         return Err(Error::Name(Excerpt::of(text)));
     };
     let bytes = BASE64.decode(payload).ok().and_then(|bytes| bytes.try_into().ok());

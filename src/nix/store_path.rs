@@ -8,9 +8,12 @@ use std::fmt;
 
 use super::base32;
 use super::excerpt::Excerpt;
+use super::hash::Sha256;
 
 /// Digits of a hash part.
 const HASH_DIGITS: usize = 32;
+/// Bytes that these digits write.
+const HASH_BYTES: usize = 20;
 /// The longest name, in bytes: with the hash part it still fits into a file name (`StorePath::MaxPathLen`).
 const MAX_NAME_LEN: usize = 211;
 /// The longest store directory, in bytes.
@@ -62,8 +65,20 @@ impl HashPart {
         }
     }
 
+    /// The hash part that Nix makes of a digest: 20 bytes, into which the others are folded by XOR (`compressHash` of
+    /// `src/libutil/hash.cc`).
+    pub(super) fn compressed(digest: &Sha256) -> Self {
+        let mut folded = [0; HASH_BYTES];
+        for (place, byte) in digest.as_bytes().iter().enumerate() {
+            folded[place % HASH_BYTES] ^= byte;
+        }
+        let mut digits = [0; HASH_DIGITS];
+        digits.copy_from_slice(base32::encode(&folded).as_bytes());
+        Self(digits)
+    }
+
     /// The digits as text.
-    #[allow(clippy::expect_used)] // the one constructor checks each byte
+    #[allow(clippy::expect_used)] // both constructors see to it
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("the digits of a hash part are ASCII")
     }

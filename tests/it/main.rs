@@ -7,6 +7,7 @@
 
 mod bodies;
 mod holes;
+mod keys;
 mod nar_fill;
 mod narinfo;
 mod nix_client;

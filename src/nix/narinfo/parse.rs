@@ -1,6 +1,6 @@
 //! The narinfo reader: text to lines, lines to fields, fields to a value. The rules are listed at [`NarInfo::parse`].
 
-use super::content_address::is_content_address;
+use super::content_address::ContentAddress;
 use super::{Compression, NarInfo};
 use crate::nix::excerpt::Excerpt;
 use crate::nix::hash::{self, Sha256};
@@ -132,7 +132,7 @@ struct Fields {
     /// `Some(None)` is `unknown-deriver`.
     deriver: Option<Option<StorePath>>,
     /// `Some(None)` is an empty value.
-    ca: Option<Option<String>>,
+    ca: Option<Option<ContentAddress>>,
     sigs: Vec<Signature>,
     extra: Vec<(String, String)>,
 }
@@ -284,12 +284,10 @@ fn deriver(value: &str) -> Result<Option<StorePath>, Error> {
     StorePath::parse_base(value).map(Some).map_err(|cause| Error::StorePath { field: "Deriver", cause })
 }
 
-fn content_address(value: &str) -> Result<Option<String>, Error> {
+fn content_address(value: &str) -> Result<Option<ContentAddress>, Error> {
     if value.is_empty() {
         return Ok(None);
     }
-    if is_content_address(value) {
-        return Ok(Some(value.to_owned()));
-    }
-    Err(refused("CA", "a content address such as fixed:r:sha256:<digest>", value))
+    let read = ContentAddress::parse(value).map(Some);
+    read.ok_or_else(|| refused("CA", "a content address such as fixed:r:sha256:<digest>", value))
 }

@@ -353,7 +353,8 @@ prop_compose! {
         let (nar_hash, nar_size) = (Sha256::from_bytes(nar.0), nar.1);
         let file = if compression == Compression::None { file.map(|_| nar) } else { file };
         NarInfo {
-            store_path, url, compression, nar_hash, nar_size, deriver, ca, extra,
+            store_path, url, compression, nar_hash, nar_size, deriver, extra,
+            ca: ca.map(|ca| ContentAddress::parse(&ca).unwrap()),
             file_hash: file.map(|(hash, _)| Sha256::from_bytes(hash)),
             file_size: file.map(|(_, size)| size),
             references: references.into_iter().collect(),
