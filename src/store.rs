@@ -20,6 +20,7 @@ mod gate;
 pub mod geometry;
 mod health;
 mod heat;
+mod held;
 mod line;
 pub mod manifest;
 mod meta;
@@ -267,6 +268,19 @@ impl Store {
 
     async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
         self.write(MetaKey::Manifest(blob), MetaValue::Manifest(manifest)).await;
+    }
+
+    /// Writes `new` in place of `old` and returns true, if the manifest of the body is still `old`: not if it was replaced
+    /// or removed since it was read, nor if `new` is of another body. A manifest that is on disk only does not come into
+    /// memory.
+    pub async fn replace_manifest(&self, old: &Arc<Manifest>, new: Arc<Manifest>) -> bool {
+        if old.blob() != new.blob() {
+            return false;
+        }
+        let disk = self.0.disk.load_full();
+        let (key, old, new) =
+            (MetaKey::Manifest(old.blob()), MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
+        self.0.catalog.replace(key, &old, &new, disk.as_deref().map(|disk| &disk.meta)).await
     }
 
     /// Removes the manifest of a body, for good.

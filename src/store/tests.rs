@@ -4,6 +4,7 @@ mod damage;
 mod disk_full;
 mod full_speed;
 mod geometry_change;
+mod replace;
 mod restart;
 mod second_chance;
 mod unusable;
