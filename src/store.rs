@@ -9,6 +9,8 @@
 //! behind. A disk that fails is taken out again and the store goes on in memory (see `health`). Storing never
 //! means stored: a chunk may be gone at any time, and who reads it checks it against its manifest (R11, R31).
 //!
+//! [`Store::walk`] tells what is in it, and [`Store::peek_chunk`] looks at a chunk, without either being a use.
+//!
 //! Out of scope: HTTP, upstreams, and what a narinfo is.
 
 mod allocate;
@@ -26,10 +28,13 @@ pub mod manifest;
 mod meta;
 pub mod negative;
 mod open;
+mod peek;
+mod scan;
 mod second_chance;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +56,8 @@ pub use self::meta::EntryKey;
 use self::meta::{MetaKey, MetaValue};
 use self::negative::Negatives;
 pub use self::open::OpenError;
+pub use self::peek::Peeked;
+pub use self::walk::{Kept, Walk, Walked};
 use crate::metrics::{Place, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, key};
 
@@ -170,15 +177,7 @@ impl Store {
             Some(disk) => disk.nar.get(&key).await.map(|found| found.value.0),
             None => None,
         };
-        let right = found.filter(|bytes| {
-            let right = Manifest::digest(bytes) == *digest;
-            if !right {
-                tracing::warn!(key = %key.blob, chunk = key.index, "a chunk on disk is not the one of its manifest: removed");
-                self.0.metrics.wrong_chunks.inc();
-                self.remove_chunk(key);
-            }
-            right
-        });
+        let right = found.filter(|bytes| self.is_right(key, bytes, digest));
         self.count(StoreTier::Nar, if right.is_some() { Place::Disk } else { Place::Nowhere });
         let bytes = right?;
         self.0.nar.insert(key, bytes.clone());
@@ -256,6 +255,11 @@ impl Store {
         if let Some(disk) = self.0.disk.load().as_ref() {
             disk.nar.remove(&key);
         }
+    }
+
+    /// Starts a walk over every manifest and small object.
+    pub fn walk(&self) -> Walk {
+        Walk::new(self.clone())
     }
 
     /// The manifest of a body.

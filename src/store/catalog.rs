@@ -6,7 +6,7 @@
 //! - a key whose version on disk is older than what was last put or removed is noted as outdated: it is not read from
 //!   disk, and when there is a disk, what is right is written to it.
 //!
-//! Who only compares asks without that being a use: [`Catalog::peek`] puts nothing into memory and
+//! A walk over everything (see `walk`) asks without that being a use: [`Catalog::peek`] puts nothing into memory and
 //! makes nothing there look newer.
 
 use std::collections::BTreeSet;
@@ -31,7 +31,7 @@ const NOTED: usize = 1 << 16;
 /// How many settled values are known by name before they are waited for.
 const WRITING: usize = 1024;
 /// Locks over the keys.
-const STRIPES: usize = 64;
+pub const STRIPES: usize = 64;
 
 /// Manifests and small objects.
 #[derive(Debug)]
@@ -194,6 +194,18 @@ impl Catalog {
             None if self.outdated().contains(key) => Some(None),
             None => None,
         }
+    }
+
+    /// The values of stripe number `stripe` (of [`STRIPES`]) that are in memory and not on disk.
+    pub fn in_memory_only(&self, stripe: usize, disk: Option<&MetaTier>) -> Vec<(MetaKey, Arc<MetaValue>)> {
+        let Some(stripe) = self.stripes.get(stripe) else { return Vec::new() };
+        let mut held = stripe.lock().unwrap_or_else(PoisonError::into_inner).held.all();
+        if let Some(disk) = disk {
+            held.retain(|(key, value)| {
+                value.padded() > disk.largest() || !disk.contains(key) || self.outdated().contains(key)
+            });
+        }
+        held
     }
 
     /// How many values are in memory.

@@ -52,6 +52,11 @@ impl Held {
     pub fn remove(&mut self, key: &MetaKey) {
         self.values.remove(key);
     }
+
+    /// Everything that is in memory.
+    pub fn all(&self) -> Vec<(MetaKey, Arc<MetaValue>)> {
+        self.values.iter().filter_map(|(key, value)| Some((*key, value.upgrade()?))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +79,7 @@ mod tests {
             held.put(key(n), &Arc::new(MetaValue::Removed));
             assert!(held.values.len() <= 1501, "{}", held.values.len());
         }
+        assert_eq!(held.all().len(), 1000);
         assert!(held.get(&key(7)).is_some() && held.get(&key(99_999)).is_none());
         held.remove(&key(7));
         assert!(held.get(&key(7)).is_none());

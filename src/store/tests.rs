@@ -4,10 +4,12 @@ mod damage;
 mod disk_full;
 mod full_speed;
 mod geometry_change;
+mod peek;
 mod replace;
 mod restart;
 mod second_chance;
 mod unusable;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
