@@ -163,6 +163,22 @@ impl Store {
         result
     }
 
+    /// Opens the disk tier for a command that looks at what a server has stored: only if the directory holds a cache of
+    /// just the configured size. [`Store::open_disk`] makes what is missing, and frees what does not fit: with another
+    /// block size, which follows from the size, that is everything.
+    ///
+    /// Opening may empty one block, as at any start (see `device`). The store goes on in memory after an error, and does
+    /// not try again.
+    ///
+    /// # Errors
+    /// [`OpenError::Nothing`] or [`OpenError::OtherSize`], [`OpenError::InUse`] while a server runs, or why the disk
+    /// cannot be used.
+    pub async fn open_existing(&self) -> Result<(), OpenError> {
+        let result = health::open_existing(&self.0).await;
+        self.0.opened.send_replace(true);
+        result
+    }
+
     /// The bytes of a chunk whose digest is `digest` (see [`Manifest::digest`]).
     ///
     /// What comes from disk is checked (R11): foyer's checksum proves that a chunk is what was once written under its

@@ -2,6 +2,7 @@
 
 mod damage;
 mod disk_full;
+mod existing;
 mod full_speed;
 mod geometry_change;
 mod peek;
