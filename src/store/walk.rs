@@ -63,7 +63,7 @@ pub struct Walked {
     pub complete: bool,
 }
 
-/// A walk; see [`Store::walk`].
+/// A walk; see [`Store::walk`]. It holds a clone of the store.
 #[derive(Debug)]
 pub struct Walk {
     store: Store,
