@@ -9,6 +9,8 @@
 //! behind. A disk that fails is taken out again and the store goes on in memory (see `health`). Storing never
 //! means stored: a chunk may be gone at any time, and who reads it checks it against its manifest (R11, R31).
 //!
+//! [`Store::walk`] tells what is in it, and [`Store::peek_chunk`] looks at a chunk, without either being a use.
+//!
 //! Out of scope: HTTP, upstreams, and what a narinfo is.
 
 mod allocate;
@@ -20,15 +22,19 @@ mod gate;
 pub mod geometry;
 mod health;
 mod heat;
+mod held;
 mod line;
 pub mod manifest;
 mod meta;
 pub mod negative;
 mod open;
+mod peek;
+mod scan;
 mod second_chance;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +56,8 @@ pub use self::meta::EntryKey;
 use self::meta::{MetaKey, MetaValue};
 use self::negative::Negatives;
 pub use self::open::OpenError;
+pub use self::peek::Peeked;
+pub use self::walk::{Kept, Walk, Walked};
 use crate::metrics::{Place, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, key};
 
@@ -155,6 +163,22 @@ impl Store {
         result
     }
 
+    /// Opens the disk tier for a command that looks at what a server has stored: only if the directory holds a cache of
+    /// just the configured size. [`Store::open_disk`] makes what is missing, and frees what does not fit: with another
+    /// block size, which follows from the size, that is everything.
+    ///
+    /// Opening may empty one block, as at any start (see `device`). The store goes on in memory after an error, and does
+    /// not try again.
+    ///
+    /// # Errors
+    /// [`OpenError::Nothing`] or [`OpenError::OtherSize`], [`OpenError::InUse`] while a server runs, or why the disk
+    /// cannot be used.
+    pub async fn open_existing(&self) -> Result<(), OpenError> {
+        let result = health::open_existing(&self.0).await;
+        self.0.opened.send_replace(true);
+        result
+    }
+
     /// The bytes of a chunk whose digest is `digest` (see [`Manifest::digest`]).
     ///
     /// What comes from disk is checked (R11): foyer's checksum proves that a chunk is what was once written under its
@@ -169,15 +193,7 @@ impl Store {
             Some(disk) => disk.nar.get(&key).await.map(|found| found.value.0),
             None => None,
         };
-        let right = found.filter(|bytes| {
-            let right = Manifest::digest(bytes) == *digest;
-            if !right {
-                tracing::warn!(key = %key.blob, chunk = key.index, "a chunk on disk is not the one of its manifest: removed");
-                self.0.metrics.wrong_chunks.inc();
-                self.remove_chunk(key);
-            }
-            right
-        });
+        let right = found.filter(|bytes| self.is_right(key, bytes, digest));
         self.count(StoreTier::Nar, if right.is_some() { Place::Disk } else { Place::Nowhere });
         let bytes = right?;
         self.0.nar.insert(key, bytes.clone());
@@ -257,6 +273,11 @@ impl Store {
         }
     }
 
+    /// Starts a walk over every manifest and small object.
+    pub fn walk(&self) -> Walk {
+        Walk::new(self.clone())
+    }
+
     /// The manifest of a body.
     pub async fn manifest(&self, blob: BlobId) -> Option<Arc<Manifest>> {
         match self.read(MetaKey::Manifest(blob)).await? {
@@ -267,6 +288,19 @@ impl Store {
 
     async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
         self.write(MetaKey::Manifest(blob), MetaValue::Manifest(manifest)).await;
+    }
+
+    /// Writes `new` in place of `old` and returns true, if the manifest of the body is still `old`: not if it was replaced
+    /// or removed since it was read, nor if `new` is of another body. A manifest that is on disk only does not come into
+    /// memory.
+    pub async fn replace_manifest(&self, old: &Arc<Manifest>, new: Arc<Manifest>) -> bool {
+        if old.blob() != new.blob() {
+            return false;
+        }
+        let disk = self.0.disk.load_full();
+        let (key, old, new) =
+            (MetaKey::Manifest(old.blob()), MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
+        self.0.catalog.replace(key, &old, &new, disk.as_deref().map(|disk| &disk.meta)).await
     }
 
     /// Removes the manifest of a body, for good.

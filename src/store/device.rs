@@ -14,7 +14,7 @@
 //!
 //! Out of scope: what is in the blocks.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,18 @@ impl Area {
         Self { dir, block: block.unwrap_or(usize::MAX), blocks: blocks.unwrap_or(usize::MAX) }
     }
 
+    /// Whether the directory of the tier holds this area and no other. A block file that is missing in the middle is
+    /// damage, not another size.
+    fn is_there(&self) -> io::Result<bool> {
+        let mut same = self.dir.is_dir();
+        for entry in std::fs::read_dir(self.dir.parent().unwrap_or(&self.dir))? {
+            let entry = entry?;
+            same &= entry.path() == self.dir || !is_an_area(&entry)?;
+        }
+        let last = self.blocks.checked_sub(1).and_then(|last| u32::try_from(last).ok());
+        Ok(same && last.is_some_and(|last| self.file(last).exists() && !self.file(last + 1).exists()))
+    }
+
     /// Bytes of all its blocks.
     pub fn capacity(&self) -> u64 {
         self.block as u64 * self.blocks as u64
@@ -102,6 +114,23 @@ impl Layout {
         let nar = Area::new(&dir.join("nar"), bytes - for_meta, 4 * MIB, 64 * MIB);
         let meta = Area::new(&dir.join("meta"), for_meta, MIB, 16 * MIB);
         Ok(Self { dir: dir.to_owned(), nar, meta })
+    }
+
+    /// Whether the directory was made with this layout, so that preparing it takes nothing away and adds nothing. `None`
+    /// when it was made with none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_there(&self) -> io::Result<Option<bool>> {
+        let mut same = true;
+        for area in [&self.nar, &self.meta] {
+            match area.is_there() {
+                Ok(area_is) => same &= area_is,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(same))
     }
 
     /// Bytes of all blocks.
@@ -224,8 +253,7 @@ fn free_other_geometries(area: &Area) -> io::Result<()> {
     let parent = area.dir.parent().unwrap_or(&area.dir);
     for entry in std::fs::read_dir(parent)? {
         let entry = entry?;
-        let ours = entry.file_name().to_str().is_some_and(is_geometry_name);
-        if ours && entry.path() != area.dir && entry.file_type()?.is_dir() {
+        if entry.path() != area.dir && is_an_area(&entry)? {
             tracing::info!(path = %entry.path().display(), "removing cached data of another geometry");
             std::fs::remove_dir_all(entry.path())?;
         }
@@ -238,6 +266,11 @@ fn free_other_geometries(area: &Area) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether this, beside an area, is the directory of an area.
+fn is_an_area(entry: &DirEntry) -> io::Result<bool> {
+    Ok(entry.file_name().to_str().is_some_and(is_geometry_name) && entry.file_type()?.is_dir())
 }
 
 /// `v1-b64m-i4k`: a version, a block size in MiB, an index size in KiB.

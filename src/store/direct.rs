@@ -1,7 +1,7 @@
 //! Whether direct I/O works in a directory. With it writes cost a third of the CPU time (no page cache to fill), and the
 //! memory of the machine is left to the memory tier.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -33,32 +33,43 @@ pub fn probe(dir: &Path) -> io::Result<bool> {
 
 fn write_and_read(path: &Path, flags: i32) -> io::Result<()> {
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(path)?;
-    let mut page = AlignedPage::filled(0xa5);
+    let mut page = Aligned::new(PAGE);
+    page.bytes().fill(0xa5);
     file.write_all_at(page.bytes(), 0)?;
     page.bytes().fill(0);
     file.read_exact_at(page.bytes(), 0)?;
     if page.bytes().iter().all(|byte| *byte == 0xa5) { Ok(()) } else { Err(io::Error::other("read back other bytes")) }
 }
 
-/// A page in memory at an address that direct I/O accepts.
-struct AlignedPage {
+/// Memory at an address that direct I/O accepts.
+#[derive(Debug)]
+pub struct Aligned {
     memory: Vec<u8>,
     start: usize,
+    len: usize,
 }
 
-impl AlignedPage {
-    fn filled(byte: u8) -> Self {
-        let memory = vec![byte; 2 * PAGE];
-        // If the offset could not be computed the page starts at 0, and direct I/O refuses it, which is handled.
+impl Aligned {
+    /// `len` bytes of zeros.
+    pub fn new(len: usize) -> Self {
+        let memory = vec![0; len + PAGE];
+        // If the offset could not be computed the bytes start at 0, and direct I/O refuses them, which is handled.
         let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
-        Self { memory, start }
+        Self { memory, start, len }
     }
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PAGE]
+
+    /// The bytes.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 
 /// True when a block file can be opened for direct I/O.
 pub fn opens(file: &Path) -> bool {
     OpenOptions::new().read(true).write(true).custom_flags(flags()).open(file).is_ok()
+}
+
+/// Opens a block file to read it, past the page cache if `direct`.
+pub fn open(file: &Path, direct: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(if direct { flags() } else { 0 }).open(file)
 }

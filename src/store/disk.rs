@@ -15,9 +15,10 @@ use super::device::{Device, Layout};
 use super::gate::Sick;
 use super::geometry::{Chunk, ChunkHash, ChunkKey};
 use super::heat::Heat;
-use super::line::Line;
+use super::line::{Line, Next};
 use super::meta::{MetaKey, MetaValue};
 use super::open::OpenError;
+use super::scan::{Scan, scan};
 use super::second_chance;
 use super::tier::{Build, Tier};
 use crate::metrics::StoreMetrics;
@@ -39,6 +40,7 @@ pub struct Disk {
     pub meta: Tier<MetaKey, MetaValue, DefaultHasher>,
     /// Bytes on disk, allocated.
     pub capacity: u64,
+    meta_line: Arc<Line>,
     threads: Handle,
     stop: CancellationToken,
     _stop: DropGuard,
@@ -86,7 +88,7 @@ impl Disk {
         };
         threads.spawn(stop.clone().run_until_cancelled_owned(saver.run()));
         let capacity = device.layout.capacity();
-        Ok(Self { nar, meta, capacity, threads, _stop: stop.clone().drop_guard(), stop, device })
+        Ok(Self { nar, meta, capacity, meta_line, threads, _stop: stop.clone().drop_guard(), stop, device })
     }
 
     /// Writes to disk what `catalog` has newer, now and whenever something becomes so.
@@ -94,6 +96,24 @@ impl Disk {
         let (catalog, meta) = (catalog.clone(), self.meta.clone());
         let settle = async move { catalog.keep_settled(&meta).await };
         self.threads.spawn(self.stop.clone().run_until_cancelled_owned(settle));
+    }
+
+    /// How many blocks manifests and small objects have.
+    pub fn meta_blocks(&self) -> usize {
+        self.device.layout.meta.blocks
+    }
+
+    /// Where a walk over the blocks of manifests and small objects goes on; see [`Line::from`].
+    pub fn meta_from(&self, turn: u64) -> Next {
+        self.meta_line.from(turn)
+    }
+
+    /// What a block of manifests and small objects holds. Read on the disk's own threads.
+    pub async fn scan_meta(&self, block: u32) -> Scan {
+        let (file, size) = (self.device.layout.meta.file(block), self.device.layout.meta.block);
+        let direct = self.device.direct;
+        let scanned = self.threads.spawn_blocking(move || scan(&file, size, direct)).await;
+        scanned.unwrap_or_else(|_| Scan { unreadable: 1, ..Scan::default() })
     }
 
     /// Ends when the disk stops taking writes.

@@ -36,11 +36,34 @@ pub(super) async fn open(inner: &Arc<Inner>) -> Result<(), OpenError> {
         inner.metrics.disk_failures.inc();
         tracing::error!(%error, "no disk tier: the store keeps everything in memory, and tries again");
     }
+    start_watch(inner, &mut watched);
+    result
+}
+
+/// Opens the disk tier if its directory was made with this configuration; if that fails, nothing is tried again.
+pub(super) async fn open_existing(inner: &Arc<Inner>) -> Result<(), OpenError> {
+    let mut watched = inner.opening.lock().await;
+    let (dir, given) = (inner.options.dir.clone().unwrap_or_default(), inner.options.disk.0);
+    if !inner.options.wants_disk() {
+        return Err(OpenError::Nothing { dir });
+    }
+    let layout = Layout::new(&dir, given)?;
+    let looked = tokio::task::spawn_blocking(move || layout.is_there()).await;
+    let is_there = looked.map_err(|error| OpenError::Cache(error.to_string()))?;
+    match is_there.map_err(OpenError::directory(&dir))? {
+        Some(true) => put_in(inner).await?,
+        Some(false) => return Err(OpenError::OtherSize { dir, given }),
+        None => return Err(OpenError::Nothing { dir }),
+    }
+    start_watch(inner, &mut watched);
+    Ok(())
+}
+
+fn start_watch(inner: &Arc<Inner>, watched: &mut bool) {
     if !*watched {
         *watched = true;
         tokio::spawn(inner.closed.clone().run_until_cancelled_owned(watch(Arc::downgrade(inner))));
     }
-    result
 }
 
 /// Opens the disk tier, if there is none, and puts it behind the memory.

@@ -4,7 +4,7 @@
 //! starts with the ages of the files. It also marks the blocks whose turn is near (foyer's word is "probation"), so that
 //! a read tells whether the entry is about to go, and wakes whoever wants to save something (see `second_chance`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +46,20 @@ pub struct Due {
     pub full_at: u64,
 }
 
+/// Where a walk along the line goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A waiting block.
+    Waiting {
+        /// Its turn.
+        turn: u64,
+        /// The block.
+        block: u32,
+    },
+    /// The end of the line. These blocks are being written or emptied, or are clean.
+    Others(Vec<u32>),
+}
+
 impl Line {
     /// The line of a tier whose blocks were last written in the order `ages`; a turn is near for the first `near`.
     pub fn new(ages: &[u32], near: usize, heat: Arc<Heat>) -> Arc<Self> {
@@ -75,6 +89,17 @@ impl Line {
     pub fn due(&self) -> Vec<Due> {
         let state = self.state();
         state.waiting.iter().take(self.near_now(&state)).filter_map(|(turn, block)| state.due(*turn, *block)).collect()
+    }
+
+    /// The first block that waits at `turn` or later; without one, those that do not wait.
+    pub fn from(&self, turn: u64) -> Next {
+        let state = self.state();
+        if let Some((turn, block)) = state.waiting.range(turn..).next() {
+            return Next::Waiting { turn: *turn, block: *block };
+        }
+        let waiting: HashSet<u32> = state.waiting.values().copied().collect();
+        let all = 0..u32::try_from(state.blocks.len()).unwrap_or(u32::MAX);
+        Next::Others(all.filter(|block| !waiting.contains(block)).collect())
     }
 
     /// How many blocks at the front are near their turn: each clean block to spare puts it off by one.
@@ -140,8 +165,6 @@ impl EvictionPicker for Picker {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     fn info(evictable: &HashSet<u32>, clean: usize) -> EvictionInfo<'_> {
@@ -183,5 +206,25 @@ mod tests {
         let due = line.due();
         assert_eq!(due.iter().map(|due| due.block).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(due.iter().map(|due| due.full_at).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_walk_along_the_line_meets_every_block() {
+        let line = Line::new(&[2, 0, 1], 2, Arc::default());
+        let mut picker = Picker(line.clone());
+        let mut evictable: HashSet<u32> = [0, 2].into();
+        for block in [0, 2] {
+            picker.on_block_evictable(info(&evictable, 1), block);
+        }
+        line.opened();
+        assert_eq!(line.from(0), Next::Waiting { turn: 0, block: 2 });
+        // The block just met is reused meanwhile, and filled: it is met again, at the end.
+        evictable.remove(&2);
+        picker.on_block_evict(info(&evictable, 0), 2);
+        assert_eq!(line.from(1), Next::Waiting { turn: 1, block: 0 });
+        evictable.insert(2);
+        picker.on_block_evictable(info(&evictable, 0), 2);
+        assert_eq!(line.from(2), Next::Waiting { turn: 3, block: 2 });
+        assert_eq!(line.from(4), Next::Others(vec![1]));
     }
 }

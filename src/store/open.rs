@@ -21,6 +21,20 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There is no cache to look at.
+    #[error("{} holds no cache", dir.display())]
+    Nothing {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The cache there is of another size, and opening it with this one would give up what it holds.
+    #[error("{} holds a cache of another size than store.disk = {}", dir.display(), ByteSize(*given))]
+    OtherSize {
+        /// The directory.
+        dir: PathBuf,
+        /// Bytes configured.
+        given: u64,
+    },
     /// Something in the directory cannot be made, read or written.
     #[error("{}: {source}", path.display())]
     Directory {

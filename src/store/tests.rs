@@ -2,11 +2,15 @@
 
 mod damage;
 mod disk_full;
+mod existing;
 mod full_speed;
 mod geometry_change;
+mod peek;
+mod replace;
 mod restart;
 mod second_chance;
 mod unusable;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -171,3 +171,28 @@ async fn nobody_else_can_read_what_is_cached() {
         }
     }
 }
+
+/// A version that is still being written when the key is removed must not be found once it is on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_removed_while_it_is_written_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), 64).await;
+    for n in 0..500 {
+        bench.put_entry(entry(n), Bytes::from_static(b"old")).await;
+        let putting = {
+            let store = bench.store.clone();
+            tokio::spawn(async move { store.put_entry(entry(n), Bytes::from_static(b"new")).await })
+        };
+        for _ in 0..n % 7 {
+            tokio::task::yield_now().await;
+        }
+        putting.await.unwrap();
+        bench.remove_entry(&entry(n));
+        for _ in 0..n % 50 {
+            assert_eq!(bench.entry(entry(n)).await, None, "entry {n}");
+        }
+    }
+    for n in 0..500 {
+        assert_eq!(bench.entry(entry(n)).await, None, "entry {n}");
+    }
+}
