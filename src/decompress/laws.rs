@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader, Read};
 use super::{reader, supports};
 use crate::nix::narinfo::Compression;
 
-/// No more is read than this: what follows would be more of the same.
-const MOST: usize = 8 << 20;
+/// No more is read than this: what follows would be more of the same, and bzip2 under a sanitizer on a busy machine needs
+/// half a second for it.
+const MOST: usize = 4 << 20;
 /// The comparison of two ways to read stops here, to be quick.
 const COMPARED: usize = 1 << 18;
 const MEMORY: u64 = 32 << 20;
