@@ -18,6 +18,8 @@ pub mod upstream;
 
 pub mod tls;
 
+pub mod decompress;
+
 pub mod nix;
 
 pub mod admin;

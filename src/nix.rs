@@ -8,7 +8,7 @@
 //! laxer (the last duplicate wins, one arbitrary character after the colon), we refuse instead of guessing. The
 //! opposite is not promised: Nix accepts texts that we do not.
 //!
-//! Out of scope: signing and secret keys, reading NARs, and anything about where the bytes come from.
+//! Out of scope: signing and secret keys, unpacking NARs, and anything about where the bytes come from.
 
 pub mod base32;
 pub mod cache_info;
@@ -16,6 +16,7 @@ pub mod excerpt;
 pub mod hash;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
+pub mod nar;
 pub mod nar_url;
 pub mod narinfo;
 pub mod signature;
