@@ -7,6 +7,7 @@
 
 mod bodies;
 mod holes;
+mod liars;
 mod nar_fill;
 mod narinfo;
 mod nix_client;
@@ -16,5 +17,7 @@ mod ranges;
 mod restart;
 mod rig;
 mod serve;
+mod signing;
 mod small_objects;
 mod support;
+mod trust_table;
