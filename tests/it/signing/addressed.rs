@@ -1,8 +1,9 @@
 //! Paths whose name is the address of their content: believed without a signature, signed by us only once the content was
 //! seen.
 
-use super::own;
+use super::{own, refuses};
 use crate::support::cache::{Compression, Key, Object, narinfo_fields};
+use crate::support::client::Target;
 use crate::support::nix::Machine;
 use crate::support::origin::{Origin, Reply};
 use crate::support::snowbank::Setup;
@@ -88,39 +89,62 @@ async fn content_addressed_paths_need_no_signature_and_get_ours_once_their_nar_i
     machine.verify_all();
 }
 
+/// Another NAR under this path and its address, with a NarHash that fits the NAR; `genuine` is the right narinfo.
+fn evil(path: &str, genuine: &str) -> Object {
+    let mut evil = Object::compressed("evil", 2_000, Compression::Xz);
+    path["/nix/store/".len()..].clone_into(&mut evil.base_name);
+    let references = narinfo_fields(genuine, "References")[0];
+    evil.references = references.split(' ').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    evil.extra = vec![format!("CA: {}", narinfo_fields(genuine, "CA")[0])];
+    evil
+}
+
+/// An upstream that offers this object, unsigned.
+fn offering(object: &Object) -> Origin {
+    let origin = Origin::start();
+    origin.serve("/nix-cache-info", Reply::bytes("StoreDir: /nix/store\n"));
+    origin.serve(&object.narinfo_target(), Reply::bytes(object.narinfo(&[])));
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()));
+    origin
+}
+
 /// The address gives the path, and NarHash is that of another NAR: the proof must compare the NAR with the address.
 #[tokio::test]
 async fn a_nar_that_is_not_what_its_address_says_is_refused_and_never_signed() {
     let addressed = Addressed::make();
-    let setup = Setup::new()
-        .named_upstream("upstream", &addressed.origin.url(), &by_keys(&[&Key::new("upstream-1")]))
-        .signing(&[&own()], "");
-    let snowbank = setup.start();
-    snowbank.wait_for_disk();
-    let mut evil = Object::compressed("evil", 2_000, Compression::Xz);
     for path in &addressed.paths {
-        let genuine = snowbank.http().get(&narinfo_of(path)).await.expect(200);
-        let ca = narinfo_fields(genuine.text(), "CA")[0].to_owned();
-        path["/nix/store/".len()..].clone_into(&mut evil.base_name);
-        let references = narinfo_fields(genuine.text(), "References")[0];
-        evil.references = references.split(' ').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        evil.extra = vec![format!("CA: {ca}")];
-        let liar = Origin::start();
-        liar.serve(&evil.narinfo_target(), Reply::bytes(evil.narinfo(&[])));
-        liar.serve(&evil.file_target(), Reply::bytes(evil.file.clone()));
-        let setup = Setup::new()
+        let genuine = Target::Http(addressed.origin.address()).get(&narinfo_of(path)).await.expect(200);
+        let evil = evil(path, genuine.text());
+        let liar = offering(&evil);
+        let snowbank = Setup::new()
             .named_upstream("liar", &liar.url(), &by_keys(&[&Key::new("upstream-1")]))
-            .signing(&[&own()], "");
-        let snowbank = setup.start();
+            .signing(&[&own()], "")
+            .start();
         snowbank.wait_for_disk();
-        let answer = snowbank.http().get(&evil.narinfo_target()).await;
+        let (client, row) = (snowbank.http(), &evil.extra[0]);
+        let answer = client.get(&evil.narinfo_target()).await;
         if answer.status == 200 {
-            assert!(narinfo_fields(answer.text(), "Sig").is_empty(), "{}", answer.text());
-            let nar = snowbank.http().get(&evil.served_target()).await.expect(404);
-            assert!(nar.text().contains("wrong-address"), "{ca}: {}", nar.text());
+            assert!(narinfo_fields(answer.text(), "Sig").is_empty(), "{row}: {}", answer.text());
+            let nar = client.get(&evil.served_target()).await.expect(404);
+            assert!(nar.text().contains("wrong-address"), "{row}: {}", nar.text());
         }
-        assert_eq!(snowbank.refusals().of("liar", &["wrong-address"]), 1, "{ca}: {:?}", snowbank.refusals());
-        let answer = snowbank.http().get(&evil.narinfo_target()).await.expect(404);
-        assert!(!answer.text().contains("own-1"), "{ca}");
+        assert_eq!(snowbank.refusals().of("liar", &["wrong-address"]), 1, "{row}: {:?}", snowbank.refusals());
+        let answer = client.get(&evil.narinfo_target()).await.expect(404);
+        assert!(!answer.text().contains("own-1"), "{row}: {}", answer.text());
     }
+}
+
+/// The rig by itself: real Nix takes the genuine ones without any key, and none of the others.
+#[tokio::test]
+async fn real_nix_tells_the_two_apart() {
+    let addressed = Addressed::make();
+    let machine = Machine::new(&[]);
+    for path in &addressed.paths {
+        let genuine = Target::Http(addressed.origin.address()).get(&narinfo_of(path)).await.expect(200);
+        assert!(narinfo_fields(genuine.text(), "Sig").is_empty(), "{}", genuine.text());
+        let liar = offering(&evil(path, genuine.text()));
+        refuses(&machine, path, &liar.url());
+        machine.ok(&["nix-store", "--realise", path, "--option", "substituters", &addressed.origin.url()]);
+    }
+    machine.verify_all();
 }
