@@ -131,7 +131,10 @@ async fn r7_a_small_lie_is_refused_before_its_first_byte_and_the_client_builds_f
 /// The URL was handed out with the liar's narinfo; whoever asks for it gets the honest bytes in the same answer.
 #[tokio::test]
 async fn the_url_of_a_liars_narinfo_is_served_with_honest_bytes() {
-    for (n, name) in ["another-nar-of-one-size", "not-compressed", "cut-short", "bomb"].into_iter().enumerate() {
+    for (n, name) in ["another-nar-of-one-size", "not-compressed", "cut-short", "bomb", "another-nar-without-file-hash"]
+        .into_iter()
+        .enumerate()
+    {
         let stage = Stage::by_keys("");
         let snowbank = stage.start();
         let object = Object::compressed(&format!("object-{n}"), 20_000, Compression::Xz);

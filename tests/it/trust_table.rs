@@ -135,7 +135,12 @@ impl Table {
         ] {
             ensure(narinfo_fields(&text, field) == [value], || format!("{field} is another:\n{text}"))?;
         }
-        let nar = client.get(&format!("/{}", narinfo_fields(&text, "URL")[0])).await;
+        let url = format!("/{}", narinfo_fields(&text, "URL")[0]);
+        let by_nar_hash =
+            format!("/nar/{}-{}.nar{}", object.hash_part(), object.nar_hash(), object.compression.extension());
+        let named = if row.text.contains("FileHash: ") { object.served_target() } else { by_nar_hash };
+        ensure(url == named, || format!("its URL is {url}, not {named}"))?;
+        let nar = client.get(&url).await;
         let same = nar.status == 200 && nar.end == End::Clean && nar.body == object.file;
         ensure(same, || format!("its NAR is {} with {} bytes, {:?}", nar.status, nar.body.len(), nar.end))?;
         let asked = origin.count(&target);

@@ -149,7 +149,7 @@ prop_compose! {
 /// The text of a narinfo, by no writer of ours.
 fn written(signed: &Signed, dir: &str, spelling: u8, sig: &str) -> String {
     let Signed { path, nar_hash, nar_size, references } = signed;
-    let mut lines = vec![
+    let mut lines = [
         format!("StorePath: {dir}/{path}\n"),
         "URL: nar/x.nar.xz\nCompression: xz\n".to_owned(),
         format!("NarHash: {}\n", spelled(nar_hash, spelling)),

@@ -14,8 +14,9 @@ pub struct Lie {
     pub file_target: String,
     /// What the liar sends there.
     pub file: Bytes,
-    /// The FileHash that its narinfo tells, in Nix's base 32.
-    pub file_hash: String,
+    /// The digest in the URL that is handed out for it: the FileHash that its narinfo tells, in Nix's base 32, or the
+    /// NarHash where it tells none.
+    pub digest: String,
     /// The reasons for which it may be refused. Several where two rules are broken at once.
     pub reasons: &'static [&'static str],
 }
@@ -23,12 +24,12 @@ pub struct Lie {
 impl Lie {
     /// The URL that the program hands out for the liar's narinfo, as a request target.
     pub fn served_target(&self, honest: &Object) -> String {
-        format!("/nar/{}-{}.nar{}", honest.hash_part(), self.file_hash, honest.compression.extension())
+        format!("/nar/{}-{}.nar{}", honest.hash_part(), self.digest, honest.compression.extension())
     }
 }
 
 /// The names of all lies; an object of its own is made for each.
-pub const LIES: [&str; 11] = [
+pub const LIES: [&str; 12] = [
     "another-nar-of-one-size",
     "a-longer-nar",
     "a-shorter-nar",
@@ -40,6 +41,7 @@ pub const LIES: [&str; 11] = [
     "too-deep",
     "more-after-the-nar",
     "cut-short",
+    "another-nar-without-file-hash",
 ];
 
 /// The lie of this name about `honest`, which must be compressed with xz.
@@ -51,7 +53,7 @@ pub fn lie(name: &'static str, honest: &Object, keys: &[&Key]) -> Lie {
     // FileHash and FileSize that fit the file, unless they are the lie.
     let (mut hash, mut size) = (None, None);
     let (file, reasons): (Bytes, &'static [&'static str]) = match name {
-        "another-nar-of-one-size" => (nar_of(contents), &["wrong-nar-hash"]),
+        "another-nar-of-one-size" | "another-nar-without-file-hash" => (nar_of(contents), &["wrong-nar-hash"]),
         "a-longer-nar" => (nar_of(contents + 800), &["wrong-nar-size", "wrong-nar-hash"]),
         "a-shorter-nar" => (nar_of(contents - 80), &["wrong-nar-size", "wrong-nar-hash"]),
         "wrong-file-hash" => {
@@ -83,9 +85,14 @@ pub fn lie(name: &'static str, honest: &Object, keys: &[&Key]) -> Lie {
     let file_size = size.unwrap_or(file.len()).to_string();
     let url = format!("nar/lie-{name}-{}.nar.xz", honest.hash_part());
     let narinfo = with_field(&honest.narinfo(keys), "URL", &url);
+    if name == "another-nar-without-file-hash" {
+        let told = |line: &&str| !line.starts_with("FileHash: ") && !line.starts_with("FileSize: ");
+        let narinfo = narinfo.lines().filter(told).map(|line| format!("{line}\n")).collect();
+        return Lie { name, narinfo, file_target: format!("/{url}"), file, digest: honest.nar_hash(), reasons };
+    }
     let narinfo = with_field(&narinfo, "FileHash", &format!("sha256:{file_hash}"));
     let narinfo = with_field(&narinfo, "FileSize", &file_size);
-    Lie { name, narinfo, file_target: format!("/{url}"), file, file_hash, reasons }
+    Lie { name, narinfo, file_target: format!("/{url}"), file, digest: file_hash, reasons }
 }
 
 /// The narinfo with another value for this field.
