@@ -3,6 +3,7 @@
 
 use super::cache::{Compression, Key, Object, nix32, sha256};
 use bytes::Bytes;
+use std::sync::LazyLock;
 
 /// One lie.
 pub struct Lie {
@@ -71,7 +72,7 @@ pub fn lie(name: &'static str, honest: &Object, keys: &[&Key]) -> Lie {
             size = Some(honest.file.len() + 1);
             (honest.file.clone(), &["wrong-size"])
         }
-        "bomb" => (xz(vec![0; 256 << 20]), &["wrong-nar-size", "wrong-nar-hash", "bad-nar", "undecodable"]),
+        "bomb" => (bomb(), &["wrong-nar-size", "wrong-nar-hash", "bad-nar", "undecodable"]),
         "not-compressed" => (honest.nar.clone(), &["undecodable"]),
         "too-deep" => (xz(nested_nar(10_000)), &["bad-nar", "wrong-nar-size", "wrong-nar-hash"]),
         "more-after-the-nar" => {
@@ -93,6 +94,12 @@ pub fn lie(name: &'static str, honest: &Object, keys: &[&Key]) -> Lie {
     let narinfo = with_field(&narinfo, "FileHash", &format!("sha256:{file_hash}"));
     let narinfo = with_field(&narinfo, "FileSize", &file_size);
     Lie { name, narinfo, file_target: format!("/{url}"), file, digest: file_hash, reasons }
+}
+
+/// 256 MiB of zeros in 38 KiB; made once.
+fn bomb() -> Bytes {
+    static BOMB: LazyLock<Bytes> = LazyLock::new(|| Compression::Xz.compress(&vec![0; 256 << 20].into()));
+    BOMB.clone()
 }
 
 /// The narinfo with another value for this field.
