@@ -131,6 +131,31 @@ async fn what_only_a_removed_key_vouched_for_is_a_miss_from_then_on() {
 }
 
 #[tokio::test]
+async fn an_upstream_comes_and_goes_with_the_configuration() {
+    let (stays, comes, key) = (Origin::start(), Origin::start(), Key::new("upstream-1"));
+    let [here, there] = ["here", "there"].map(|name| Object::new(name, 3_000));
+    stays.publish(&here, &key);
+    comes.publish(&there, &key);
+    let alone =
+        Setup::new().also("[cache]\nnegative_ttl = \"0 s\"").signing(&[&own()], "").upstream(&stays.url(), &key);
+    let both = alone.clone().upstream(&comes.url(), &key);
+    let snowbank = alone.start();
+    snowbank.wait_for_disk();
+    let client = snowbank.http();
+    client.get(&there.narinfo_target()).await.expect(404);
+    for (setup, status) in [(&both, 200), (&alone, 404), (&both, 200)] {
+        snowbank.reload(setup);
+        eventually("the upstreams change", async || client.get(&there.narinfo_target()).await.status == status).await;
+        let answer = client.get(&here.narinfo_target()).await.expect(200);
+        expect_signed(answer.text(), &here.fingerprint(), &[&own()]);
+        if status == 200 {
+            client.get(&there.served_target()).await.expect_bytes(&there.file);
+        }
+    }
+    assert_eq!(stays.count(&here.narinfo_target()), 1, "what stays is kept");
+}
+
+#[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_in_the_log() {
     let (_origin, object, key, setup) = published("broken-file", "", "");
     let snowbank = setup.start();
