@@ -189,6 +189,7 @@ mod tests {
             assert_eq!(Sha256::parse(&text), Ok(empty), "{text}");
         }
         assert_eq!(empty.to_string(), format!("sha256:{NIX32}"));
+        assert_eq!(format!("{empty:?}"), format!("sha256:{NIX32}"), "logs show it as it is written");
         assert_eq!(Sha256::from_nix32(NIX32), Ok(empty));
     }
 
@@ -230,6 +231,11 @@ mod tests {
             Sha256::parse("sha256:abc").unwrap_err().to_string(),
             "expected 52 base 32, 64 base 16 or 44 base 64 characters of SHA-256, found `abc`"
         );
+    }
+
+    #[test]
+    fn a_running_digest_has_a_name_in_logs() {
+        assert_eq!(format!("{:?}", Hasher::default()), "Hasher");
     }
 
     proptest! {

@@ -12,6 +12,8 @@
 
 mod compression;
 mod content_address;
+#[cfg(test)]
+mod oracle;
 mod parse;
 #[cfg(test)]
 mod tests;

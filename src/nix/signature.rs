@@ -229,9 +229,11 @@ mod tests {
 
     #[test]
     fn keys_and_signatures_are_written_as_they_were_read() {
-        assert_eq!(PublicKey::parse(NIXOS).unwrap().to_string(), NIXOS);
+        let key = PublicKey::parse(NIXOS).unwrap();
+        assert_eq!((key.to_string(), format!("{key:?}")), (NIXOS.to_owned(), NIXOS.to_owned()));
         let text = sign("a-1", 1, b"x").to_string();
-        assert_eq!(Signature::parse(&text).unwrap().to_string(), text);
+        let signature = Signature::parse(&text).unwrap();
+        assert_eq!((signature.to_string(), format!("{signature:?}")), (text.clone(), text));
     }
 
     #[test]
@@ -338,6 +340,8 @@ mod tests {
         assert_eq!(by(&[sign("c", 1, b"m"), sign("b", 1, b"m")]), None);
         assert_eq!(by(&[]), None);
         assert!(PublicKeys::default().verify(b"m", &[sign("a", 1, b"m")]).is_none());
+        assert!(PublicKeys::default().is_empty() && !keys.is_empty());
+        assert_eq!((&keys).into_iter().map(PublicKey::name).collect::<Vec<_>>(), ["a", "a", "b"]);
     }
 
     #[test]

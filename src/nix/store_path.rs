@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn r19_a_hash_part_is_32_digits_of_nix_base_32() {
-        assert_eq!(HashPart::parse(HASH).unwrap().as_str(), HASH);
+        let hash = HashPart::parse(HASH).unwrap();
+        assert_eq!((hash.as_str(), format!("{hash:?}").as_str()), (HASH, HASH));
         for bad in [
             "",
             &HASH[1..],
@@ -270,7 +271,8 @@ mod tests {
         let longest = "x".repeat(MAX_NAME_LEN);
         for good in ["x", "hello-2.12.1", "gtk+3", "a_b=c?d", ".bashrc", "...", ".x-y", "..x", "-", "a-.", &longest] {
             let base = format!("{HASH}-{good}");
-            assert_eq!(StorePath::parse_base(&base).unwrap().base_name(), base);
+            let path = StorePath::parse_base(&base).unwrap();
+            assert_eq!((path.base_name(), format!("{path:?}")), (base.clone(), base));
         }
         let too_long = "x".repeat(MAX_NAME_LEN + 1);
         for bad in
@@ -309,7 +311,8 @@ mod tests {
         assert!(StoreDir::parse(&format!("/{}", "x".repeat(MAX_DIR_LEN - 1))).is_ok());
         assert!(StoreDir::parse(&format!("/{}", "x".repeat(MAX_DIR_LEN))).is_err());
         for good in ["/nix/store", "/s", "/home/u/.local/share/nix/root/nix/store"] {
-            assert_eq!(StoreDir::parse(good).unwrap().as_str(), good);
+            let dir: StoreDir = good.parse().unwrap();
+            assert_eq!((dir.as_str(), format!("{dir:?}").as_str()), (good, good));
         }
         for bad in [
             "",
@@ -324,7 +327,7 @@ mod tests {
             "/a;b",
             "/a\n",
         ] {
-            assert!(StoreDir::parse(bad).is_err(), "{bad:?}");
+            assert!(bad.parse::<StoreDir>().is_err(), "{bad:?}");
         }
     }
 

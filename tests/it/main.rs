@@ -8,6 +8,7 @@
 mod bodies;
 mod holes;
 mod keys;
+mod liars;
 mod nar_fill;
 mod narinfo;
 mod nix_client;
@@ -17,5 +18,7 @@ mod ranges;
 mod restart;
 mod rig;
 mod serve;
+mod signing;
 mod small_objects;
 mod support;
+mod trust_table;

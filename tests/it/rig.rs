@@ -7,6 +7,7 @@ use crate::support::fixture::{COMPRESSIONS, fixture};
 use crate::support::nix::Machine;
 use crate::support::nix_serve::NixServe;
 use crate::support::origin::{Break, Framing, Gate, Origin, Reply};
+use crate::support::split;
 use crate::support::static_cache;
 use std::process::Command;
 use std::time::Duration;
@@ -51,6 +52,26 @@ fn real_nix_refuses_a_key_that_it_does_not_trust() {
     let machine = Machine::new(&[&Key::new("another-1").public()]);
     let words = ["nix-store", "--realise", fixture.path("file"), "--option", "substituters", &origin.url()];
     assert!(!machine.run(&words).status.success());
+}
+
+#[test]
+fn real_nix_builds_from_three_caches_only_when_it_trusts_all_three_keys() {
+    let fixture = fixture();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the caches");
+    let parts = split::among(fixture, ["first-1", "second-1", "third-1"].map(Key::new).into(), dir.path());
+    let keys: Vec<String> = parts.iter().map(|part| part.key.public()).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let urls: Vec<String> = parts.iter().map(|part| part.origin.url()).collect();
+    let machine = Machine::new(&keys);
+    assert_eq!(machine.substitute("everything", &urls.join(" "), None), fixture.path("everything"));
+    machine.ok(&["nix", "store", "verify", "--all", "--no-contents"]);
+    let path = fixture.path("everything");
+    let words = ["nix-store", "--realise", path, "--option", "substituters", &urls.join(" ")];
+    for n in 0..3 {
+        let (mut fewer, all) = (keys.clone(), &fixture.key().public());
+        fewer[n] = all;
+        assert!(!Machine::new(&fewer).run(&words).status.success(), "without the key of part {n}");
+    }
 }
 
 #[test]

@@ -3,18 +3,22 @@
 //! What a test puts together: an upstream ([`origin`] scripted on a raw socket, [`static_cache`] with files that real Nix
 //! made, [`nix_serve`]), the real program ([`snowbank`]), and a client ([`client`] with every byte under control, or
 //! [`nix`], the real thing on a machine of its own). [`cache`] makes store paths, NARs, narinfos and signatures without
-//! using a line of the program, so that the two check each other. [`fixture`] builds the small nixpkgs once.
+//! using a line of the program, so that the two check each other. [`lies`] makes what a lying upstream offers, and
+//! [`trust`] is what the tests about signatures share. [`fixture`] builds the small nixpkgs once.
 //!
 //! Upstreams run on one runtime of their own ([`runtime`]), so a test may block, and a stuck test cannot stop them.
 
 pub mod cache;
 pub mod client;
 pub mod fixture;
+pub mod lies;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;
 pub mod snowbank;
+pub mod split;
 pub mod static_cache;
+pub mod trust;
 pub mod wire;
 
 use std::sync::LazyLock;

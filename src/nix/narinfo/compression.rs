@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn names_and_extensions_lead_back_to_the_compression() {
         for compression in Compression::ALL {
-            assert_eq!(Compression::parse(compression.name()), Some(compression));
+            assert_eq!(Compression::parse(&compression.to_string()), Some(compression));
             assert_eq!(Compression::from_extension(compression.extension()), Some(compression));
         }
     }

@@ -172,6 +172,20 @@ fn the_text_is_utf_8_within_bounds_and_ends_in_a_newline() {
     assert_eq!(NarInfo::parse(b"System: \xff\n", &dir()), Err(Error::NotText));
     assert_eq!(NarInfo::parse(&vec![b'x'; MAX_LEN + 1], &dir()), Err(Error::TooLong(MAX_LEN + 1)));
     assert_eq!(parse(""), Err(Error::Missing("StorePath")));
+    let padded = |length: usize| {
+        let field = "System: ".len() + minimal().len() + "\n".len();
+        with(&format!("System: {}", "x".repeat(length - field)))
+    };
+    assert!(padded(MAX_LEN).is_ok(), "1 MiB");
+    assert_eq!(padded(MAX_LEN + 1), Err(Error::TooLong(MAX_LEN + 1)));
+}
+
+#[test]
+fn the_largest_file_is_twice_the_nar_and_a_mebibyte() {
+    for (nar_size, largest) in [(1, 1_048_578), (944, 1_050_464), (1 << 40, (1 << 41) + 1_048_576)] {
+        assert_eq!(NarInfo::largest_file(nar_size), largest);
+    }
+    assert_eq!(NarInfo::largest_file(u64::MAX), u64::MAX, "no overflow");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::{Signature, Signer as _, SigningKey};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -23,6 +23,11 @@ impl Key {
         Self { name: name.to_owned(), key: SigningKey::from_bytes(&sha256(name.as_bytes())) }
     }
 
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `name:base64`, as `trusted-public-keys` wants it.
     pub fn public(&self) -> String {
         format!("{}:{}", self.name, STANDARD.encode(self.key.verifying_key().as_bytes()))
@@ -36,6 +41,16 @@ impl Key {
     /// The value of a `Sig:` line over this text.
     pub fn sign(&self, text: &str) -> String {
         format!("{}:{}", self.name, STANDARD.encode(self.key.sign(text.as_bytes()).to_bytes()))
+    }
+
+    /// True when the value of a `Sig:` line bears this name and is this key's signature over this text.
+    pub fn made(&self, value: &str, text: &str) -> bool {
+        let signature = value.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix(':'));
+        let bytes = signature.and_then(|digits| STANDARD.decode(digits).ok()).and_then(|bytes| bytes.try_into().ok());
+        bytes.is_some_and(|bytes| {
+            let signature = Signature::from_bytes(&bytes);
+            self.key.verifying_key().verify_strict(text.as_bytes(), &signature).is_ok()
+        })
     }
 }
 
@@ -73,7 +88,8 @@ impl Compression {
         }
     }
 
-    fn compress(self, nar: &Bytes) -> Bytes {
+    /// This NAR, or anything else, compressed.
+    pub fn compress(self, nar: &Bytes) -> Bytes {
         match self {
             Self::None => nar.clone(),
             Self::Zstd => zstd_of_raw_blocks(nar).into(),

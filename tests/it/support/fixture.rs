@@ -155,6 +155,15 @@ fn build(dir: &Path, key: &Key) {
 }
 
 impl PathInfo {
+    /// What a signature of this path is made over, from what the database of real Nix says.
+    pub fn fingerprint(&self) -> String {
+        let mut references: Vec<String> = self.references.iter().map(|name| format!("/nix/store/{name}")).collect();
+        references.sort();
+        references.dedup();
+        let Self { base_name, nar_hash, nar_size, .. } = self;
+        format!("1;/nix/store/{base_name};sha256:{nar_hash};{nar_size};{}", references.join(","))
+    }
+
     fn read(value: &serde_json::Value) -> Self {
         let base =
             |path: &serde_json::Value| path.as_str().expect("a path").trim_start_matches("/nix/store/").to_owned();
