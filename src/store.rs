@@ -51,7 +51,7 @@ use self::disk::Disk;
 pub use self::geometry::{BlobId, CHUNK, ChunkKey};
 use self::geometry::{Chunk, ChunkHash, padded};
 use self::heat::Heat;
-pub use self::manifest::{Announced, Manifest, Proof};
+pub use self::manifest::{Announced, Inside, Manifest};
 pub use self::meta::EntryKey;
 use self::meta::{MetaKey, MetaValue};
 use self::negative::Negatives;
@@ -250,7 +250,7 @@ impl Store {
             return;
         }
         if let Some(disk) = self.0.disk.load_full() {
-            let keys = (0..manifest.chunks()).map(|index| ChunkKey { blob: manifest.blob(), index });
+            let keys = (0..manifest.chunks()).map(|index| ChunkKey { blob: manifest.blob, index });
             for key in keys.filter(|key| !disk.nar.contains(key)) {
                 let in_memory = self.0.nar.get(&key).map(|entry| entry.value().clone());
                 if let Some(bytes) = in_memory {
@@ -261,7 +261,7 @@ impl Store {
                 return;
             }
         }
-        self.put_manifest(manifest.blob(), manifest).await;
+        self.put_manifest(manifest.blob, manifest).await;
     }
 
     /// Removes a chunk that turned out to be wrong. One that is just being written goes when that is done, and a restart
@@ -294,12 +294,11 @@ impl Store {
     /// or removed since it was read, nor if `new` is of another body. A manifest that is on disk only does not come into
     /// memory.
     pub async fn replace_manifest(&self, old: &Arc<Manifest>, new: Arc<Manifest>) -> bool {
-        if old.blob() != new.blob() {
+        if old.blob != new.blob {
             return false;
         }
         let disk = self.0.disk.load_full();
-        let (key, old, new) =
-            (MetaKey::Manifest(old.blob()), MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
+        let (key, old, new) = (MetaKey::Manifest(old.blob), MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
         self.0.catalog.replace(key, &old, &new, disk.as_deref().map(|disk| &disk.meta)).await
     }
 

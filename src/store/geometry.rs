@@ -21,15 +21,17 @@ pub const PAGE: usize = 4096;
 /// What foyer writes before the value and the key of an entry.
 pub const ENTRY_HEADER: usize = 36;
 
-/// Which body: the first 16 bytes of the hash its URL carries (FileHash, or NarHash where there is no compression).
+/// Which body: made of the hash its URL carries (FileHash, or NarHash where there is none) and of its compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId(pub [u8; 16]);
 
 impl BlobId {
-    /// The id of the body with this SHA-256.
-    pub fn of_hash(hash: &[u8; 32]) -> Self {
+    /// The id of the body that is called by this SHA-256 and has the compression of this code. The code counts because a
+    /// NAR may be there both as it is and compressed without a FileHash: both are called by its NarHash.
+    pub fn new(hash: &[u8; 32], compression: u8) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&hash[..16]);
+        id[15] ^= compression;
         Self(id)
     }
 
@@ -250,7 +252,7 @@ mod tests {
         let mut shards = [0u32; 64];
         for n in 0..64_000u64 {
             let hash = blake3::hash(&n.to_le_bytes());
-            let key = ChunkKey::new(BlobId::of_hash(hash.as_bytes()), 0);
+            let key = ChunkKey::new(BlobId::new(hash.as_bytes(), 0), 0);
             shards[usize::try_from(ChunkHash.hash_one(key) % 64).unwrap()] += 1;
         }
         assert!(shards.iter().all(|n| (800..1200).contains(n)), "{shards:?}");

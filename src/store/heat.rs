@@ -78,7 +78,7 @@ mod tests {
     fn the_number_of_bodies_is_bounded() {
         let heat = Heat::default();
         for n in 0..2 * BODIES as u64 {
-            heat.touch(BlobId::of_hash(blake3::hash(&n.to_le_bytes()).as_bytes()));
+            heat.touch(BlobId::new(blake3::hash(&n.to_le_bytes()).as_bytes(), 0));
         }
         assert!(heat.used.entries() <= BODIES);
     }

@@ -12,24 +12,29 @@
 use super::geometry::{BlobId, CHUNK, chunk_count, chunk_len};
 
 /// Magic number and version of the encoding.
-const MAGIC: [u8; 4] = *b"SBM\x01";
-/// Bytes before the digests.
-const FIXED: usize = 4 + 1 + 1 + 8 + 8 + 32 + 32 + 32;
+const MAGIC: [u8; 4] = *b"SBM\x02";
+/// Bytes before the digests: magic, compression, flags, blob, size, FileHash, what was announced, what is inside.
+const FIXED: usize = 4 + 1 + 1 + 16 + 8 + 32 + (32 + 32 + 8 + 16) + (32 + 8);
 
-/// Set beside the proof when no narinfo announced the body; what it would say is then zeros.
-const UNANNOUNCED: u8 = 2;
-const NOTHING: Announced = Announced { store_hash: [0; 32], nar_hash: [0; 32], nar_size: 0 };
+/// Flags: a narinfo announced the body; it was looked into; what is inside has the content address announced. What a
+/// missing flag leaves out is zeros.
+const ANNOUNCED: u8 = 1;
+const INSIDE: u8 = 2;
+const ADDRESSED: u8 = 4;
 
 /// How many bytes of a BLAKE3 digest are kept for each chunk.
 pub const DIGEST: usize = 16;
 
-/// Which promise of the narinfo the whole body was checked against when it was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Proof {
-    /// FileHash: the bytes are those the upstream announced. The signature does not cover it.
-    FileHash,
-    /// NarHash, which the signature covers: the body is the uncompressed NAR.
-    NarHash,
+/// What was found in a body when it was decompressed: facts about its bytes, whatever any narinfo claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inside {
+    /// SHA-256 of the NAR in it.
+    pub nar_hash: [u8; 32],
+    /// Bytes of the NAR in it.
+    pub nar_size: u64,
+    /// True when the NAR has the content address that the narinfo in [`Manifest::announced`] gave (R3). Other narinfos of
+    /// the same bytes may give another.
+    pub addressed: bool,
 }
 
 /// What a narinfo says about the NAR in a body.
@@ -41,19 +46,23 @@ pub struct Announced {
     pub nar_hash: [u8; 32],
     /// Bytes of the uncompressed NAR.
     pub nar_size: u64,
+    /// What the narinfo was believed on, for whoever believes it.
+    pub basis: [u8; 16],
 }
 
 /// One stored body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
+    /// The name under which the chunks are kept.
+    pub blob: BlobId,
     /// Bytes of the body.
     pub size: u64,
     /// SHA-256 of the body.
     pub file_hash: [u8; 32],
     /// The compression, as a code of the caller's.
     pub compression: u8,
-    /// What the body was checked against.
-    pub proof: Proof,
+    /// What is inside, once that was looked at (R7).
+    pub inside: Option<Inside>,
     /// What the narinfo said that announced it; nothing when it was asked for by its FileHash alone.
     pub announced: Option<Announced>,
     /// The first 16 bytes of BLAKE3 of each chunk, in order.
@@ -99,9 +108,17 @@ impl Manifest {
         chunk.len() == self.chunk_len(index) && digest.is_some_and(|digest| *digest == Self::digest(chunk))
     }
 
-    /// The id under which the chunks are kept, made of the hash of the body.
-    pub fn blob(&self) -> BlobId {
-        BlobId::of_hash(&self.file_hash)
+    /// Whether the NAR inside was seen to have the content address of the path with this hash part.
+    pub fn is_addressed_as(&self, store_hash: &[u8; 32]) -> bool {
+        let announced = self.announced.is_some_and(|announced| announced.store_hash == *store_hash);
+        announced && self.inside.is_some_and(|inside| inside.addressed)
+    }
+
+    /// The same body, announced by another narinfo: what its content was held against may not be what that one says.
+    pub fn announced_by(&self, announced: Option<Announced>) -> Self {
+        let same = announced.map(|now| now.store_hash) == self.announced.map(|before| before.store_hash);
+        let inside = self.inside.map(|inside| Inside { addressed: inside.addressed && same, ..inside });
+        Self { announced, inside, ..self.clone() }
     }
 
     /// Bytes [`Manifest::encode`] writes.
@@ -114,17 +131,24 @@ impl Manifest {
         let mut out = Vec::with_capacity(self.encoded_len());
         out.extend_from_slice(&MAGIC);
         out.push(self.compression);
-        let proof = match self.proof {
-            Proof::FileHash => 0,
-            Proof::NarHash => 1,
-        };
-        out.push(proof | if self.announced.is_none() { UNANNOUNCED } else { 0 });
-        let announced = self.announced.unwrap_or(NOTHING);
+        let addressed = self.inside.is_some_and(|inside| inside.addressed);
+        out.push(
+            if self.announced.is_some() { ANNOUNCED } else { 0 }
+                | if self.inside.is_some() { INSIDE } else { 0 }
+                | if addressed { ADDRESSED } else { 0 },
+        );
+        out.extend_from_slice(&self.blob.0);
         out.extend_from_slice(&self.size.to_le_bytes());
-        out.extend_from_slice(&announced.nar_size.to_le_bytes());
         out.extend_from_slice(&self.file_hash);
-        out.extend_from_slice(&announced.nar_hash);
+        let nothing = Announced { store_hash: [0; 32], nar_hash: [0; 32], nar_size: 0, basis: [0; 16] };
+        let announced = self.announced.unwrap_or(nothing);
         out.extend_from_slice(&announced.store_hash);
+        out.extend_from_slice(&announced.nar_hash);
+        out.extend_from_slice(&announced.nar_size.to_le_bytes());
+        out.extend_from_slice(&announced.basis);
+        let inside = self.inside.unwrap_or(Inside { nar_hash: [0; 32], nar_size: 0, addressed: false });
+        out.extend_from_slice(&inside.nar_hash);
+        out.extend_from_slice(&inside.nar_size.to_le_bytes());
         out.extend_from_slice(self.digests.as_flattened());
         out
     }
@@ -139,26 +163,20 @@ impl Manifest {
             return Err(DecodeError::Version);
         }
         let [compression, flags] = fields.take()?;
-        let proof = match flags & !UNANNOUNCED {
-            0 => Proof::FileHash,
-            1 => Proof::NarHash,
-            _ => return Err(DecodeError::Field("proof")),
-        };
+        let blob = BlobId(fields.take()?);
         let size = u64::from_le_bytes(fields.take()?);
-        let nar_size = u64::from_le_bytes(fields.take()?);
-        let (file_hash, nar_hash, store_hash) = (fields.take()?, fields.take()?, fields.take::<32>()?);
-        let announced = Announced { store_hash, nar_hash, nar_size };
-        let announced = match flags & UNANNOUNCED {
-            0 if store_hash.iter().all(u8::is_ascii_alphanumeric) => Some(announced),
-            UNANNOUNCED if announced == NOTHING => None,
-            _ => return Err(DecodeError::Field("store hash")),
-        };
+        let file_hash = fields.take()?;
+        let announced = fields.announced(flags & ANNOUNCED != 0)?;
+        let inside = fields.inside(flags & INSIDE != 0, flags & ADDRESSED != 0)?;
+        if flags & !(ANNOUNCED | INSIDE | ADDRESSED) != 0 {
+            return Err(DecodeError::Field("flags"));
+        }
         let (digests, rest) = fields.0.as_chunks::<DIGEST>();
         if !rest.is_empty() || chunk_count(size) != digests.len() as u64 {
             return Err(DecodeError::Length);
         }
         let digests = digests.to_vec();
-        Ok(Self { size, file_hash, compression, proof, announced, digests })
+        Ok(Self { blob, size, file_hash, compression, inside, announced, digests })
     }
 }
 
@@ -170,6 +188,27 @@ impl Fields<'_> {
         let (field, rest) = self.0.split_first_chunk().ok_or(DecodeError::Length)?;
         self.0 = rest;
         Ok(*field)
+    }
+
+    fn announced(&mut self, there: bool) -> Result<Option<Announced>, DecodeError> {
+        let (store_hash, nar_hash) = (self.take::<32>()?, self.take()?);
+        let (nar_size, basis) = (u64::from_le_bytes(self.take()?), self.take()?);
+        match there {
+            true if store_hash.iter().all(u8::is_ascii_alphanumeric) => {
+                Ok(Some(Announced { store_hash, nar_hash, nar_size, basis }))
+            }
+            false if store_hash == [0; 32] && nar_hash == [0; 32] && nar_size == 0 && basis == [0; 16] => Ok(None),
+            _ => Err(DecodeError::Field("what was announced")),
+        }
+    }
+
+    fn inside(&mut self, there: bool, addressed: bool) -> Result<Option<Inside>, DecodeError> {
+        let (nar_hash, nar_size) = (self.take()?, u64::from_le_bytes(self.take()?));
+        match there {
+            true => Ok(Some(Inside { nar_hash, nar_size, addressed })),
+            false if nar_hash == [0; 32] && nar_size == 0 && !addressed => Ok(None),
+            false => Err(DecodeError::Field("what is inside")),
+        }
     }
 }
 
@@ -197,18 +236,20 @@ mod tests {
 
     prop_compose! {
         fn manifests()(
-            chunks in 0usize..40, short in 0u64..CHUNK as u64, hashes: [[u8; 32]; 2], nar_size: u64, compression: u8,
-            nar in any::<bool>(), store_hash in prop::option::of("[0-9a-z]{32}"), seed: u8,
+            chunks in 0usize..40, short in 0u64..CHUNK as u64, hashes: [[u8; 32]; 3], nar_size: u64, compression: u8,
+            inside: Option<(u64, bool)>, store_hash in prop::option::of("[0-9a-z]{32}"), seed: u8, blob: [u8; 16],
         ) -> Manifest {
             Manifest {
+                blob: BlobId(blob),
                 size: (chunks as u64 * CHUNK as u64).saturating_sub(short),
                 file_hash: hashes[0],
                 compression,
-                proof: if nar { Proof::NarHash } else { Proof::FileHash },
+                inside: inside.map(|(nar_size, addressed)| Inside { nar_hash: hashes[2], nar_size, addressed }),
                 announced: store_hash.map(|hash| Announced {
                     store_hash: hash.into_bytes().try_into().unwrap(),
                     nar_hash: hashes[1],
                     nar_size,
+                    basis: blob,
                 }),
                 digests: (0..chunks).map(|n| [seed.wrapping_add(u8::try_from(n).unwrap()); DIGEST]).collect(),
             }
@@ -248,20 +289,42 @@ mod tests {
     fn a_size_that_claims_more_digests_than_there_are_allocates_nothing() {
         let mut bytes = vec![0; FIXED];
         bytes[..4].copy_from_slice(&MAGIC);
-        bytes[6..14].copy_from_slice(&u64::MAX.to_le_bytes());
-        bytes[FIXED - 32..].fill(b'0');
+        bytes[22..30].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(Manifest::decode(&bytes), Err(DecodeError::Length));
+    }
+
+    #[test]
+    fn a_content_address_was_seen_for_one_path_only() {
+        let announced = |hash| Announced { store_hash: [hash; 32], nar_hash: [2; 32], nar_size: 3, basis: [0; 16] };
+        let manifest = Manifest {
+            blob: BlobId([7; 16]),
+            size: 0,
+            file_hash: [7; 32],
+            compression: 0,
+            inside: Some(Inside { nar_hash: [2; 32], nar_size: 3, addressed: true }),
+            announced: Some(announced(b'a')),
+            digests: Vec::new(),
+        };
+        assert!(manifest.is_addressed_as(&[b'a'; 32]) && !manifest.is_addressed_as(&[b'b'; 32]));
+        let again = manifest.announced_by(Some(Announced { basis: [1; 16], ..announced(b'a') }));
+        assert!(again.is_addressed_as(&[b'a'; 32]));
+        for other in [Some(announced(b'b')), None] {
+            let other = manifest.announced_by(other);
+            assert!(!other.is_addressed_as(&[b'a'; 32]) && !other.is_addressed_as(&[b'b'; 32]));
+            assert!(other.inside.is_some());
+        }
     }
 
     #[test]
     fn a_chunk_is_accepted_by_length_and_digest() {
         let chunks = [vec![1; CHUNK], vec![2; 10]];
         let manifest = Manifest {
+            blob: BlobId([7; 16]),
             size: CHUNK as u64 + 10,
             file_hash: [7; 32],
             compression: 0,
-            proof: Proof::FileHash,
-            announced: Some(Announced { store_hash: [b'a'; 32], nar_hash: [8; 32], nar_size: 1 }),
+            inside: None,
+            announced: Some(Announced { store_hash: [b'a'; 32], nar_hash: [8; 32], nar_size: 1, basis: [9; 16] }),
             digests: chunks.iter().map(|c| Manifest::digest(c)).collect(),
         };
         assert!(manifest.accepts(0, &chunks[0]) && manifest.accepts(1, &chunks[1]));

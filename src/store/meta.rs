@@ -157,7 +157,7 @@ mod tests {
     use foyer::Code;
 
     use super::*;
-    use crate::store::manifest::{Announced, Proof};
+    use crate::store::manifest::{Announced, Inside};
 
     fn survive<T: Code + PartialEq + std::fmt::Debug>(value: &T) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -172,11 +172,12 @@ mod tests {
             assert_eq!(survive(&key).len(), MetaKey::ENCODED);
         }
         let manifest = Manifest {
+            blob: BlobId([1; 16]),
             size: 5,
             file_hash: [1; 32],
             compression: 4,
-            proof: Proof::NarHash,
-            announced: Some(Announced { store_hash: [b'z'; 32], nar_hash: [2; 32], nar_size: 9 }),
+            inside: Some(Inside { nar_hash: [2; 32], nar_size: 9, addressed: true }),
+            announced: Some(Announced { store_hash: [b'z'; 32], nar_hash: [2; 32], nar_size: 9, basis: [4; 16] }),
             digests: vec![[3; 16]],
         };
         let values = [

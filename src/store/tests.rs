@@ -95,7 +95,7 @@ impl Bench {
 }
 
 fn blob(n: u32) -> BlobId {
-    BlobId::of_hash(blake3::hash(&n.to_le_bytes()).as_bytes())
+    BlobId::new(blake3::hash(&n.to_le_bytes()).as_bytes(), 0)
 }
 
 fn key(n: u32, index: u32) -> ChunkKey {
@@ -117,10 +117,11 @@ fn entry(n: u32) -> EntryKey {
 
 fn manifest(n: u32, chunks: u32) -> Arc<Manifest> {
     Arc::new(Manifest {
+        blob: blob(n),
         size: u64::from(chunks) * CHUNK as u64,
         file_hash: *blake3::hash(&n.to_le_bytes()).as_bytes(),
         compression: 2,
-        proof: Proof::FileHash,
+        inside: None,
         announced: None,
         digests: (0..chunks).map(|index| Manifest::digest(&bytes(n, index))).collect(),
     })

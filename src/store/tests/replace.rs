@@ -4,7 +4,8 @@ use super::*;
 
 /// Another manifest of the same body.
 fn proven(n: u32) -> Arc<Manifest> {
-    let announced = Announced { store_hash: [b'a'; 32], nar_hash: [n.to_le_bytes()[0]; 32], nar_size: 1 };
+    let announced =
+        Announced { store_hash: [b'a'; 32], nar_hash: [n.to_le_bytes()[0]; 32], nar_size: 1, basis: [0; 16] };
     Arc::new(Manifest { announced: Some(announced), ..(*manifest(n, 3)).clone() })
 }
 
