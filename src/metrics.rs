@@ -10,7 +10,7 @@ mod declare;
 mod labels;
 
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
-pub use labels::{ConnectionEnd, FillFailure, Outcome, Place, Refusal, ResponseEnd, Route, StoreTier};
+pub use labels::{ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, StoreTier};
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -27,6 +27,8 @@ pub struct Metrics {
     pub fill: FillMetrics,
     /// The store's group.
     pub store: StoreMetrics,
+    /// How often the configuration was read again.
+    pub reloads: CounterBy<ReloadEnd>,
     upstreams: UpstreamFamilies,
 }
 
@@ -44,15 +46,17 @@ impl Default for Metrics {
         let edge = EdgeMetrics::new(&declare);
         let (proxy, fill) = (ProxyMetrics::new(&declare), FillMetrics::new(&declare));
         let (store, upstreams) = (StoreMetrics::new(&declare), UpstreamFamilies::new(&declare));
-        Self { registry, edge, proxy, fill, store, upstreams }
+        let reloads = declare.counter_by(
+            "snowbank_reloads_total",
+            "How often the configuration was read again (SIGHUP). refused: something is wrong in it and the old one is still in force; the log says what.",
+        );
+        Self { registry, edge, proxy, fill, store, reloads, upstreams }
     }
 }
 
 /// What the proxy counts.
 #[derive(Debug, Clone)]
 pub struct ProxyMetrics {
-    /// Narinfos that were not believed.
-    pub refused: CounterBy<Refusal>,
     /// Clients that joined a running fill.
     pub coalesced: IntCounter,
 }
@@ -60,11 +64,6 @@ pub struct ProxyMetrics {
 impl ProxyMetrics {
     fn new(declare: &Declare<'_>) -> Self {
         Self {
-            refused: declare.counter_by(
-                "snowbank_proxy_refused_total",
-                "Narinfos of upstreams that were not believed, by reason. Clients were told that the path is not there. \
-                 Look for the upstream in the log: its key changed, it is misconfigured, or it lies.",
-            ),
             coalesced: declare.counter(
                 "snowbank_proxy_coalesced_total",
                 "Requests for a NAR that was being fetched already, and that were served from that fetch.",
@@ -90,6 +89,10 @@ pub struct FillMetrics {
     pub refilled: IntCounter,
     /// Responses broken off in the middle.
     pub aborted: IntCounter,
+    /// Stored NARs that were proven.
+    pub proven: IntCounter,
+    /// Proofs put off because too many wait.
+    pub proofs_put_off: IntCounter,
 }
 
 impl FillMetrics {
@@ -106,8 +109,8 @@ impl FillMetrics {
             ),
             failed: declare.counter_by(
                 "snowbank_fill_failed_total",
-                "NARs that could not be fetched, by reason. wrong-hash, wrong-size and long mean that an upstream sent \
-                 other bytes than it announced: see the log for which.",
+                "NARs that could not be fetched, by reason. refused means that an upstream sent something else than it \
+                 announced: see snowbank_upstream_refused_total and the log.",
             ),
             running: declare.gauge("snowbank_fill_running", "NARs being fetched from upstreams now."),
             refilled: declare.counter(
@@ -118,6 +121,14 @@ impl FillMetrics {
             aborted: declare.counter(
                 "snowbank_fill_aborted_responses_total",
                 "NAR responses broken off because the bytes could not be had or proven. Nix tries these again.",
+            ),
+            proven: declare.counter(
+                "snowbank_fill_proven_total",
+                "Stored NARs that were decompressed and found to be what their narinfo says. (Small ones are proven while they are fetched, and not counted here.)",
+            ),
+            proofs_put_off: declare.counter(
+                "snowbank_fill_proofs_put_off_total",
+                "NARs that were not proven after they were fetched, because too many waited. They are proven when the store is walked over. Many of them: the processor is too slow for what is fetched.",
             ),
         }
     }
@@ -147,8 +158,8 @@ pub struct UpstreamMetrics {
     pub unknown: IntCounter,
     /// Requests sent again on another connection.
     pub resends: IntCounter,
-    /// NARs whose bytes were not what was announced.
-    pub refused: IntCounter,
+    /// What was not believed.
+    pub refused: CounterBy<Refusal>,
     /// Body bytes received.
     pub bytes: IntCounter,
     /// Seconds to the response head.
@@ -172,9 +183,11 @@ impl UpstreamFamilies {
                 upstream,
             ),
             refused: declare.counters(
-                "snowbank_upstream_refused_bodies_total",
-                "NARs of an upstream whose bytes were not those it announced. Never ordinary: see the log.",
-                upstream,
+                "snowbank_upstream_refused_total",
+                "Narinfos and NARs of an upstream that were not believed, by reason. Clients were told that the path is not \
+                 there, or got it from the next upstream. Never ordinary: its key changed, it is misconfigured, broken, \
+                 or it lies. The log names the paths.",
+                &["upstream", Refusal::NAME],
             ),
             bytes: declare.counters("snowbank_upstream_received_bytes_total", "Body bytes received from an upstream.", upstream),
             latency: declare.seconds_of(
@@ -195,7 +208,7 @@ impl UpstreamFamilies {
             have_not: answers("have-not"),
             unknown: answers("unknown"),
             resends: self.resends.with_label_values(&[name]),
-            refused: self.refused.with_label_values(&[name]),
+            refused: CounterBy::within(&self.refused, name),
             bytes: self.bytes.with_label_values(&[name]),
             latency: self.latency.with_label_values(&[name]),
         }

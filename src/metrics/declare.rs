@@ -46,6 +46,12 @@ pub struct CounterBy<L> {
 }
 
 impl<L: Label> CounterBy<L> {
+    /// The children of a family whose first label has this value and whose second is `L`.
+    pub fn within(family: &IntCounterVec, first: &str) -> Self {
+        let children = L::ALL.iter().map(|label| family.with_label_values(&[first, label.text()]));
+        Self { children: children.collect(), label: PhantomData }
+    }
+
     /// The counter for `label`.
     pub fn of(&self, label: L) -> &IntCounter {
         &self.children[label.index()]

@@ -43,12 +43,8 @@ label! {
         Cut = "cut",
         /// Fewer bytes than promised.
         Short = "short",
-        /// More bytes than promised.
-        Long = "long",
-        /// The upstream's size is not the narinfo's.
-        WrongSize = "wrong-size",
-        /// The bytes are not those of the hash.
-        WrongHash = "wrong-hash",
+        /// What came is not what was announced: see `snowbank_upstream_refused_total`.
+        Refused = "refused",
         /// Nobody read it any more, and too much of it was missing to go on.
         Abandoned = "abandoned",
         /// The program was stopped meanwhile.
@@ -59,7 +55,7 @@ label! {
 }
 
 label! {
-    /// Why a narinfo of an upstream was not believed.
+    /// Why something of an upstream was not believed: its narinfo, or the NAR it sent.
     pub enum Refusal as "reason" {
         /// It is no narinfo at all: a login page, an error page. Clients are told "unknown", not "not found".
         NotANarinfo = "not-a-narinfo",
@@ -67,12 +63,30 @@ label! {
         Malformed = "malformed",
         /// It is about another store path than the one asked for (R6).
         OtherPath = "other-path",
-        /// No signature by a key of this upstream verifies (R1).
+        /// No signature by a key of this upstream verifies, and no content address vouches for it (R1).
         Untrusted = "untrusted",
         /// Its URL leads out of the upstream (R14).
         BadUrl = "bad-url",
-        /// It is compressed and has no FileHash, so that its bytes could not be proven while they stream.
+        /// Its NAR could not be proven: it has no FileHash and a compression that is not understood here.
         Unprovable = "unprovable",
+        /// It announces a NAR that was found out not to be what it says.
+        Quarantined = "quarantined",
+        /// The bytes of the NAR are not those of FileHash (R7).
+        WrongFileHash = "wrong-file-hash",
+        /// There are more bytes at the URL than FileSize, or another number (R7).
+        WrongSize = "wrong-size",
+        /// What is in the NAR is not what NarHash says (R7).
+        WrongNarHash = "wrong-nar-hash",
+        /// What is in the NAR is longer or shorter than NarSize (R7).
+        WrongNarSize = "wrong-nar-size",
+        /// What is inside is no NAR, or one that would harm who unpacks it.
+        BadNar = "bad-nar",
+        /// It cannot be decompressed, or only with more memory than is given.
+        Undecodable = "undecodable",
+        /// What is in the NAR does not have the content address that CA gives (R3).
+        WrongAddress = "wrong-address",
+        /// Another trusted upstream says another NarHash for the same path; the first answer stays.
+        Conflict = "conflict",
     }
 }
 
@@ -149,5 +163,15 @@ label! {
         Nar = "nar",
         /// Manifests and small objects.
         Meta = "meta",
+    }
+}
+
+label! {
+    /// How reading the configuration again ended.
+    pub enum ReloadEnd as "result" {
+        /// It is in force.
+        Applied = "applied",
+        /// Something is wrong in it; nothing changed.
+        Refused = "refused",
     }
 }
