@@ -13,6 +13,8 @@
 
 mod live;
 mod partial;
+mod proofs;
+mod prove;
 mod reader;
 mod refill;
 mod state;
@@ -21,7 +23,7 @@ mod task;
 mod tests;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,15 +33,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use prove::Prover;
 pub use reader::Reader;
 pub use state::{Broken, Fill, Ready};
 
 pub use crate::metrics::FillFailure;
 use crate::metrics::FillMetrics;
 use crate::nix::hash::Sha256;
-use crate::nix::narinfo::Compression;
+use crate::nix::narinfo::{Compression, ContentAddress, ContentCheck};
 use crate::nix::store_path::HashPart;
-use crate::store::{BlobId, Manifest, Store};
+use crate::store::{Announced, BlobId, Manifest, Store};
 use crate::upstream::Upstream;
 
 /// Where a NAR's bytes can be had.
@@ -51,31 +54,90 @@ pub struct Source {
     pub target: String,
 }
 
+/// What a verified narinfo says about the NAR in a body.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The path it is about.
+    pub hash: HashPart,
+    /// What people call that path.
+    pub name: String,
+    /// SHA-256 of the NAR, decompressed.
+    pub nar_hash: Sha256,
+    /// Bytes of the NAR, decompressed.
+    pub nar_size: u64,
+    /// Its content address, and whether the path refers to itself, which that depends on.
+    pub address: Option<(ContentAddress, bool)>,
+    /// What the narinfo was believed on, to be kept with the NAR.
+    pub basis: [u8; 16],
+}
+
+impl Claim {
+    /// The check of the content address; `None` where there is none, or one that is not understood here.
+    fn content_check(&self) -> Option<ContentCheck> {
+        let (address, refers_to_itself) = self.address.as_ref()?;
+        address.check(self.hash, *refers_to_itself)
+    }
+
+    /// As it is kept in the manifest.
+    pub fn announced(&self) -> Announced {
+        Announced {
+            store_hash: *self.hash.as_bytes(),
+            nar_hash: *self.nar_hash.as_bytes(),
+            nar_size: self.nar_size,
+            basis: self.basis,
+        }
+    }
+}
+
+/// When what is inside a body is proven to be what is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prove {
+    /// Not at all.
+    Never,
+    /// After its fill, except that a small one is proven before anything of it is read.
+    Afterwards,
+    /// Before anything of it is read.
+    First,
+}
+
+/// Who hears that a body is not what was claimed.
+pub trait Judge: std::fmt::Debug + Send + Sync {
+    /// What `source` sent is not what its narinfo claims, for the reason in `broken`. Some of it may have been read
+    /// (`left`), which could not be taken back.
+    fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()>;
+}
+
 /// What is to be filled, and what its bytes must be.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// SHA-256 of the body: FileHash, or NarHash where Compression is none.
+    /// The SHA-256 that names the body in its URL: FileHash, or NarHash where the narinfo has none.
     pub digest: Sha256,
+    /// SHA-256 of the body. Without it the body is known only by the NAR inside, which is then proven while it streams.
+    pub file_hash: Option<Sha256>,
     /// Size of the body in bytes, when the narinfo says it.
     pub size: Option<u64>,
     /// Compression of the body.
     pub compression: Compression,
-    /// What the narinfo says, when there is one: the store path's hash part, NarHash, and NarSize in bytes.
-    pub announced: Option<(HashPart, Sha256, u64)>,
+    /// What the narinfo says, when there is one.
+    pub claim: Option<Arc<Claim>>,
+    /// When the claim is proven.
+    pub prove: Prove,
     /// Where to ask, in this order.
     pub sources: Vec<Source>,
+    /// Who hears of sources that send something else.
+    pub judge: Arc<dyn Judge>,
 }
 
 impl Plan {
     /// The name of the NAR in the store.
     pub fn blob(&self) -> BlobId {
-        blob_of(&self.digest)
+        blob_of(&self.digest, self.compression)
     }
 }
 
-/// The store's name for the body with this digest.
-pub fn blob_of(digest: &Sha256) -> BlobId {
-    BlobId::of_hash(digest.as_bytes())
+/// The store's name for the body with this digest and compression.
+pub fn blob_of(digest: &Sha256, compression: Compression) -> BlobId {
+    BlobId::new(digest.as_bytes(), code_of(compression))
 }
 
 /// The number that stands for a compression in manifests on disk: never to be changed, only added to.
@@ -120,6 +182,9 @@ struct Inner {
     store: Store,
     metrics: FillMetrics,
     permits: Arc<Semaphore>,
+    prover: Prover,
+    /// NARs that are to be proven in the background.
+    unproven: Mutex<HashSet<BlobId>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -144,7 +209,8 @@ impl Fills {
         let permits = Arc::new(Semaphore::new(at_once.max(1)));
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { inner: Arc::new(Inner { store, metrics, permits, tasks, stop, running }) }
+        let (prover, unproven) = (Prover::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, tasks, stop, running }) }
     }
 
     /// The running fill of a NAR.
@@ -159,7 +225,7 @@ impl Fills {
         if let Some(fill) = running.joinable(blob) {
             return (fill, false);
         }
-        let fill = Arc::new(Fill::whole(blob, plan.size));
+        let fill = Arc::new(Fill::whole(blob, plan.size, plan.prove == Prove::First));
         running.whole.insert(blob, Arc::clone(&fill));
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };

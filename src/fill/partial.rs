@@ -95,10 +95,10 @@ pub(super) async fn take_up(
         let Some(chunk) = chunk else {
             return Err(Broken::new(FillFailure::Cut, "a chunk that an earlier fill had stored is gone"));
         };
-        verifier.update(&chunk)?;
+        verifier.update(&chunk).await?;
         fill.push(chunk);
         if fill.complete_live().is_none_or(|(_, _, found)| found != *digest) {
-            return Err(Broken::new(FillFailure::WrongHash, "a chunk that an earlier fill had stored is another one"));
+            return Err(Broken::new(FillFailure::Cut, "a chunk that an earlier fill had stored is another one"));
         }
     }
     Ok(())

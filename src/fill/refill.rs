@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::state::{Broken, Fill};
 use super::{FillFailure, Fills, Locate, Registered, Source};
+use crate::metrics::Refusal;
 use crate::store::{BlobId, CHUNK, ChunkKey, Manifest, Store};
 use crate::upstream::{Opened, Said};
 
@@ -35,14 +36,21 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
     match refilled {
         Ok(()) => fill.verified(manifest),
         Err(broken) => {
-            if broken.reason == FillFailure::Gone {
-                // It can never be whole again: who asks next is told that it is not there, before a response begins.
+            // Whoever made the body anew under the same URL has other bytes; only a FileHash binds them.
+            let made_anew = broken.refusal.is_some() && !is_named_by_its_bytes(&manifest);
+            if broken.reason == FillFailure::Gone || made_anew {
+                // It can never be whole again: who asks next is told so, or has it filled anew, before a response begins.
                 fills.inner.store.remove_manifest(fill.blob());
             }
             fills.inner.metrics.failed.of(broken.reason).inc();
             registered.fail(broken);
         }
     }
+}
+
+/// Whether the body's name is the hash of its bytes, and not that of the NAR inside.
+fn is_named_by_its_bytes(manifest: &Manifest) -> bool {
+    manifest.blob == BlobId::new(&manifest.file_hash, manifest.compression)
 }
 
 async fn refill_from_any(
@@ -58,8 +66,8 @@ async fn refill_from_any(
             Ok(()) => return Ok(()),
             Err(broken) => {
                 tracing::warn!(upstream = %source.upstream.name(), outcome = %broken.reason, "hole not filled: {broken}");
-                if broken.reason == FillFailure::WrongHash {
-                    source.upstream.metrics().refused.inc();
+                if let Some(refusal) = broken.refusal {
+                    source.upstream.metrics().refused.of(refusal).inc();
                 }
                 // As in a fill: "gone" says least.
                 if last.reason == FillFailure::Gone || broken.reason != FillFailure::Gone {
@@ -77,7 +85,7 @@ async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &S
     let mut opened = open(source, manifest, &wanted).await?;
     if opened.total.is_some_and(|total| total != manifest.size) {
         let text = format!("upstream {} has another size for this NAR now", source.upstream.name());
-        return Err(Broken::new(FillFailure::WrongSize, text));
+        return Err(Broken::refused(Refusal::WrongSize, text));
     }
     if opened.from == 0 && wanted.start > 0 {
         // It sends everything: one pass then mends every hole there is.
@@ -90,7 +98,7 @@ async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &S
         let chunk = read_exactly(&mut opened, &mut left_over, len, source).await?;
         if !manifest.accepts(index, &chunk) {
             let text = format!("upstream {} sent other bytes than before for chunk {index}", source.upstream.name());
-            return Err(Broken::new(FillFailure::WrongHash, text));
+            return Err(Broken::refused(Refusal::WrongFileHash, text));
         }
         let key = ChunkKey { blob: fill.blob(), index };
         fill.checked_chunk(index, chunk.clone());

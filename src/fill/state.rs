@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::FillFailure;
 use super::live::Live;
+use crate::metrics::Refusal;
 use crate::store::geometry::chunk_at;
 use crate::store::{BlobId, CHUNK, Manifest};
 
@@ -27,6 +28,8 @@ pub(super) const HOLD_WHOLE: u64 = 1024 * 1024;
 pub struct Broken {
     /// What kind of failure.
     pub reason: FillFailure,
+    /// Why the bytes were refused, where they were.
+    pub refusal: Option<Refusal>,
     /// Which upstream, what it did.
     pub text: Arc<str>,
 }
@@ -34,7 +37,12 @@ pub struct Broken {
 impl Broken {
     /// A failure, with which upstream did what.
     pub fn new(reason: FillFailure, text: impl Into<Arc<str>>) -> Self {
-        Self { reason, text: text.into() }
+        Self { reason, refusal: None, text: text.into() }
+    }
+
+    /// Bytes that are not what was announced: asked for again they would be as wrong.
+    pub fn refused(refusal: Refusal, text: impl Into<Arc<str>>) -> Self {
+        Self { reason: FillFailure::Refused, refusal: Some(refusal), text: text.into() }
     }
 }
 
@@ -82,7 +90,10 @@ impl Drop for Wanted {
 
 #[derive(Debug)]
 enum Kind {
-    Whole,
+    Whole {
+        /// Whether all of it waits for the verification, not only its end.
+        held: bool,
+    },
     Hole(Arc<Manifest>),
 }
 
@@ -126,8 +137,8 @@ pub(super) enum Seen {
 }
 
 impl Fill {
-    pub(super) fn whole(blob: BlobId, size: Option<u64>) -> Self {
-        Self::new(blob, Kind::Whole, size, 0..u32::MAX)
+    pub(super) fn whole(blob: BlobId, size: Option<u64>, held: bool) -> Self {
+        Self::new(blob, Kind::Whole { held }, size, 0..u32::MAX)
     }
 
     pub(super) fn hole(blob: BlobId, manifest: Arc<Manifest>, wanted: Range<u32>) -> Self {
@@ -162,13 +173,13 @@ impl Fill {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        matches!(self.kind, Kind::Whole)
+        matches!(self.kind, Kind::Whole { .. })
     }
 
     pub(super) fn manifest_of_hole(&self) -> Option<&Arc<Manifest>> {
         match &self.kind {
             Kind::Hole(manifest) => Some(manifest),
-            Kind::Whole => None,
+            Kind::Whole { .. } => None,
         }
     }
 
@@ -186,13 +197,38 @@ impl Fill {
                 match &state.phase {
                     Phase::Failed(broken) => return Err(broken.clone()),
                     Phase::Verified(manifest) => return Ok(Ready { size: Some(manifest.size) }),
-                    Phase::Streaming if state.size.is_none_or(|size| size > HOLD_WHOLE) => {
+                    Phase::Streaming if !self.is_held() && state.size.is_none_or(|size| size > HOLD_WHOLE) => {
                         return Ok(Ready { size: state.size });
                     }
                     Phase::Streaming | Phase::Opening => {}
                 }
             }
             // The sender lives in `self`, so this cannot fail.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Whether nothing of it leaves before all of it is verified.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.kind, Kind::Whole { held: true })
+    }
+
+    /// Waits until all of it is verified.
+    ///
+    /// # Errors
+    /// The fill ended otherwise.
+    pub(super) async fn done(self: &Arc<Self>) -> Result<Arc<Manifest>, Broken> {
+        let wanted = Wanted::new(Arc::clone(self));
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Some(manifest) = wanted.fill().manifest() {
+                return Ok(manifest);
+            }
+            if let Some(broken) = wanted.fill().failure() {
+                return Err(broken);
+            }
+            // The sender lives in `self`.
             let _ = changed.changed().await;
         }
     }
@@ -244,8 +280,9 @@ impl Fill {
         }
         let allowed = match (&state.phase, &self.kind) {
             // Chunks of a hole are checked one by one, so what is there may leave.
-            (_, Kind::Hole(_)) | (Phase::Verified(_), Kind::Whole) => end.unwrap_or(u64::MAX),
-            (_, Kind::Whole) => held_back(start, end, state.received()),
+            (_, Kind::Hole(_)) | (Phase::Verified(_), Kind::Whole { .. }) => end.unwrap_or(u64::MAX),
+            (_, Kind::Whole { held: true }) => start,
+            (_, Kind::Whole { held: false }) => held_back(start, end, state.received()),
         };
         if pos < allowed
             && let Some(data) = state.data(pos, allowed)
@@ -256,14 +293,14 @@ impl Fill {
         if pos < allowed && index < state.next {
             return match &self.kind {
                 Kind::Hole(manifest) => Seen::Behind(digest_of(&manifest.digests, index)),
-                Kind::Whole => Seen::Behind(digest_of(&state.digests, index)),
+                Kind::Whole { .. } => Seen::Behind(digest_of(&state.digests, index)),
             };
         }
         match (&state.phase, &self.kind) {
             (Phase::Failed(broken), _) => Seen::Failed(broken.clone()),
             (Phase::Verified(manifest), _) if pos >= manifest.size => Seen::End,
             // The NAR was stored already when the task looked, so nothing passes by here.
-            (Phase::Verified(manifest), Kind::Whole) => Seen::Behind(digest_of(&manifest.digests, index)),
+            (Phase::Verified(manifest), Kind::Whole { .. }) => Seen::Behind(digest_of(&manifest.digests, index)),
             _ => Seen::Wait,
         }
     }
@@ -278,12 +315,19 @@ impl Fill {
         self.tell(state);
     }
 
+    /// Whether readers may have some of what came.
+    pub(super) fn may_have_left(&self) -> bool {
+        let state = self.lock();
+        !self.is_held() && state.received() > 0 && state.size.map_or(state.received() > HOLD, |size| size > HOLD_WHOLE)
+    }
+
     /// Forgets what came from a source that failed, while nothing of it had left: the next source starts from scratch.
     /// False when readers may have seen some of it, or its size, which another source need not have (`planned`: they all
     /// must have it).
     pub(super) fn restart(&self, planned: bool) -> bool {
         let mut state = self.lock();
         let seen = match state.size {
+            _ if self.is_held() => false,
             Some(size) => size > HOLD_WHOLE && (state.received() > 0 || !planned),
             None => state.received() > HOLD,
         };

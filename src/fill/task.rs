@@ -2,9 +2,10 @@
 //!
 //! Sources are tried in order until one answers. Its bytes are hashed, pushed to the live edge, and each complete chunk
 //! goes through the write gate into the store; that wait is the back-pressure on the upstream. At the end size and hash
-//! must fit (R7): then readers get the held-back tail, and once the chunks are on disk the manifest is written, last
-//! (R10). Interrupted, it leaves a note of what it has, from which the next one goes on (see `partial`). If they do not fit, the chunks are removed and every reader is broken off (R8); a NAR small enough that
-//! nothing of it had left is tried from the next source instead.
+//! must fit (R7), and what is inside where it is proven first: then readers get the held-back tail, and once the chunks
+//! are on disk the manifest is written, last (R10). If they do not fit, the chunks are removed, the plan's judge is told,
+//! and every reader is broken off (R8); as long as nothing of the NAR had left, the next source is tried instead.
+//! Interrupted by the program's end, it leaves a note of what it has, from which the next one goes on (see `partial`).
 
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use prometheus::IntGauge;
 use super::partial::{self, Notes};
 use super::state::{Broken, Fill};
 use super::verify::Verifier;
-use super::{FillFailure, Fills, Plan, Registered, Source, code_of};
-use crate::nix::narinfo::Compression;
-use crate::store::{Announced, CHUNK, ChunkKey, Manifest, Proof};
+use super::{Claim, FillFailure, Fills, Plan, Registered, Source, code_of};
+use crate::metrics::Refusal;
+use crate::store::{CHUNK, ChunkKey, Manifest};
 use crate::upstream::{Opened, Said, WhenDown};
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
@@ -26,7 +27,7 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     };
     // Another fill may have ended between its client's look into the store and the start of this one.
     if let Some(manifest) = fills.inner.store.manifest(fill.blob()).await
-        && manifest.file_hash == *plan.digest.as_bytes()
+        && plan.is_met_by(&manifest)
     {
         fill.verified(manifest);
         return;
@@ -35,18 +36,22 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let _running = Running::begin(&fills.inner.metrics.running);
     let filled = fills.inner.stop.run_until_cancelled(fill_from_any(&fills, &fill, &plan)).await;
     match filled.unwrap_or_else(|| Err(Broken::new(FillFailure::Stopped, "snowbank is stopping"))) {
-        Ok(manifest) => {
+        Ok((manifest, source)) => {
             fills.inner.metrics.completed.inc();
             fill.verified(Arc::clone(&manifest));
-            fills.inner.store.keep_body(manifest).await;
+            fills.inner.store.keep_body(Arc::clone(&manifest)).await;
             partial::forget(&fills, &fill);
+            fills.prove_later(manifest, &plan, source.clone());
         }
         Err(broken) => {
             if broken.reason == FillFailure::Stopped {
                 partial::note(&fills, &fill, &plan).await;
             }
             fills.inner.metrics.failed.of(broken.reason).inc();
-            tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
+            // What was refused has been told already, by the plan's judge.
+            if broken.refusal.is_none() {
+                tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
+            }
             registered.fail(broken);
         }
     }
@@ -68,19 +73,18 @@ impl Drop for Running<'_> {
     }
 }
 
-async fn fill_from_any(fills: &Fills, fill: &Fill, plan: &Plan) -> Result<Arc<Manifest>, Broken> {
+async fn fill_from_any<'a>(fills: &Fills, fill: &Fill, plan: &'a Plan) -> Result<(Arc<Manifest>, &'a Source), Broken> {
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
     for source in &plan.sources {
         match fill_from(fills, fill, plan, source).await {
-            Ok(manifest) => return Ok(manifest),
+            Ok(manifest) => return Ok((manifest, source)),
             Err(broken) => {
                 // Also after a mere cut: what came over a connection that broke is not gone on with, because a wrong byte
                 // in it would only show at the very end, when the next client has most of it.
                 partial::forget(fills, fill);
                 forget_chunks(fills, fill);
-                if matches!(broken.reason, FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long) {
-                    source.upstream.metrics().refused.inc();
-                    tracing::warn!(upstream = %source.upstream.name(), key = %plan.digest, "refused: {broken}");
+                if broken.refusal.is_some() {
+                    plan.judge.refuted(source, plan, &broken, fill.may_have_left()).await;
                 }
                 // "Gone" says least: an unknown answer of another source must not become a 404 (R18).
                 if last.reason == FillFailure::Gone || broken.reason != FillFailure::Gone {
@@ -102,12 +106,12 @@ async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> 
         (Some(planned), Some(total)) if planned != total => {
             let text =
                 format!("upstream {} offers {total} bytes where its narinfo says {planned}", source.upstream.name());
-            return Err(Broken::new(FillFailure::WrongSize, text));
+            return Err(Broken::refused(Refusal::WrongSize, text));
         }
         (planned, total) => planned.or(total),
     };
     fill.begin(size);
-    let mut verifier = Verifier::new(plan, size, source.upstream.name());
+    let mut verifier = Verifier::begin(&fills.inner.prover, plan, size, source.upstream.name()).await?;
     let mut alone = Alone::default();
     if opened.from > 0 {
         fills.inner.metrics.resumed.inc();
@@ -119,13 +123,21 @@ async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> 
     let mut notes = Notes::new(fill.chunks_done());
     while let Some(piece) = opened.body.next().await {
         let piece = piece.map_err(|e| Broken::new(FillFailure::Cut, e.to_string()))?;
-        verifier.update(&piece)?;
+        verifier.update(&piece).await?;
         alone.update(fill.is_wanted(), piece.len(), size)?;
         take(fills, fill, plan, piece, &mut notes).await;
     }
-    let size = verifier.finish()?;
+    let verified = verifier.finish().await?;
     store_live(fills, fill).await;
-    Ok(Arc::new(manifest(plan, size, fill)))
+    Ok(Arc::new(Manifest {
+        blob: fill.blob(),
+        size: verified.size,
+        file_hash: *verified.file_hash.as_bytes(),
+        compression: code_of(plan.compression),
+        inside: verified.inside,
+        announced: plan.claim.as_deref().map(Claim::announced),
+        digests: fill.digests(),
+    }))
 }
 
 /// How far a fill goes on that nobody reads any more (R28): at most so many bytes (256 MiB), or to the end once half of it
@@ -200,22 +212,6 @@ fn forget_chunks(fills: &Fills, fill: &Fill) {
         if let Ok(index) = u32::try_from(index) {
             fills.inner.store.remove_chunk(ChunkKey { blob: fill.blob(), index });
         }
-    }
-}
-
-fn manifest(plan: &Plan, size: u64, fill: &Fill) -> Manifest {
-    let announced = plan.announced.map(|(hash, nar_hash, nar_size)| Announced {
-        store_hash: *hash.as_bytes(),
-        nar_hash: *nar_hash.as_bytes(),
-        nar_size,
-    });
-    Manifest {
-        size,
-        file_hash: *plan.digest.as_bytes(),
-        compression: code_of(plan.compression),
-        proof: if plan.compression == Compression::None { Proof::NarHash } else { Proof::FileHash },
-        announced,
-        digests: fill.digests(),
     }
 }
 

@@ -45,8 +45,28 @@ fn source(origin: &Origin) -> Source {
     Source { upstream: origin.upstream(10, "connections = 16\nstall_timeout = '300 ms'"), target: "/nar/x".to_owned() }
 }
 
+/// Keeps what it is told.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<(Broken, bool)>>);
+
+impl Judge for Told {
+    fn refuted<'a>(&'a self, _: &'a Source, _: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.0.lock().unwrap().push((broken.clone(), left)) })
+    }
+}
+
 fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
-    Plan { digest: Sha256::of(whole), size, compression: Compression::Xz, announced: None, sources: sources.to_vec() }
+    let digest = Sha256::of(whole);
+    Plan {
+        digest,
+        file_hash: Some(digest),
+        size,
+        compression: Compression::Xz,
+        claim: None,
+        prove: Prove::Afterwards,
+        sources: sources.to_vec(),
+        judge: Arc::new(Told::default()),
+    }
 }
 
 /// What a reader got, and whether the end was clean.
@@ -267,7 +287,7 @@ async fn a_chunk_that_came_while_the_client_was_busy_is_not_asked_for_again() {
     .await;
     let (fills, source) = (fills(), source(&origin));
     let manifest = filled(&fills, &whole, &source).await;
-    let blob = manifest.blob();
+    let blob = manifest.blob;
     for index in 0..4 {
         fills.inner.store.remove_chunk(ChunkKey { blob, index });
     }
@@ -452,7 +472,7 @@ impl Script {
         })
         .await;
         let (fills, source) = (fills(), source(&origin));
-        let blob = blob_of(&Sha256::of(&whole));
+        let blob = blob_of(&Sha256::of(&whole), Compression::Xz);
         let planned = plan(&whole, self.size_planned.then_some(whole.len() as u64), std::slice::from_ref(&source));
         let locate: Arc<dyn Locate> = Arc::new(Fixed(vec![source]));
 
