@@ -18,9 +18,9 @@ pub mod upstream;
 
 pub mod tls;
 
-pub mod decompress;
-
 pub mod nix;
+
+pub mod decompress;
 
 pub mod admin;
 pub mod metrics;

@@ -80,7 +80,16 @@ impl NarInfo {
     /// # Errors
     /// The first rule that is broken, with the field and the beginning of the value found.
     pub fn parse(text: &[u8], store_dir: &StoreDir) -> Result<Self, Error> {
-        parse::parse(text, store_dir)
+        parse::parse(text, store_dir, 1)
+    }
+
+    /// Reads what [`NarInfo::render`] wrote of a narinfo that was parsed before: with another URL and with signatures
+    /// added it may be longer than what is read from outside, at most twice as long.
+    ///
+    /// # Errors
+    /// As [`NarInfo::parse`].
+    pub fn parse_rendered(text: &[u8], store_dir: &StoreDir) -> Result<Self, Error> {
+        parse::parse(text, store_dir, 2)
     }
 
     /// Writes the canonical text: the order of Nix's writer, digests in base 32, unknown fields last.

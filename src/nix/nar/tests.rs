@@ -275,27 +275,3 @@ proptest! {
         fuzz(&bytes);
     }
 }
-
-/// `cargo test --release --lib nar::tests::speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, not a check"]
-fn speed() {
-    let mut head = strings(&["nix-archive-1", "(", "type", "regular", "contents"]);
-    head.extend((16_u64 << 30).to_le_bytes());
-    let piece = vec![7; 64 << 10];
-    let mut reader = Reader::new();
-    let begun = std::time::Instant::now();
-    reader.update(&head).unwrap();
-    for _ in 0..(16 << 30) / piece.len() {
-        reader.update(std::hint::black_box(&piece)).unwrap();
-    }
-    reader.update(&strings(&[")"])).unwrap();
-    reader.finish().unwrap();
-    println!("one file: {:.0} GB/s", 16.0 * 1.07 / begun.elapsed().as_secs_f64());
-
-    let many: Vec<String> = (10_000..60_000).map(|n| entry(&format!("file-{n}"), FILE)).collect();
-    let many = nar(&directory(&many));
-    let begun = std::time::Instant::now();
-    assert_eq!(in_pieces(&many, || 64 << 10), Ok(()));
-    println!("files of 5 bytes: {:.0} ns each", begun.elapsed().as_secs_f64() * 1e9 / 50_000.0);
-}

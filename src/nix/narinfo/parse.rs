@@ -92,12 +92,13 @@ pub enum Error {
     },
 }
 
-pub(super) fn parse(text: &[u8], store_dir: &StoreDir) -> Result<NarInfo, Error> {
-    if text.len() > MAX_LEN {
+/// `times` is by how much the bounds are exceeded: 1 for what comes from outside.
+pub(super) fn parse(text: &[u8], store_dir: &StoreDir, times: usize) -> Result<NarInfo, Error> {
+    if text.len() > MAX_LEN * times {
         return Err(Error::TooLong(text.len()));
     }
     let text = std::str::from_utf8(text).map_err(|_| Error::NotText)?;
-    let mut fields = Fields::default();
+    let mut fields = Fields { most_sigs: MAX_SIGNATURES * times, ..Fields::default() };
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let line = line.strip_suffix('\n').ok_or(Error::Unterminated)?;
         let (name, value) =
@@ -134,6 +135,7 @@ struct Fields {
     /// `Some(None)` is an empty value.
     ca: Option<Option<ContentAddress>>,
     sigs: Vec<Signature>,
+    most_sigs: usize,
     extra: Vec<(String, String)>,
 }
 
@@ -162,8 +164,8 @@ impl Fields {
         if self.sigs.contains(&sig) {
             return Ok(());
         }
-        if self.sigs.len() == MAX_SIGNATURES {
-            return Err(Error::TooMany { field: "Sig", most: MAX_SIGNATURES });
+        if self.sigs.len() == self.most_sigs {
+            return Err(Error::TooMany { field: "Sig", most: self.most_sigs });
         }
         self.sigs.push(sig);
         Ok(())
