@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
-use super::Proxy;
+use super::Pipeline;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
 use super::entry::{Alias, Entry};
+use super::kept::nar_is_refused;
 use super::narinfo::Found;
+use super::options::Verify;
 use super::request::NarName;
 use super::trust;
 use crate::fill::{Broken, Fill, FillFailure, Plan, Reader, blob_of, code_of};
@@ -27,29 +29,30 @@ use crate::upstream::{Said, WhenDown};
 pub(super) struct Meant {
     /// The store path, unless the URL does not say it.
     pub(super) hash: Option<HashPart>,
-    /// FileHash, or NarHash where there is no compression.
+    /// FileHash, or NarHash where there is none.
     pub(super) digest: Sha256,
     pub(super) compression: Compression,
 }
 
 impl Meant {
-    /// The bytes a narinfo names; `None` when nothing in it identifies them.
-    pub(super) fn by(info: &NarInfo) -> Option<Self> {
-        let digest = trust::digest(info)?;
-        Some(Self { hash: Some(info.store_path.hash()), digest, compression: info.compression })
+    /// The bytes a narinfo names.
+    pub(super) fn by(info: &NarInfo) -> Self {
+        Self { hash: Some(info.store_path.hash()), digest: trust::digest(info), compression: info.compression }
     }
 
-    fn blob(&self) -> BlobId {
-        blob_of(&self.digest)
+    pub(super) fn blob(&self) -> BlobId {
+        blob_of(&self.digest, self.compression)
     }
 
     /// Whether a manifest is about these bytes: its name is only half of the digest.
-    fn is(&self, manifest: &Manifest) -> bool {
-        manifest.file_hash == *self.digest.as_bytes() && manifest.compression == code_of(self.compression)
+    pub(super) fn is(&self, manifest: &Manifest) -> bool {
+        let digest = self.digest.as_bytes();
+        let same = manifest.file_hash == *digest || manifest.inside.is_some_and(|inside| inside.nar_hash == *digest);
+        same && manifest.compression == code_of(self.compression)
     }
 
     pub(super) fn is_in(&self, info: &NarInfo) -> bool {
-        trust::digest(info) == Some(self.digest) && info.compression == self.compression
+        trust::digest(info) == self.digest && info.compression == self.compression
     }
 }
 
@@ -77,6 +80,11 @@ impl Nowhere {
         Self { outcome: Outcome::Negative, kind: FailureKind::NotFound, text }
     }
 
+    /// There, and not what it should be.
+    pub(super) fn refused(text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Refused, kind: FailureKind::NotFound, text: text.into() }
+    }
+
     pub(super) fn unknown(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into() }
     }
@@ -100,31 +108,106 @@ impl From<Nowhere> for Answer {
     }
 }
 
-impl Proxy {
+impl Pipeline {
     pub(super) async fn nar(&self, name: NarName, head: bool) -> Answer {
         let meant = match self.meant(name).await {
             Ok(meant) => meant,
             Err(nowhere) => return nowhere.into(),
         };
-        if let Some(manifest) = self.inner.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest)) {
-            self.inner.store.touch(meant.blob());
-            return self.stored(meant, manifest);
+        match self.nar_of(meant, head).await {
+            Ok(answer) => answer,
+            Err(nowhere) if nowhere.outcome == Outcome::Refused => match self.stand_in(meant, head).await {
+                Some(Ok(answer)) => answer,
+                _ => nowhere.into(),
+            },
+            Err(nowhere) => nowhere.into(),
         }
-        if let Some(fill) = self.inner.fills.running(meant.blob()) {
-            self.inner.metrics.coalesced.inc();
-            // When it fails, its source may have been another upstream than this client's: see below.
-            if let Ok(answer) = self.following(meant, &fill, Outcome::Follower).await {
-                return answer;
+    }
+
+    async fn nar_of(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
+        if let Some(answer) = self.at_hand(meant).await? {
+            return Ok(answer);
+        }
+        if let Some(record) = self.quarantined(&meant).await {
+            match self.stand_in(meant, head).await {
+                Some(answer) => return answer,
+                None if record.is_doubt() => {}
+                None => return Err(Nowhere::refused(record.to_string())),
             }
         }
-        let plan = match self.plan(meant).await {
-            Ok(plan) => plan,
-            Err(nowhere) => return nowhere.into(),
-        };
-        if head {
-            return self.head(meant, &plan).await;
+        self.fetched(meant, head).await
+    }
+
+    /// What is served in place of a NAR that was refused under this name; `None` when nothing can be.
+    async fn stand_in(&self, meant: Meant, head: bool) -> Option<Result<Answer, Nowhere>> {
+        let record = self.quarantined(&meant).await?;
+        let other = self.instead(meant, &record).await?;
+        match self.at_hand(other).await {
+            Ok(None) => Some(self.fetched(other, head).await),
+            at_hand => at_hand.transpose(),
         }
-        self.filled(meant, plan).await
+    }
+
+    /// The NAR from the store, or from a fill that is running.
+    async fn at_hand(&self, meant: Meant) -> Result<Option<Answer>, Nowhere> {
+        if let Some(manifest) = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest)) {
+            self.shared.store.touch(meant.blob());
+            return Ok(self.may_leave(meant, &manifest).await?.then(|| self.stored(meant, manifest)));
+        }
+        let Some(fill) = self.shared.fills.running(meant.blob()) else { return Ok(None) };
+        self.shared.metrics.coalesced.inc();
+        // When it fails, its source may have been another upstream than this client's.
+        Ok(self.following(meant, &fill, Outcome::Follower).await.ok())
+    }
+
+    /// The NAR from an upstream.
+    async fn fetched(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
+        let plan = self.plan(meant).await?;
+        if head { self.head(meant, &plan).await } else { self.filled(meant, plan).await }
+    }
+
+    /// Whether stored bytes may be served for this path: `false` is a miss. Not when the narinfo they came for is not
+    /// trusted any more (R5); not before they are proven, where nothing unproven may leave; and not when they were found
+    /// to be another path's (two upstreams may announce the same bytes, and one of them lie).
+    async fn may_leave(&self, meant: Meant, manifest: &Arc<Manifest>) -> Result<bool, Nowhere> {
+        let Some(announced) = manifest.announced else {
+            // Asked for by the hash of its bytes, and nobody said more.
+            return Ok(self.policy.options.verify != Verify::BeforeFirstByte);
+        };
+        if !self.policy.holds(&announced.basis) && !self.is_still_announced(meant, manifest).await {
+            return Ok(false);
+        }
+        let other = meant.hash.is_some_and(|hash| announced.store_hash != *hash.as_bytes());
+        if other && let Some(record) = self.quarantined(&meant).await {
+            return Err(Nowhere::refused(record.to_string()));
+        }
+        if manifest.inside.is_some() || self.policy.options.verify != Verify::BeforeFirstByte {
+            return Ok(true);
+        }
+        let plan = self.plan(meant).await?;
+        self.shared.fills.proven(&plan).await.map(|_| true).map_err(|broken| nowhere(&broken))
+    }
+
+    /// Whether a narinfo that is trusted today announces the stored bytes; noted in their manifest.
+    async fn is_still_announced(&self, meant: Meant, manifest: &Arc<Manifest>) -> bool {
+        let hash = meant.hash.or_else(|| {
+            let announced = std::str::from_utf8(&manifest.announced.as_ref()?.store_hash).ok()?;
+            HashPart::parse(announced).ok()
+        });
+        let Some(hash) = hash else { return false };
+        if let Some(entry) = self.kept_entry(hash).await
+            && let Some(info) = self.info_of(&entry)
+            && meant.is_in(&info)
+            && let Ok(plan) = self.plan_of_entry(&entry, &info)
+        {
+            let announced = plan.claim.map(|claim| claim.announced());
+            let anew = Arc::new(manifest.announced_by(announced));
+            self.shared.store.replace_manifest(manifest, anew).await;
+            return true;
+        }
+        tracing::info!(key = %hash, "a NAR that is here is not announced by any narinfo trusted now: it is dropped");
+        self.shared.store.remove_manifest(manifest.blob);
+        false
     }
 
     /// Which bytes a URL means; the shapes without a digest are looked up.
@@ -138,14 +221,13 @@ impl Proxy {
                 let (entry, info) = self.narinfo_for_nar(hash).await?;
                 // An uncompressed NAR has many names, but none that says it is compressed.
                 if entry.note == path || info.compression == Compression::None && path.ends_with(".nar") {
-                    return Meant::by(&info)
-                        .ok_or_else(|| Nowhere::not_found(format!("the narinfo of {hash} has no FileHash")));
+                    return Ok(Meant::by(&info));
                 }
                 Err(Nowhere::not_found(format!("{path} is not the NAR that the narinfo of {hash} names")))
             }
             NarName::ByFileHash { file_hash, compression } => {
                 let by_name = Meant { hash: None, digest: file_hash, compression };
-                if self.inner.store.manifest(by_name.blob()).await.is_some_and(|manifest| by_name.is(&manifest)) {
+                if self.shared.store.manifest(by_name.blob()).await.is_some_and(|manifest| by_name.is(&manifest)) {
                     return Ok(by_name);
                 }
                 let path = format!("nar/{}.nar{}", file_hash.nix32(), compression.extension());
@@ -168,13 +250,13 @@ impl Proxy {
                 None => Err(Nowhere::unknown(format!("the narinfo of {hash} that was kept cannot be read"))),
             },
             Found::HaveNot => Err(Nowhere::not_found(format!("no upstream has {hash}"))),
-            Found::Refused(why) => Err(Nowhere::not_found(why.as_ref())),
+            Found::Refused(why) => Err(Nowhere::refused(why.as_ref())),
             Found::Unknown(why) => Err(Nowhere::unknown(why.as_ref())),
         }
     }
 
     fn stored(&self, meant: Meant, manifest: Arc<Manifest>) -> Answer {
-        let (fills, blob, size) = (self.inner.fills.clone(), meant.blob(), manifest.size);
+        let (fills, blob, size) = (self.shared.fills.clone(), meant.blob(), manifest.size);
         let locate = self.locator(meant);
         let open = move |range| into_body(Reader::stored(fills, blob, manifest, locate, range));
         nar_answer(Outcome::Hit, Some(size), &meant, Box::new(open))
@@ -182,44 +264,44 @@ impl Proxy {
 
     async fn following(&self, meant: Meant, fill: &Arc<Fill>, outcome: Outcome) -> Result<Answer, Nowhere> {
         let ready = fill.ready().await.map_err(|broken| nowhere(&broken))?;
-        let (fills, fill, locate) = (self.inner.fills.clone(), Arc::clone(fill), self.locator(meant));
+        let (fills, fill, locate) = (self.shared.fills.clone(), Arc::clone(fill), self.locator(meant));
         let open = move |range| into_body(Reader::following(fills, fill, locate, range));
         Ok(nar_answer(outcome, ready.size, &meant, Box::new(open)))
     }
 
-    async fn filled(&self, meant: Meant, plan: Plan) -> Answer {
-        let (fill, started) = self.inner.fills.start(plan);
+    async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
+        let (fill, started) = self.shared.fills.start(plan);
         let outcome = if started { Outcome::Miss } else { Outcome::Follower };
         let gone = match self.following(meant, &fill, outcome).await {
-            Ok(answer) => return answer,
-            Err(nowhere) if nowhere.kind == FailureKind::NotFound => nowhere,
-            Err(nowhere) => return nowhere.into(),
+            Ok(answer) => return Ok(answer),
+            Err(nowhere) if nowhere.outcome == Outcome::NotFound => nowhere,
+            Err(nowhere) => return Err(nowhere),
         };
         // The upstream's narinfo names what it has not: it was rebuilt or collected since. Everybody is asked anew, once:
         // one who was not asked, because another had the narinfo, may have the NAR (R18).
         let Some(hash) = meant.hash else {
             self.remember_missing(&meant);
-            return gone.into();
+            return Err(gone);
         };
         self.expire(hash).await;
         let announcers = self.announcers(meant, hash).await;
         let unknown = announcers.unknown.clone();
         let mut nowhere = gone;
         if let Some(plan) = announcers.plan {
-            let (fill, _) = self.inner.fills.start(plan);
+            let (fill, _) = self.shared.fills.start(plan);
             match self.following(meant, &fill, outcome).await {
-                Ok(answer) => return answer,
+                Ok(answer) => return Ok(answer),
                 Err(why) => nowhere = why,
             }
         }
         match unknown {
-            Some(why) if nowhere.is_not_found() => Nowhere::unknown(why.as_ref()).into(),
-            _ => nowhere.into(),
+            Some(why) if nowhere.is_not_found() => Err(Nowhere::unknown(why.as_ref())),
+            _ => Err(nowhere),
         }
     }
 
     /// HEAD of a NAR that is not here: true to what the upstream has, without fetching it.
-    async fn head(&self, meant: Meant, plan: &Plan) -> Answer {
+    async fn head(&self, meant: Meant, plan: &Plan) -> Result<Answer, Nowhere> {
         let mut failure = Nowhere::not_found("no upstream has this NAR any more");
         for source in &plan.sources {
             // A GET whose body is not read closes its connection; HEAD would not be safe (nix-serve-wire.md, 1).
@@ -232,7 +314,7 @@ impl Proxy {
                 Ok(Said::Have(opened)) => {
                     let size = plan.size.or(opened.total);
                     let open = |_| -> BodyStream { Box::pin(futures_util::stream::empty()) };
-                    return nar_answer(Outcome::Miss, size, &meant, Box::new(open));
+                    return Ok(nar_answer(Outcome::Miss, size, &meant, Box::new(open)));
                 }
                 Ok(Said::HaveNot) => {}
                 Err(error) if source.upstream.when_down() == WhenDown::Error => {
@@ -241,7 +323,7 @@ impl Proxy {
                 Err(_) => {}
             }
         }
-        failure.into()
+        Err(failure)
     }
 }
 
@@ -251,9 +333,8 @@ fn nowhere(broken: &Broken) -> Nowhere {
         FillFailure::Internal => {
             Nowhere { outcome: Outcome::Internal, kind: FailureKind::Internal, text: broken.to_string() }
         }
-        FillFailure::WrongHash | FillFailure::WrongSize | FillFailure::Long => {
-            Nowhere { outcome: Outcome::Refused, kind: FailureKind::BadGateway, text: broken.to_string() }
-        }
+        // Asked for again it would be as wrong: five tries of Nix would not mend it.
+        FillFailure::Refused => Nowhere::refused(nar_is_refused(broken)),
         FillFailure::Unknown
         | FillFailure::Cut
         | FillFailure::Short

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
-use super::Proxy;
+use super::Pipeline;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, meant_key, narinfo_key};
 use super::flights::{NOT_ASKED, Publish};
+use super::kept::Lifetime;
 use super::nar::Meant;
-use super::trust::{self, Verified};
+use super::quarantine::Known;
+use super::trust::{self, Refused, Verified, Voucher};
 use crate::clock::UnixSeconds;
-use crate::fill::blob_of;
 use crate::metrics::Refusal;
-use crate::nix::narinfo::{Compression, MAX_LEN, NarInfo};
+use crate::nix::narinfo::{Compression, MAX_LEN};
 use crate::nix::store_path::HashPart;
 use crate::upstream::{Asked as Got, Said, Upstream, WhenDown};
 
@@ -36,6 +38,8 @@ pub(super) enum Found {
 /// What the upstreams said about one path.
 pub(super) enum Asked {
     Have(Arc<Upstream>, Box<Verified>),
+    /// The same, but its NAR was wrong when it came last: for want of a better one.
+    Doubtful(Arc<Upstream>, Box<Verified>),
     HaveNot,
     Refused(String),
     /// Unknown, but only by upstreams whose `when_down` makes a miss of that: nothing kept is given up for it.
@@ -43,22 +47,29 @@ pub(super) enum Asked {
     Unknown(String),
 }
 
-impl Proxy {
+/// Answers that are still to come.
+type Others<'a> = FuturesUnordered<BoxFuture<'a, Asked>>;
+
+impl Pipeline {
     pub(super) async fn narinfo(&self, hash: HashPart) -> Answer {
         let (found, outcome) = self.find_narinfo(hash).await;
+        let found = self.signed(hash, found).await;
         match found {
             Found::Have(entry) | Found::Stale(entry) => Answer {
                 outcome,
                 reply: Reply::Object(Object {
                     content_type: "text/x-nix-narinfo",
                     encoding: None,
-                    body: ObjectBody::Whole(entry.body),
+                    body: ObjectBody::Whole(self.served(&entry)),
                     max_age: MAX_AGE,
                 }),
             },
-            Found::HaveNot => Answer::failed(outcome, FailureKind::NotFound, format!("no upstream has {hash}")),
-            Found::Refused(why) => Answer::failed(outcome, FailureKind::NotFound, why.as_ref()),
-            Found::Unknown(why) => Answer::failed(outcome, FailureKind::BadGateway, why.as_ref()),
+            Found::HaveNot => {
+                let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
+                Answer::failed(outcome, FailureKind::NotFound, format!("no upstream has {hash}"))
+            }
+            Found::Refused(why) => Answer::failed(Outcome::Refused, FailureKind::NotFound, why.as_ref()),
+            Found::Unknown(why) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, why.as_ref()),
         }
     }
 
@@ -68,12 +79,12 @@ impl Proxy {
         let kept = self.kept_entry(hash).await;
         match kept {
             Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit),
-            None if self.inner.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
+            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
             _ => {}
         }
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
-        let (found, asked_here) = self.inner.narinfos.join(hash, ask).await;
+        let (found, asked_here) = self.policy.narinfos.join(hash, ask).await;
         let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
@@ -91,15 +102,8 @@ impl Proxy {
     pub(super) async fn expire(&self, hash: HashPart) {
         if let Some(mut entry) = self.kept_entry(hash).await {
             entry.expires = UnixSeconds(0);
-            self.inner.store.put_entry(narinfo_key(hash), entry.encode()).await;
+            self.shared.store.put_entry(narinfo_key(hash), entry.encode()).await;
         }
-    }
-
-    /// The kept narinfo of a path, fresh or not, unless trust in where it came from has changed since.
-    pub(super) async fn kept_entry(&self, hash: HashPart) -> Option<Entry> {
-        let entry = Entry::decode(&self.inner.store.entry(narinfo_key(hash)).await?)?;
-        let (_, trust) = self.inner.by_name.get(entry.upstream.as_str())?;
-        (*trust == entry.trust).then_some(entry)
     }
 
     async fn ask_and_keep(&self, hash: HashPart, kept: Option<Entry>, publish: &Publish<Found>) {
@@ -110,34 +114,43 @@ impl Proxy {
         {
             return publish.say(Found::Have(entry));
         }
-        match (self.ask_narinfo(hash).await, kept) {
+        let (asked, others) = self.ask_narinfo(hash).await;
+        match (asked, kept) {
+            (Asked::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
+                self.conflict(hash, &upstream, &verified, &kept.upstream);
+                let now = UnixSeconds::now();
+                let kept = Entry { fetched: now, expires: now.plus(MAX_AGE), ..kept };
+                publish.say(Found::Have(kept.clone()));
+                self.shared.store.put_entry(key, kept.encode()).await;
+            }
             (Asked::Have(upstream, verified), _) => {
-                let entry = self.entry_of(&upstream, &verified);
-                publish.say(Found::Have(entry.clone()));
-                self.inner.store.forget_negative(&key);
-                if let Some(meant) = Meant::by(verified.info()) {
-                    self.inner.store.forget_negative(&meant_key(&meant));
-                }
-                self.inner.store.put_entry(key, entry.encode()).await;
+                let verified = self.seen(*verified).await;
+                let now = UnixSeconds::now();
+                let lifetime = Lifetime { fetched: now, expires: now.plus(upstream.narinfo_ttl().as_secs()) };
+                self.shared.store.forget_negative(&key);
+                self.shared.store.forget_negative(&meant_key(&Meant::by(verified.info())));
+                publish.say(Found::Have(self.entry_of(&upstream, &verified, lifetime)));
+                self.keep(&upstream, &verified, lifetime).await;
                 self.keep_alias(&verified).await;
+                self.compare(hash, &upstream, &verified, others).await;
             }
             (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
                 kept.fetched = UnixSeconds::now();
                 kept.expires = kept.fetched.plus(MAX_AGE);
                 publish.say(Found::Stale(kept.clone()));
-                self.inner.store.put_entry(key, kept.encode()).await;
+                self.shared.store.put_entry(key, kept.encode()).await;
             }
             (Asked::Unknown(why) | Asked::Down(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
             (Asked::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_)), kept) => {
+            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) | Asked::Doubtful(..)), kept) => {
                 if kept.is_some() {
-                    self.inner.store.remove_entry(&key);
+                    self.shared.store.remove_entry(&key);
                 }
-                self.inner.store.put_negative(key, self.inner.options.negative_ttl.0);
+                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
                 publish.say(match asked {
                     Asked::Refused(why) => Found::Refused(why.into()),
                     _ => Found::HaveNot,
@@ -146,14 +159,17 @@ impl Proxy {
         }
     }
 
-    /// Asks the upstreams, group after group.
-    pub(super) async fn ask_narinfo(&self, hash: HashPart) -> Asked {
-        let (mut unknown, mut refused, mut down) = (None, None, None);
-        for group in self.groups() {
-            let mut answers: FuturesUnordered<_> = group.iter().map(|upstream| self.ask_one(upstream, hash)).collect();
+    /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side
+    /// with the one that has it, are still to come.
+    async fn ask_narinfo(&self, hash: HashPart) -> (Asked, Others<'_>) {
+        let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, None);
+        for group in self.policy.groups() {
+            let mut answers: Others<'_> =
+                group.iter().map(|upstream| Box::pin(self.ask_one(upstream, hash)) as BoxFuture<'_, Asked>).collect();
             while let Some(asked) = answers.next().await {
                 match asked {
-                    Asked::Have(..) => return asked,
+                    Asked::Have(..) => return (asked, answers),
+                    Asked::Doubtful(upstream, verified) => doubtful = doubtful.or(Some((upstream, verified))),
                     Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
                     Asked::Down(why) => down = down.or(Some(why)),
@@ -161,12 +177,51 @@ impl Proxy {
                 }
             }
         }
-        match (unknown, refused, down) {
-            (Some(why), _, _) => Asked::Unknown(why),
-            (None, Some(why), _) => Asked::Refused(why),
-            (None, None, Some(why)) => Asked::Down(why),
-            (None, None, None) => Asked::HaveNot,
+        let asked = match (doubtful, unknown, refused, down) {
+            (Some((upstream, verified)), ..) => Asked::Have(upstream, verified),
+            (None, Some(why), _, _) => Asked::Unknown(why),
+            (None, None, Some(why), _) => Asked::Refused(why),
+            (None, None, None, Some(why)) => Asked::Down(why),
+            (None, None, None, None) => Asked::HaveNot,
+        };
+        (asked, Others::new())
+    }
+
+    /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams
+    /// contradict each other, and the first answer stays as long as its NAR can be had. Where nothing vouches, or it is
+    /// the same upstream, the path was rebuilt.
+    fn stays(&self, kept: &Entry, upstream: &Upstream, verified: &Verified) -> bool {
+        let gone = kept.expires == UnixSeconds(0);
+        let trusted = |voucher| voucher != Voucher::Nobody;
+        !gone
+            && trusted(kept.signed.voucher)
+            && trusted(verified.voucher())
+            && kept.upstream != **upstream.name()
+            && self.info_of(kept).is_some_and(|info| info.nar_hash != verified.info().nar_hash)
+    }
+
+    /// What the others of a group say, now that one of them has been believed.
+    async fn compare(&self, hash: HashPart, first: &Upstream, verified: &Verified, mut others: Others<'_>) {
+        while let Some(asked) = others.next().await {
+            if let Asked::Have(upstream, other) = asked
+                && other.info().nar_hash != verified.info().nar_hash
+                && other.voucher() != Voucher::Nobody
+                && verified.voucher() != Voucher::Nobody
+            {
+                self.conflict(hash, &upstream, &other, first.name());
+            }
         }
+    }
+
+    fn conflict(&self, hash: HashPart, upstream: &Upstream, other: &Verified, first: &str) {
+        let text = format!(
+            "upstream {} says NarHash {} for {} and upstream {first} another ({}); the first answer stays",
+            upstream.name(),
+            other.info().nar_hash,
+            other.info().store_path.base_name(),
+            Refusal::Conflict
+        );
+        self.refuse(upstream, hash, Refusal::Conflict, &text);
     }
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
@@ -181,61 +236,49 @@ impl Proxy {
             }
             Ok(Said::HaveNot) => Asked::HaveNot,
             Ok(Said::Have(Got::TooLong)) => {
-                Asked::Unknown(format!("upstream {} sent an endless narinfo", upstream.name()))
+                let reason = Refusal::Malformed;
+                let text = format!(
+                    "the narinfo of {hash} from upstream {} is refused ({reason}): it is longer than {MAX_LEN} bytes",
+                    upstream.name()
+                );
+                self.refuse(upstream, hash, reason, &text);
+                Asked::Refused(text)
             }
             Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
                 Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
             }
             Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => {
-                self.inner.metrics.refused.of(Refusal::NotANarinfo).inc();
-                Asked::Unknown(format!(
-                    "upstream {} answered with something that is no narinfo at all",
-                    upstream.name()
-                ))
+                let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());
+                self.refuse(upstream, hash, Refusal::NotANarinfo, &text);
+                Asked::Unknown(text)
             }
-            Ok(Said::Have(Got::Whole { body, .. })) => {
-                match Verified::check(&body, hash, upstream, &self.inner.store_dir) {
-                    Ok(verified) => {
-                        if !looks_like_nix_serve(&verified) {
-                            upstream.is_roomy();
-                        }
-                        Asked::Have(Arc::clone(upstream), Box::new(verified))
+            Ok(Said::Have(Got::Whole { body, .. })) => self.believe(upstream, hash, &body).await,
+        }
+    }
+
+    /// A narinfo that an upstream sent: verified, or refused with a reason.
+    async fn believe(&self, upstream: &Arc<Upstream>, hash: HashPart, body: &[u8]) -> Asked {
+        let (reason, text) = match Verified::check(body, hash, upstream, self.policy.rules()) {
+            Ok(verified) => match self.known_of(upstream, &verified).await {
+                Known::Nothing => {
+                    if !looks_like_nix_serve(&verified) {
+                        upstream.is_roomy();
                     }
-                    Err(refused) => {
-                        self.inner.metrics.refused.of(refused.reason).inc();
-                        let text = format!(
-                            "the narinfo of {hash} from upstream {} is refused: {}",
-                            upstream.name(),
-                            refused.text
-                        );
-                        tracing::warn!(key = %hash, upstream = %upstream.name(), reason = %refused.reason, "{text}");
-                        Asked::Refused(text)
-                    }
+                    return Asked::Have(Arc::clone(upstream), Box::new(verified));
                 }
-            }
-        }
-    }
-
-    fn entry_of(&self, upstream: &Upstream, verified: &Verified) -> Entry {
-        let now = UnixSeconds::now();
-        Entry {
-            fetched: now,
-            expires: now.plus(upstream.narinfo_ttl().as_secs()),
-            trust: trust::fingerprint(upstream, &self.inner.store_dir),
-            upstream: upstream.name().to_string(),
-            note: verified.url().as_str().to_owned(),
-            body: verified.render(&self.inner.store_dir).into(),
-        }
-    }
-
-    /// The narinfo inside a kept entry. It was verified before it was kept.
-    pub(super) fn info_of(&self, entry: &Entry) -> Option<NarInfo> {
-        NarInfo::parse(&entry.body, &self.inner.store_dir).ok()
+                Known::Doubtful => return Asked::Doubtful(Arc::clone(upstream), Box::new(verified)),
+                Known::Wrong(reason, text) => (reason, text),
+            },
+            Err(Refused { reason, text }) => (reason, text),
+        };
+        let text = format!("the narinfo of {hash} from upstream {} is refused ({reason}): {text}", upstream.name());
+        self.refuse(upstream, hash, reason, &text);
+        Asked::Refused(text)
     }
 
     async fn has_nar_of(&self, entry: &Entry) -> bool {
-        let Some(digest) = self.info_of(entry).as_ref().and_then(trust::digest) else { return false };
-        self.inner.store.manifest(blob_of(&digest)).await.is_some()
+        let Some(meant) = self.info_of(entry).as_ref().map(Meant::by) else { return false };
+        self.shared.store.manifest(meant.blob()).await.is_some_and(|manifest| meant.is(&manifest))
     }
 }
 

@@ -3,6 +3,18 @@
 use crate::nix::store_path::StoreDir;
 use crate::options::{Mistakes, Period, key};
 
+crate::choice! {
+    /// When a NAR is decompressed and held against the NarHash that its narinfo names (R7).
+    pub enum Verify {
+        /// After it was fetched, without keeping anybody waiting.
+        Background = "background",
+        /// Before a byte of it leaves.
+        BeforeFirstByte = "before-first-byte",
+        /// Not at all.
+        Off = "off",
+    }
+}
+
 crate::options! {
     /// The cache that clients see.
     pub struct Options {
@@ -20,6 +32,12 @@ crate::options! {
         /// How many NARs are fetched from upstreams at once, over all clients; further ones wait their turn. Each takes
         /// a bounded amount of memory. Raise it when upstreams are far away and there is bandwidth to spare.
         pub fills: usize = 64,
+        /// When a NAR is decompressed to see that what is in it is what its narinfo says; that its bytes are those that
+        /// were announced is always checked. `background`: after it was fetched; one of at most 1 MiB before its
+        /// response begins, which costs some milliseconds. `before-first-byte`: nothing of a NAR leaves before all of
+        /// it was seen, so the first who asks waits for the whole. `off`: never, and clients find out. What is not what
+        /// it should be is never served again, and the next upstream is asked.
+        pub verify: Verify = Verify::Background,
     }
 }
 

@@ -15,8 +15,12 @@ pub mod key_file;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
 pub mod secret_key;
+mod signer;
 
 use std::path::{Path, PathBuf};
+
+pub(super) use signer::Demand;
+pub use signer::Signer;
 
 use self::key_file::KeyFileError;
 use self::secret_key::SecretKey;

@@ -12,9 +12,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::HeaderValue;
 
-use super::Proxy;
+use super::Pipeline;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
-use super::entry::{Entry, small_key};
+use super::entry::{Entry, Signed, small_key};
 use super::flights::{NOT_ASKED, Publish};
 use super::request::Small;
 use super::trust;
@@ -45,7 +45,7 @@ enum Answered {
     Unknown(String),
 }
 
-impl Proxy {
+impl Pipeline {
     pub(super) async fn small(&self, small: Small) -> Answer {
         let path = small.path();
         let (found, outcome) = self.find_small(&small, &path).await;
@@ -76,23 +76,24 @@ impl Proxy {
 
     async fn find_small(&self, small: &Small, path: &str) -> (Found, Outcome) {
         let key = small_key(path);
-        let kept = match self.inner.store.entry(key).await {
+        let kept = match self.shared.store.entry(key).await {
             Some(bytes) => Entry::decode(&bytes),
             None => None,
         };
         let kept = kept.filter(|entry| {
-            self.inner.by_name.get(entry.upstream.as_str()).is_some_and(|(_, trust)| *trust == entry.trust)
+            // Nothing signs it: it is as good as the place it came from.
+            self.policy.origin_of(&entry.upstream).is_some_and(|(_, basis)| basis.origin == entry.basis.origin)
         });
         match kept {
             Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit),
-            None if self.inner.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
+            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
             _ => {}
         }
         let (proxy, small, asked_path) = (self.clone(), small.clone(), path.to_owned());
         let ask = |publish: Publish<Found>| async move {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
-        let (found, asked_here) = self.inner.smalls.join(path.to_owned(), ask).await;
+        let (found, asked_here) = self.policy.smalls.join(path.to_owned(), ask).await;
         let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
@@ -112,14 +113,15 @@ impl Proxy {
                 let entry = Entry {
                     fetched: now,
                     expires: now.plus(upstream.narinfo_ttl().as_secs()),
-                    trust: trust::fingerprint(&upstream, &self.inner.store_dir),
+                    basis: self.policy.basis(&upstream),
                     upstream: upstream.name().to_string(),
                     note: encoding.and_then(|e| e.to_str().ok().map(str::to_owned)).unwrap_or_default(),
+                    signed: Signed::NOT,
                     body,
                 };
                 publish.say(Found::Have(entry.clone()));
-                self.inner.store.forget_negative(&key);
-                self.inner.store.put_entry(key, entry.encode()).await;
+                self.shared.store.forget_negative(&key);
+                self.shared.store.put_entry(key, entry.encode()).await;
             }
             (Answered::Large(upstream), _) => publish.say(Found::Large(upstream)),
             (Answered::Unknown(why), Some(kept)) => {
@@ -129,9 +131,9 @@ impl Proxy {
             (Answered::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
             (Answered::HaveNot, kept) => {
                 if kept.is_some() {
-                    self.inner.store.remove_entry(&key);
+                    self.shared.store.remove_entry(&key);
                 }
-                self.inner.store.put_negative(key, self.inner.options.negative_ttl.0);
+                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
                 publish.say(Found::HaveNot);
             }
         }
@@ -140,7 +142,7 @@ impl Proxy {
     /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
     async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Answered {
         let mut unknown = None;
-        for group in self.groups() {
+        for group in self.policy.groups() {
             let mut answers: FuturesUnordered<_> = group
                 .iter()
                 .map(|upstream| async move { (Arc::clone(upstream), upstream.small(path, KEPT).await) })

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::Proxy;
-use super::entry::{Alias, alias_key, meant_key};
+use super::Pipeline;
+use super::entry::{Alias, Entry, alias_key, meant_key};
 use super::flights::{NOT_ASKED, Publish};
 use super::nar::{Meant, Nowhere};
 use super::narinfo::Asked;
-use super::trust::Verified;
-use crate::fill::{Broken, FillFailure, Locate, Plan, Source};
+use super::options::Verify;
+use super::policy::Ground;
+use super::trust::{self, Verified};
+use crate::decompress;
+use crate::fill::{Broken, FillFailure, Locate, Plan, Prove, Source};
 use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
@@ -25,28 +28,62 @@ pub(super) struct Announcers {
     pub(super) unknown: Option<Arc<str>>,
 }
 
-impl Proxy {
+impl Pipeline {
     /// The plan for the bytes that are meant. One upstream is enough for it: who is better is found out on failure.
     pub(super) async fn plan(&self, meant: Meant) -> Result<Plan, Nowhere> {
-        if self.inner.store.negative(meant_key(&meant)) {
+        if self.shared.store.negative(meant_key(&meant)) {
             return Err(Nowhere::remembered(&meant));
         }
-        let Some(hash) = meant.hash else { return Ok(self.plan_by_name(meant)) };
+        let Some(hash) = meant.hash else { return self.plan_by_name(meant) };
         let (entry, info) = self.narinfo_for_nar(hash).await?;
         if meant.is_in(&info)
-            && let Some((upstream, _)) = self.inner.by_name.get(entry.upstream.as_str())
-            && let Ok(url) = NarUrl::parse(&entry.note, upstream.base())
+            && let Ok(plan) = self.plan_of_entry(&entry, &info)
         {
-            return Ok(plan_of(&meant, &info, source(upstream, &url)));
+            return Ok(plan);
         }
         // Clients keep narinfos for 30 days: theirs may be of another upstream, or older than ours.
         let found = self.announcers(meant, hash).await;
         found.plan_or(|| Nowhere::not_found(format!("no upstream has {hash} with the hash {} now", meant.digest)))
     }
 
+    /// The plan for the NAR of a kept narinfo, from the upstream it came from.
+    pub(super) fn plan_of_entry(&self, entry: &Entry, info: &NarInfo) -> Result<Plan, String> {
+        let gone = || format!("upstream {} is not configured any more", entry.upstream);
+        let (upstream, _) = self.policy.origin_of(&entry.upstream).ok_or_else(gone)?;
+        let url = NarUrl::parse(&entry.note, upstream.base()).map_err(|error| error.to_string())?;
+        Ok(self.plan_of(info, entry.signed.ground, source(upstream, &url)))
+    }
+
+    fn plan_of(&self, info: &NarInfo, ground: Ground, source: Source) -> Plan {
+        let size = match info.compression {
+            Compression::None => Some(info.nar_size),
+            _ => info.file_size,
+        };
+        Plan {
+            digest: trust::digest(info),
+            file_hash: trust::file_hash(info),
+            size,
+            compression: info.compression,
+            claim: Some(Arc::new(trust::claim(info, ground))),
+            prove: self.when_to_prove(&source.upstream, info.compression),
+            sources: vec![source],
+            judge: self.judge(),
+        }
+    }
+
+    fn when_to_prove(&self, upstream: &Upstream, compression: Compression) -> Prove {
+        match self.policy.options.verify {
+            Verify::Off => Prove::Never,
+            Verify::BeforeFirstByte => Prove::First,
+            // Who was caught is not given another first byte.
+            Verify::Background if upstream.is_suspect() && decompress::supports(compression) => Prove::First,
+            Verify::Background => Prove::Afterwards,
+        }
+    }
+
     /// Remembers for a moment that nobody has these bytes, so that who asks for them again and again asks only here.
     pub(super) fn remember_missing(&self, meant: &Meant) {
-        self.inner.store.put_negative(meant_key(meant), self.inner.options.negative_ttl.0);
+        self.shared.store.put_negative(meant_key(meant), self.policy.options.negative_ttl.0);
     }
 
     /// Asks every upstream who announces the bytes that are meant, whatever is kept. Many who ask at once ask once.
@@ -55,19 +92,21 @@ impl Proxy {
         let ask = |publish: Publish<Announcers>| async move {
             publish.say(proxy.ask_announcers(meant, hash).await);
         };
-        let (found, _) = self.inner.announcers.join(meant, ask).await;
+        let (found, _) = self.policy.announcers.join(meant, ask).await;
         found.unwrap_or_else(|| Announcers { plan: None, unknown: Some(NOT_ASKED.into()) })
     }
 
     async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
         let mut found = Announcers::default();
-        for upstream in &self.inner.upstreams {
+        for upstream in &self.policy.upstreams {
             match self.ask_one(upstream, hash).await {
-                Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
+                Asked::Have(upstream, verified) | Asked::Doubtful(upstream, verified)
+                    if meant.is_in(verified.info()) =>
+                {
                     let source = source(&upstream, verified.url());
                     match &mut found.plan {
                         Some(plan) => plan.sources.push(source),
-                        None => found.plan = Some(plan_of(&meant, verified.info(), source)),
+                        None => found.plan = Some(self.plan_of(verified.info(), verified.ground(), source)),
                     }
                 }
                 Asked::Unknown(why) => {
@@ -84,25 +123,38 @@ impl Proxy {
 
     /// A plan for `nar/<filehash>.nar.xz` without its narinfo: the name itself is the proof of the bytes, and the path
     /// asked for is written from the parsed hash (R13).
-    fn plan_by_name(&self, meant: Meant) -> Plan {
+    fn plan_by_name(&self, meant: Meant) -> Result<Plan, Nowhere> {
+        if self.policy.options.verify == Verify::BeforeFirstByte {
+            let text = "no narinfo that was asked for here says what is in this NAR, so that it cannot be proven";
+            return Err(Nowhere::not_found(text));
+        }
         let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
-        let upstreams = self.inner.upstreams.iter();
+        let upstreams = self.policy.upstreams.iter();
         let sources =
             upstreams.filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
         let Meant { digest, compression, .. } = meant;
-        Plan { digest, size: None, compression, announced: None, sources: sources.collect() }
+        Ok(Plan {
+            digest,
+            file_hash: Some(digest),
+            size: None,
+            compression,
+            claim: None,
+            prove: Prove::Never,
+            sources: sources.collect(),
+            judge: self.judge(),
+        })
     }
 
     /// Which bytes a URL means that some upstream's narinfo announced.
     pub(super) async fn announced(&self, path: &str) -> Option<Alias> {
-        Alias::decode(&self.inner.store.entry(alias_key(path)).await?)
+        Alias::decode(&self.shared.store.entry(alias_key(path)).await?)
     }
 
     /// Remembers which bytes an announced URL means. The first to announce a URL keeps it as long as its narinfo is kept
     /// and says so: one URL has one byte sequence (R12), whatever an upstream announces later.
     pub(super) async fn keep_alias(&self, verified: &Verified) {
         let (info, path) = (verified.info(), verified.url().as_str());
-        let Some(Meant { digest, compression, .. }) = Meant::by(info) else { return };
+        let Meant { digest, compression, .. } = Meant::by(info);
         let alias = Alias { hash: info.store_path.hash(), digest, nar_hash: info.nar_hash, compression };
         if let Some(first) = self.announced(path).await {
             if first == alias {
@@ -114,7 +166,7 @@ impl Proxy {
                 return;
             }
         }
-        self.inner.store.put_entry(alias_key(path), alias.encode()).await;
+        self.shared.store.put_entry(alias_key(path), alias.encode()).await;
     }
 
     /// Finds the sources again when a reader meets a hole.
@@ -135,7 +187,7 @@ impl Announcers {
 }
 
 struct Locator {
-    proxy: Proxy,
+    proxy: Pipeline,
     meant: Meant,
 }
 
@@ -156,20 +208,6 @@ impl Locate for Locator {
                 Broken::new(reason, nowhere.into_text())
             })
         })
-    }
-}
-
-fn plan_of(meant: &Meant, info: &NarInfo, source: Source) -> Plan {
-    let size = match info.compression {
-        Compression::None => Some(info.nar_size),
-        _ => info.file_size,
-    };
-    Plan {
-        digest: meant.digest,
-        size,
-        compression: meant.compression,
-        announced: Some((info.store_path.hash(), info.nar_hash, info.nar_size)),
-        sources: vec![source],
     }
 }
 

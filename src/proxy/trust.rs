@@ -1,13 +1,43 @@
-//! From an upstream's text to something that may be cached and served: [`Verified`] has no other source than
-//! [`Verified::check`] (R1, R2, R6, R14).
+//! From an upstream's text to something that may be kept, served and signed: [`Verified`] has no other source than
+//! [`Verified::check`], for what just came, and [`Verified::check_kept`], for what was kept (R1, R2, R6, R14).
+//!
+//! What it rests on is part of it ([`Voucher`]): a key of the upstream that sent it, the content address of the path, the
+//! operator's word, or nothing. A key of one upstream never vouches for another.
 
+use super::options::Verify;
+use super::policy::Ground;
+use crate::decompress;
+use crate::fill::Claim;
 use crate::metrics::Refusal;
 use crate::nix::hash::Sha256;
 use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::signature::PublicKey;
 use crate::nix::store_path::{HashPart, StoreDir};
+use crate::store::Manifest;
 use crate::upstream::{Trust, Upstream};
+
+/// Who says that a narinfo is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voucher {
+    /// A key of the upstream.
+    Key,
+    /// The path itself: it is made from the content address (CA). That the content has it, only its NAR can show.
+    ContentAddress,
+    /// The operator, for whatever the upstream says.
+    Operator,
+    /// Nobody: it is passed on.
+    Nobody,
+}
+
+impl Voucher {
+    const ALL: [Self; 4] = [Self::Key, Self::ContentAddress, Self::Operator, Self::Nobody];
+
+    /// The voucher with this number, as `as u8` gives it.
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|voucher| *voucher as u8 == code)
+    }
+}
 
 /// A narinfo that is about the path asked for, well formed, and vouched for as its upstream must.
 #[derive(Debug)]
@@ -15,6 +45,10 @@ pub(super) struct Verified {
     info: NarInfo,
     url: NarUrl,
     digest: Sha256,
+    voucher: Voucher,
+    ground: Ground,
+    /// What it claims was found in its NAR.
+    proven: bool,
 }
 
 /// Why a narinfo is not believed.
@@ -24,33 +58,68 @@ pub(super) struct Refused {
     pub(super) text: String,
 }
 
+impl Refused {
+    fn new(reason: Refusal, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into() }
+    }
+}
+
+/// By which rules narinfos are checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) dir: &'a StoreDir,
+    pub(super) verify: Verify,
+}
+
 impl Verified {
     /// Checks what `upstream` sent for `asked`.
-    pub(super) fn check(text: &[u8], asked: HashPart, upstream: &Upstream, dir: &StoreDir) -> Result<Self, Refused> {
-        let refused = |reason, text: String| Refused { reason, text };
-        let info = NarInfo::parse(text, dir).map_err(|e| refused(Refusal::Malformed, e.to_string()))?;
+    pub(super) fn check(text: &[u8], asked: HashPart, upstream: &Upstream, rules: Rules<'_>) -> Result<Self, Refused> {
+        let info =
+            NarInfo::parse(text, rules.dir).map_err(|error| Refused::new(Refusal::Malformed, error.to_string()))?;
+        Self::check_info(info, asked, upstream, rules)
+    }
+
+    /// Checks once more what was kept of `upstream`, which may be trusted otherwise by now: the text without our own
+    /// signatures, and the URL that was announced.
+    pub(super) fn check_kept(
+        text: &[u8],
+        url: &str,
+        asked: HashPart,
+        upstream: &Upstream,
+        rules: Rules<'_>,
+    ) -> Result<Self, Refused> {
+        let mut info = NarInfo::parse_rendered(text, rules.dir)
+            .map_err(|error| Refused::new(Refusal::Malformed, error.to_string()))?;
+        url.clone_into(&mut info.url);
+        Self::check_info(info, asked, upstream, rules)
+    }
+
+    fn check_info(info: NarInfo, asked: HashPart, upstream: &Upstream, rules: Rules<'_>) -> Result<Self, Refused> {
+        // R6
         if info.store_path.hash() != asked {
-            let text = format!("it is about {}", info.store_path.base_name());
-            return Err(refused(Refusal::OtherPath, text));
+            return Err(Refused::new(Refusal::OtherPath, format!("it is about {}", info.store_path.base_name())));
         }
-        if upstream.trust() == Trust::Keys
-            && upstream.keys().verify(info.fingerprint(dir).as_bytes(), &info.sigs).is_none()
-        {
+        let Some((voucher, ground)) = voucher(&info, upstream, rules.dir) else {
             let names: Vec<&str> = upstream.keys().iter().map(PublicKey::name).collect();
-            let text = format!("no valid signature by a key trusted for this upstream ({})", names.join(", "));
-            return Err(refused(Refusal::Untrusted, text));
-        }
-        if info.file_size.is_some_and(|size| size > NarInfo::largest_file(info.nar_size)) {
-            let text =
-                format!("FileSize {} is absurd for NarSize {}", info.file_size.unwrap_or_default(), info.nar_size);
-            return Err(refused(Refusal::Malformed, text));
-        }
-        let url = NarUrl::parse(&info.url, upstream.base()).map_err(|e| refused(Refusal::BadUrl, e.to_string()))?;
-        let Some(digest) = digest(&info) else {
-            let text = "it is compressed and has no FileHash".to_owned();
-            return Err(refused(Refusal::Unprovable, text));
+            let names = names.join(", ");
+            let text = format!("it has no valid signature by a key trusted for this upstream ({names})");
+            return Err(Refused::new(Refusal::Untrusted, text));
         };
-        Ok(Self { info, url, digest })
+        if info.file_size.is_some_and(|size| size > NarInfo::largest_file(info.nar_size)) {
+            let size = info.file_size.unwrap_or_default();
+            let text = format!("FileSize {size} is absurd for NarSize {}", info.nar_size);
+            return Err(Refused::new(Refusal::Malformed, text));
+        }
+        // R14
+        let url = NarUrl::parse(&info.url, upstream.base())
+            .map_err(|error| Refused::new(Refusal::BadUrl, error.to_string()))?;
+        let provable = decompress::supports(info.compression);
+        if !provable && (info.file_hash.is_none() || rules.verify == Verify::BeforeFirstByte) {
+            let text = format!("its NAR cannot be proven: {} is not understood here", info.compression);
+            return Err(Refused::new(Refusal::Unprovable, text));
+        }
+        let digest = digest(&info);
+        Ok(Self { info, url, digest, voucher, ground, proven: false })
     }
 
     /// The narinfo.
@@ -63,16 +132,85 @@ impl Verified {
         &self.url
     }
 
-    /// The text we serve: canonical, with the URL that says all that is needed to find the bytes again.
-    pub(super) fn render(&self, dir: &StoreDir) -> String {
+    /// Who vouches for it.
+    pub(super) fn voucher(&self) -> Voucher {
+        self.voucher
+    }
+
+    /// Why it is believed, in one word that can be kept.
+    pub(super) fn ground(&self) -> Ground {
+        self.ground
+    }
+
+    /// What it claims of its NAR.
+    pub(super) fn claim(&self) -> Claim {
+        claim(&self.info, self.ground)
+    }
+
+    /// Takes note of what was found in its NAR. For what only a content address vouches for the content must have it.
+    pub(super) fn seen_in(mut self, manifest: &Manifest) -> Self {
+        let addressed = manifest.is_addressed_as(self.info.store_path.hash().as_bytes());
+        self.proven =
+            self.claim().holds_for(manifest) == Some(true) && (addressed || self.voucher != Voucher::ContentAddress);
+        self
+    }
+
+    /// Whether its NAR was seen to be what it claims.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// The narinfo as it is served: canonical, with the URL that says all that is needed to find the bytes again.
+    pub(super) fn served(&self) -> NarInfo {
         let mut info = self.info.clone();
         info.url = nar_url(info.store_path.hash(), &self.digest, info.compression);
-        info.render(dir)
+        info
     }
 }
 
-/// What identifies the body behind a narinfo: FileHash, or NarHash where there is no compression.
-pub(super) fn digest(info: &NarInfo) -> Option<Sha256> {
+/// Who vouches for a narinfo of this upstream; `None` when it is not enough (R1).
+fn voucher(info: &NarInfo, upstream: &Upstream, dir: &StoreDir) -> Option<(Voucher, Ground)> {
+    if upstream.trust() == Trust::Pass {
+        return Some((Voucher::Nobody, Ground::word(upstream, dir)));
+    }
+    if let Some(key) = upstream.keys().verify(info.fingerprint(dir).as_bytes(), &info.sigs) {
+        return Some((Voucher::Key, Ground::key(key, dir)));
+    }
+    // Nix's `isContentAddressed` (src/libstore/path-info.cc): no signature is needed where the address gives the path.
+    if is_content_addressed(info, dir) {
+        return Some((Voucher::ContentAddress, Ground::content(dir)));
+    }
+    (upstream.trust() == Trust::Origin).then(|| (Voucher::Operator, Ground::word(upstream, dir)))
+}
+
+/// Whether the path is made from its content address, and one that can be held against the content here: what cannot be
+/// checked is not believed.
+fn is_content_addressed(info: &NarInfo, dir: &StoreDir) -> bool {
+    let (path, Some(address)) = (&info.store_path, &info.ca) else { return false };
+    let made = address.store_path(path.name(), &info.references, path.hash(), dir);
+    made == Some(path.hash()) && address.check(path.hash(), info.references.contains(path)).is_some()
+}
+
+/// What a narinfo claims of its NAR.
+pub(super) fn claim(info: &NarInfo, ground: Ground) -> Claim {
+    let refers_to_itself = info.references.contains(&info.store_path);
+    Claim {
+        hash: info.store_path.hash(),
+        name: info.store_path.base_name(),
+        nar_hash: info.nar_hash,
+        nar_size: info.nar_size,
+        address: info.ca.clone().map(|address| (address, refers_to_itself)),
+        basis: ground.0,
+    }
+}
+
+/// What identifies the body behind a narinfo: FileHash, or NarHash where there is none.
+pub(super) fn digest(info: &NarInfo) -> Sha256 {
+    file_hash(info).unwrap_or(info.nar_hash)
+}
+
+/// The hash of the body, where the narinfo tells it.
+pub(super) fn file_hash(info: &NarInfo) -> Option<Sha256> {
     match info.compression {
         Compression::None => Some(info.nar_hash),
         _ => info.file_hash,
@@ -82,23 +220,4 @@ pub(super) fn digest(info: &NarInfo) -> Option<Sha256> {
 /// The URL we hand out; design.md, idea 2.
 pub(super) fn nar_url(hash: HashPart, digest: &Sha256, compression: Compression) -> String {
     format!("nar/{hash}-{}.nar{}", digest.nix32(), compression.extension())
-}
-
-/// What an entry's trust rests on: when the store directory, the upstream's URL, its trust or its keys change in the
-/// configuration, the fingerprint does too, and what only the old ones vouched for is not served any more.
-pub(super) fn fingerprint(upstream: &Upstream, dir: &StoreDir) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(dir.as_str().as_bytes());
-    hasher.update(&[0]);
-    hasher.update(upstream.base().as_str().as_bytes());
-    hasher.update(&[0, upstream.trust() as u8]);
-    let mut keys: Vec<String> = upstream.keys().iter().map(ToString::to_string).collect();
-    keys.sort_unstable();
-    for key in keys {
-        hasher.update(key.as_bytes());
-        hasher.update(&[0]);
-    }
-    let mut fingerprint = [0; 16];
-    fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    fingerprint
 }

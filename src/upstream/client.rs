@@ -12,7 +12,7 @@
 //! Out of scope: which upstream is asked and what its answer is worth (`proxy`), and where the bytes go (`fill`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +27,7 @@ use super::answer::{Asked, Body, Opened, Said, Streamed};
 use super::error::{Cause, UpstreamError};
 use super::options::{Options, Trust, WhenDown};
 use super::wire::{self, Pool};
+use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::signature::PublicKeys;
 
@@ -45,6 +46,9 @@ const PASSED_ON: usize = 4;
 const TURN: Duration = Duration::from_secs(120);
 /// How often a request is sent again because its connection was closed before an answer.
 const RESENDS: usize = 2;
+/// For so many seconds (an hour) an upstream that sent a wrong NAR is suspected of doing it again.
+const SUSPECT: u64 = 3600;
+
 /// An upstream that can be asked.
 #[derive(Debug)]
 pub struct Upstream {
@@ -60,6 +64,8 @@ pub struct Upstream {
     pass_on_permits: Arc<Semaphore>,
     careful: AtomicBool,
     multiplexes: AtomicBool,
+    /// Until when nothing of it is believed before it is proven.
+    suspect_until: AtomicU64,
     metrics: UpstreamMetrics,
 }
 
@@ -92,6 +98,7 @@ impl Upstream {
             pass_on_permits: Arc::new(Semaphore::new(passed_on)),
             careful: AtomicBool::new(careful),
             multiplexes: AtomicBool::new(false),
+            suspect_until: AtomicU64::new(0),
             metrics,
         }))
     }
@@ -134,6 +141,21 @@ impl Upstream {
     /// How long a body may pause.
     pub(super) fn stall_timeout(&self) -> Duration {
         self.options.stall_timeout.0
+    }
+
+    /// What was configured.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// A NAR of it was not what it claims: for a while nothing of it is believed before it is proven.
+    pub fn suspect(&self) {
+        self.suspect_until.store(UnixSeconds::now().plus(SUSPECT).0, Ordering::Relaxed);
+    }
+
+    /// Whether it was caught lately.
+    pub fn is_suspect(&self) -> bool {
+        UnixSeconds::now().0 < self.suspect_until.load(Ordering::Relaxed)
     }
 
     /// Its counters.

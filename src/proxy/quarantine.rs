@@ -1,0 +1,263 @@
+//! What is remembered of NARs that are not what their narinfo claims, and what is served in their place.
+//!
+//! The record is kept under what a NAR URL says: the path, the digest, the compression. It says what was claimed of
+//! those bytes: another narinfo may claim something else of the same bytes, and be right. While it stands, a narinfo with
+//! that claim is refused from whatever upstream, so that the next one is asked, and nothing is served under the URL but
+//! what has the NarHash, the NarSize and the compression that whoever was given the URL expects: the NAR of another
+//! upstream. And even that only when nothing of the wrong bytes can have left under it (R12).
+//!
+//! Bytes with the FileHash that was announced are wrong for ever. Bytes without it may be a transfer that went wrong: for
+//! [`DOUBTED`] the upstream that sent them is doubted in this, which is to say believed only if nobody else has the path.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+
+use super::Pipeline;
+use super::entry::{narinfo_key, put_text, quarantine_key, take_array, take_text};
+use super::nar::Meant;
+use super::trust::Verified;
+use crate::clock::UnixSeconds;
+use crate::fill::{Broken, Claim, Judge, Plan, Source};
+use crate::metrics::Refusal;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::NarInfo;
+use crate::nix::store_path::HashPart;
+use crate::upstream::Upstream;
+
+/// For how many seconds (10 minutes) a narinfo is doubted whose NAR may have gone wrong on its way only.
+const DOUBTED: u64 = 600;
+/// For how many seconds a narinfo without its NAR is not offered.
+const MOMENT: u64 = 30;
+const VERSION: u8 = 1;
+
+/// What is known of certain bytes under the name of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Until when it holds.
+    until: UnixSeconds,
+    /// Whether another try may show that they are right, and another upstream may have them right.
+    doubted: bool,
+    /// The name of the upstream they came from.
+    upstream: String,
+    /// What was claimed to be in them.
+    nar_hash: Sha256,
+    nar_size: u64,
+    /// Whether something of them may have been served.
+    left: bool,
+    /// The digest of what is served in their place.
+    instead: Option<Sha256>,
+    /// Which upstream, and why: for people.
+    text: String,
+}
+
+impl Record {
+    fn of(claim: &Claim, plan: &Plan, upstream: &Upstream, broken: &Broken, refusal: Refusal) -> Self {
+        let on_the_way = matches!(refusal, Refusal::WrongFileHash | Refusal::WrongSize | Refusal::Unprovable);
+        let doubted = on_the_way || plan.file_hash.is_none();
+        Self {
+            until: if doubted { UnixSeconds::now().plus(DOUBTED) } else { UnixSeconds(u64::MAX) },
+            doubted,
+            upstream: upstream.name().to_string(),
+            nar_hash: claim.nar_hash,
+            nar_size: claim.nar_size,
+            left: true,
+            instead: None,
+            text: format!("{refusal}, from upstream {}: {broken}", upstream.name()),
+        }
+    }
+
+    /// Whether the bytes may turn out to be right after all.
+    pub(super) fn is_doubt(&self) -> bool {
+        self.doubted
+    }
+
+    fn is_about(&self, info: &NarInfo) -> bool {
+        self.nar_hash == info.nar_hash && self.nar_size == info.nar_size
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(120 + self.text.len());
+        out.put_u8(VERSION);
+        out.put_u64_le(self.until.0);
+        out.put_slice(self.nar_hash.as_bytes());
+        out.put_u64_le(self.nar_size);
+        out.put_u8(u8::from(self.doubted));
+        out.put_u8(u8::from(self.left));
+        out.put_u8(u8::from(self.instead.is_some()));
+        out.put_slice(self.instead.unwrap_or(self.nar_hash).as_bytes());
+        put_text(&mut out, &self.upstream);
+        put_text(&mut out, &self.text);
+        out.freeze()
+    }
+
+    fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let until = UnixSeconds(bytes.try_get_u64_le().ok()?);
+        let nar_hash = Sha256::from_bytes(take_array(&mut bytes)?);
+        let nar_size = bytes.try_get_u64_le().ok()?;
+        let doubted = bytes.try_get_u8().ok()? != 0;
+        let left = bytes.try_get_u8().ok()? != 0;
+        let replaced = bytes.try_get_u8().ok()? != 0;
+        let instead = Sha256::from_bytes(take_array(&mut bytes)?);
+        let (upstream, text) = (take_text(&mut bytes)?, take_text(&mut bytes)?);
+        Some(Self { until, doubted, upstream, nar_hash, nar_size, left, instead: replaced.then_some(instead), text })
+    }
+}
+
+/// What is known against a narinfo.
+pub(super) enum Known {
+    Nothing,
+    /// Its NAR was wrong when it came last.
+    Doubtful,
+    Wrong(Refusal, String),
+}
+
+/// For people.
+impl std::fmt::Display for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "its NAR was refused ({})", self.text)
+    }
+}
+
+impl Pipeline {
+    /// Does as if a narinfo were not offered, for a moment: its NAR is not there.
+    pub(super) async fn withhold(&self, hash: HashPart, info: &NarInfo, upstream: &Upstream, text: &str) {
+        let until = UnixSeconds::now().plus(MOMENT);
+        let (nar_hash, nar_size, upstream) = (info.nar_hash, info.nar_size, upstream.name().to_string());
+        let text = text.to_owned();
+        let record = Record { until, doubted: false, upstream, nar_hash, nar_size, left: false, instead: None, text };
+        self.shared.store.put_entry(quarantine_key(&Meant::by(info)), record.encode()).await;
+        self.shared.store.remove_entry(&narinfo_key(hash));
+    }
+
+    /// The record of these bytes, while it stands.
+    pub(super) async fn quarantined(&self, meant: &Meant) -> Option<Record> {
+        let record = Record::decode(self.shared.store.entry(quarantine_key(meant)).await?)?;
+        (UnixSeconds::now() < record.until).then_some(record)
+    }
+
+    /// What is known against a narinfo that is otherwise right: what it claims of its NAR was found not to be so.
+    pub(super) async fn known_of(&self, upstream: &Upstream, verified: &Verified) -> Known {
+        let meant = Meant::by(verified.info());
+        if let Some(record) = self.quarantined(&meant).await
+            && record.is_about(verified.info())
+        {
+            if !record.doubted {
+                return Known::Wrong(Refusal::Quarantined, record.to_string());
+            }
+            if record.upstream == **upstream.name() {
+                return Known::Doubtful;
+            }
+        }
+        let manifest = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest));
+        if manifest.is_some_and(|manifest| verified.claim().holds_for(&manifest) == Some(false)) {
+            let text = "its NAR is here, and is another one than NarHash and NarSize say".to_owned();
+            return Known::Wrong(Refusal::WrongNarHash, text);
+        }
+        Known::Nothing
+    }
+
+    /// What may be served in place of bytes that were refused: the same bytes from another upstream, or, where nothing of
+    /// the wrong ones can have left, another upstream's NAR, proven to be what was claimed of them. `None`: nothing.
+    pub(super) async fn instead(&self, meant: Meant, record: &Record) -> Option<Meant> {
+        if let Some(digest) = record.instead {
+            return Some(Meant { digest, ..meant });
+        }
+        let hash = meant.hash?;
+        let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
+        let other = Meant::by(&info);
+        if other == meant && info.file_hash.is_some() && entry.upstream != record.upstream {
+            return Some(meant);
+        }
+        if record.left || other == meant || !record.is_about(&info) || info.compression != meant.compression {
+            return None;
+        }
+        let plan = self.plan_of_entry(&entry, &info).ok()?;
+        if let Err(broken) = self.shared.fills.proven(&plan).await {
+            tracing::debug!(key = %hash, "nothing stands in for a NAR that was refused: {broken}");
+            return None;
+        }
+        tracing::info!(key = %hash, upstream = %entry.upstream, "its NAR stands in for the one that was refused");
+        let record = Record { instead: Some(other.digest), ..record.clone() };
+        self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
+        Some(other)
+    }
+
+    /// Who hears of NARs that are not what was claimed.
+    pub(super) fn judge(&self) -> Arc<dyn Judge> {
+        Arc::new(Verdicts { pipeline: self.clone() })
+    }
+
+    /// A refusal is counted and logged (R39); what is withheld because of an earlier one was logged then.
+    pub(super) fn refuse(&self, upstream: &Upstream, hash: HashPart, refusal: Refusal, text: &str) {
+        upstream.metrics().refused.of(refusal).inc();
+        match refusal {
+            Refusal::Quarantined => {
+                tracing::debug!(key = %hash, upstream = %upstream.name(), reason = %refusal, "{text}");
+            }
+            _ => tracing::warn!(key = %hash, upstream = %upstream.name(), reason = %refusal, "{text}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Verdicts {
+    pipeline: Pipeline,
+}
+
+impl Judge for Verdicts {
+    fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let (Some(refusal), upstream) = (broken.refusal, &source.upstream) else { return };
+            upstream.suspect();
+            let Some(claim) = &plan.claim else {
+                upstream.metrics().refused.of(refusal).inc();
+                tracing::warn!(key = %plan.digest, upstream = %upstream.name(), reason = %refusal, "{broken}");
+                return;
+            };
+            let (pipeline, hash) = (&self.pipeline, claim.hash);
+            let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
+            pipeline.refuse(upstream, hash, refusal, &text);
+            let meant = Meant { hash: Some(hash), digest: plan.digest, compression: plan.compression };
+            let mut record = Record { left, ..Record::of(claim, plan, upstream, broken, refusal) };
+            if let Some(before) = pipeline.quarantined(&meant).await {
+                record.left |= before.left;
+                record.instead = before.instead;
+            }
+            let store = &pipeline.shared.store;
+            store.put_entry(quarantine_key(&meant), record.encode()).await;
+            if let Some(entry) = pipeline.kept_entry(hash).await
+                && pipeline.info_of(&entry).is_some_and(|info| Meant::by(&info) == meant)
+            {
+                store.remove_entry(&narinfo_key(hash));
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_back(
+            until: u64, hashes: [[u8; 32]; 2], nar_size: u64, doubted: bool, left: bool, replaced: bool,
+            upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
+            cut: prop::sample::Index,
+        ) {
+            let record = Record {
+                until: UnixSeconds(until), doubted, upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
+                instead: replaced.then(|| Sha256::from_bytes(hashes[1])), text,
+            };
+            let bytes = record.encode();
+            prop_assert_eq!(Record::decode(bytes.slice(..cut.index(bytes.len()))), None);
+            prop_assert_eq!(Record::decode(bytes), Some(record));
+        }
+    }
+}
