@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused before the first socket is served. The disk tier is recovered while clients
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
+mod reload;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,18 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::clock::UnixSeconds;
-use crate::config::{Config, nix_conf_lines};
+use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::body::Body;
 use crate::edge::{self, Listen, ListenAddress, Listeners, Peer, Service, Stop};
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
-use crate::proxy::sign::secret_key::SecretKey;
-use crate::proxy::{Proxy, request, sign};
+use crate::proxy::{Policy, Proxy, request};
 use crate::store::Store;
 use crate::tls;
-use crate::upstream::Upstream;
+
+use self::reload::Reloads;
 
 /// Files and sockets besides clients' connections, for the bound on those: block files, upstreams' connections.
 const OTHER_FILES: u64 = 1024;
@@ -53,23 +55,24 @@ struct Certificate {
     self_signed: Option<tls::SelfSigned>,
 }
 
-/// Serves until SIGTERM, SIGINT or SIGHUP.
+/// Serves until SIGTERM or SIGINT. SIGHUP has the configuration read again from `origin`; where there is no file to read,
+/// it means that the terminal is gone, and ends the program too.
 ///
 /// # Errors
 /// What keeps it from starting: a certificate or a key that cannot be loaded, an address that cannot be bound.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, origin: Origin) -> anyhow::Result<()> {
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
     let app = App::build(config)?;
     app.announce();
-    app.serve(signals).await
+    app.serve(signals, Arc::new(origin)).await
 }
 
-/// What ends the program.
+/// What the program is told from outside.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// The terminal is gone. Unhandled, it would end the process at once, and every download with it.
+    /// Unhandled, it would end the process at once, and every download with it.
     hangup: Signal,
 }
 
@@ -82,13 +85,18 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.terminate.recv() => Told::End("SIGTERM"),
+            _ = self.interrupt.recv() => Told::End("SIGINT"),
+            _ = self.hangup.recv() => Told::Hangup,
         }
     }
+}
+
+enum Told {
+    End(&'static str),
+    Hangup,
 }
 
 impl App {
@@ -96,9 +104,11 @@ impl App {
         let metrics = Metrics::default();
         let store = Store::memory_only(&config.store, metrics.store.clone());
         let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
-        let upstreams = upstreams(&config, &metrics)?;
-        let own_keys = signing_keys(&config.sign)?.iter().map(SecretKey::public).collect();
-        let proxy = Proxy::new(config.cache.clone(), upstreams, store.clone(), fills, metrics.proxy.clone());
+        let upstreams = reload::upstreams(&config, &[], &metrics)?;
+        let signer = reload::signer(&config)?;
+        let own_keys = signer.public_keys();
+        let policy = Policy::new(config.cache.clone(), upstreams, signer);
+        let proxy = Proxy::new(policy, store.clone(), fills, metrics.proxy.clone());
 
         let (server_config, certificate) = match config.listen.iter().any(|listen| listen.tls) {
             false => (None, None),
@@ -133,7 +143,7 @@ impl App {
         let _ = writeln!(stdout, "{}", lines.trim_end()).and_then(|()| stdout.flush());
     }
 
-    async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {
+    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<()> {
         let connections = self.config.limits.connections(OTHER_FILES);
         let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
 
@@ -153,7 +163,14 @@ impl App {
         let pages = Arc::new(Pages(Arc::clone(&self.admin)));
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
 
-        let asked = signals.next().await;
+        let mut reloads = Reloads::new(self.config, origin, self.proxy.clone(), self.metrics.clone());
+        let asked = loop {
+            match signals.next().await {
+                Told::Hangup if reloads.are_possible() => reloads.reload().await,
+                Told::Hangup => break "SIGHUP",
+                Told::End(asked) => break asked,
+            }
+        };
         tracing::info!("{asked}: draining for at most {:?}", stop.limit);
         self.admin.drain();
         stop.drain.cancel();
@@ -173,23 +190,6 @@ impl App {
         tracing::info!(drained, "stopped");
         Ok(())
     }
-}
-
-fn upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Arc<Upstream>>> {
-    let built = config.upstream.iter().enumerate().map(|(place, options)| {
-        let (name, rank) = (options.display_name(), options.rank(place));
-        Upstream::new(options.clone(), rank, metrics.upstream(&name))
-            .map_err(|why| anyhow::anyhow!("upstream {name}: {why}"))
-    });
-    built.collect()
-}
-
-/// The keys to sign with. What is wrong with any of them stops the start (R4).
-fn signing_keys(options: &sign::Options) -> anyhow::Result<Vec<SecretKey>> {
-    options.load().map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("{}", lines.join("; "))
-    })
 }
 
 /// The file that clients have to trust: the system's roots and our CA where that could be written.

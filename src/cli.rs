@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Detail, Environment, Flags};
+use crate::config::{Config, Detail, Environment, Flags, Origin};
 use crate::options::Mistakes;
 
 /// The exit status when what was asked for cannot be done as it was asked (`sysexits.h`).
@@ -25,8 +25,8 @@ pub const EX_USAGE: u8 = 64;
 /// What is left to do once the command line was understood.
 #[derive(Debug)]
 pub enum Next {
-    /// Serve with this configuration.
-    Serve(Box<Config>),
+    /// Serve with this configuration, which came from there.
+    Serve(Box<Config>, Box<Origin>),
     /// All is said; exit with this status.
     Exit(u8),
 }
@@ -48,11 +48,14 @@ pub fn run(
         Err(told) => return say(out, &told.render().to_string(), 0),
     };
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(source) => match source.load(environment) {
-            Ok(config) => Ok(Next::Serve(Box::new(config))),
-            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
-        },
-        Command::PrintConfig { source, docs } => match source.load(environment) {
+        Command::Serve(source) => {
+            let origin = source.origin(environment);
+            match origin.load() {
+                Ok(config) => Ok(Next::Serve(Box::new(config), Box::new(origin))),
+                Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+            }
+        }
+        Command::PrintConfig { source, docs } => match source.origin(environment).load() {
             Ok(config) => say(out, &config.print(if docs { Detail::Documented } else { Detail::Values }), 0),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
@@ -176,9 +179,9 @@ struct Source {
 }
 
 impl Source {
-    fn load(self, environment: &Environment) -> Result<Config, Mistakes> {
+    fn origin(self, environment: &Environment) -> Origin {
         let flags = Flags { upstream: self.upstream, listen: self.listen, dir: self.dir };
-        Config::load(self.config.as_deref(), &flags, environment)
+        Origin { file: self.config, flags, environment: environment.clone() }
     }
 }
 

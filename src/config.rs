@@ -17,12 +17,14 @@ mod flags;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
 mod nix_conf;
+mod origin;
 mod print;
 pub mod reference;
 
 pub use environment::Environment;
 pub use flags::Flags;
 pub use nix_conf::nix_conf_lines;
+pub use origin::Origin;
 pub use print::Detail;
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use snowbank::cli::{self, Next};
-use snowbank::config::{Config, Environment};
+use snowbank::config::{Config, Environment, Origin};
 use snowbank::{app, telemetry};
 
 /// See `Cargo.toml` for why.
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let hidden = hide_memory();
     match cli::run(std::env::args_os(), &Environment::of_process(), &mut stdout(), &mut stderr()) {
         Ok(Next::Exit(status)) => ExitCode::from(status),
-        Ok(Next::Serve(config)) => match serve(*config, &hidden) {
+        Ok(Next::Serve(config, origin)) => match serve(*config, *origin, &hidden) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{}", on_one_line(&error));
@@ -30,14 +30,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
+fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
     tracing::info!("snowbank {}", env!("CARGO_PKG_VERSION"));
     if let Err(error) = hidden {
         tracing::warn!(%error, "core dumps cannot be switched off: one would hold the secret keys");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
-    runtime.block_on(app::run(config))
+    runtime.block_on(app::run(config, origin))
 }
 
 /// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).

@@ -1,0 +1,109 @@
+//! Reading the configuration again while clients are served.
+//!
+//! Everything is read and checked first; with one mistake nothing changes (R34). What can change while the program runs
+//! is the policy: the upstreams, the keys, the cache. It is replaced as a whole, and each request sees one of the two.
+//! An upstream whose options did not change stays, with its connections. The rest of the file is told to need a restart.
+
+use std::sync::Arc;
+
+use super::{Config, Origin, Proxy};
+use crate::metrics::{Metrics, ReloadEnd};
+use crate::proxy::Policy;
+use crate::proxy::sign::Signer;
+use crate::upstream::Upstream;
+
+/// Reloads, one after the other.
+pub(super) struct Reloads {
+    /// What the program was started with: what needs a restart is held against it.
+    started_with: Config,
+    origin: Arc<Origin>,
+    proxy: Proxy,
+    metrics: Metrics,
+}
+
+impl Reloads {
+    pub(super) fn new(started_with: Config, origin: Arc<Origin>, proxy: Proxy, metrics: Metrics) -> Self {
+        Self { started_with, origin, proxy, metrics }
+    }
+
+    /// Whether there is anything to read again.
+    pub(super) fn are_possible(&self) -> bool {
+        self.origin.has_file()
+    }
+
+    pub(super) async fn reload(&mut self) {
+        let end = match self.policy().await {
+            Ok(policy) => {
+                self.proxy.reload(policy).await;
+                tracing::info!("reloaded: the new configuration is in force");
+                ReloadEnd::Applied
+            }
+            Err(mistakes) => {
+                for mistake in mistakes.lines() {
+                    tracing::error!("reload refused, nothing changes: {mistake}");
+                }
+                ReloadEnd::Refused
+            }
+        };
+        self.metrics.reloads.of(end).inc();
+    }
+
+    async fn policy(&self) -> Result<Policy, String> {
+        let origin = Arc::clone(&self.origin);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let config = origin.load().map_err(|mistakes| mistakes.to_string())?;
+            let signer = signer(&config).map_err(|error| error.to_string())?;
+            Ok::<_, String>((config, signer))
+        });
+        let (config, signer) = loaded.await.map_err(|error| error.to_string())??;
+        let before = self.proxy.policy();
+        let upstreams = upstreams(&config, before.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
+        self.tell_what_needs_a_restart(&config);
+        Ok(Policy::new(config.cache, upstreams, signer))
+    }
+
+    fn tell_what_needs_a_restart(&self, config: &Config) {
+        let was = &self.started_with;
+        let changed = [
+            ("listen", config.listen != was.listen),
+            ("limits", config.limits != was.limits),
+            ("store", config.store != was.store),
+            ("cache.fills", config.cache.fills != was.cache.fills),
+            ("tls", config.tls != was.tls),
+            ("admin", config.admin != was.admin),
+            ("log", config.log != was.log),
+            ("shutdown", config.shutdown != was.shutdown),
+        ];
+        let changed: Vec<&str> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
+        if !changed.is_empty() {
+            tracing::warn!("reload: what changed in {} takes effect with the next start only", changed.join(", "));
+        }
+    }
+}
+
+/// Our keys, read and checked.
+pub(super) fn signer(config: &Config) -> anyhow::Result<Signer> {
+    let keys = config.sign.load().map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", errors.join("; "))
+    })?;
+    Ok(Signer::new(config.sign.clone(), keys))
+}
+
+/// The upstreams of a configuration. Those that are among `running` with the same options stay as they are.
+pub(super) fn upstreams(
+    config: &Config,
+    running: &[Arc<Upstream>],
+    metrics: &Metrics,
+) -> anyhow::Result<Vec<Arc<Upstream>>> {
+    let built = config.upstream.iter().enumerate().map(|(place, options)| {
+        let (name, rank) = (options.display_name(), options.rank(place));
+        let same = |upstream: &&Arc<Upstream>| upstream.rank() == rank && upstream.options() == options;
+        match running.iter().find(same) {
+            Some(upstream) => Ok(Arc::clone(upstream)),
+            None => Upstream::new(options.clone(), rank, metrics.upstream(&name))
+                .map_err(|why| anyhow::anyhow!("upstream {name}: {why}")),
+        }
+    });
+    built.collect()
+}
