@@ -187,8 +187,13 @@ fn ask(process: u32, signal: Signal) {
 
 #[test]
 fn a_terminal_that_is_gone_ends_it_in_order() {
-    let (origin, key) = (Origin::start(), Key::new("hangup-1"));
-    let mut program = Setup::in_front_of(&origin, &key).start();
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let dir = home.path().join("state");
+    // Without a file there is nothing to read again.
+    let arguments = ["serve", "--upstream", "http://127.0.0.1:9", "--listen", "http://127.0.0.1:0", "--dir"];
+    let arguments = [&arguments[..], &[dir.to_str().expect("text")]].concat();
+    let mut program = Snowbank::spawn(&[], &arguments, &[], home.path());
+    program.log_after("listening on http://");
     ask(program.id(), Signal::HUP);
     assert!(program.wait().success());
     program.log_line("SIGHUP: draining", 0);

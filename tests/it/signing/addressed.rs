@@ -30,7 +30,6 @@ impl Addressed {
             machine.ok(&["nix-store", "--add-fixed", "sha256", "flat"]),
             machine.ok(&["nix-store", "--add-fixed", "--recursive", "sha1", "tree"]),
             machine.ok(&["nix-store", "--add-fixed", "sha512", "flat"]),
-            machine.ok(&["nix-store", "--add-fixed", "md5", "flat"]),
         ];
         // A text that refers to another path, and so has it in its address.
         let text = format!("builtins.toFile \"text\" \"refers to ${{builtins.storePath {}}}\"", paths[0]);
@@ -132,6 +131,50 @@ async fn a_nar_that_is_not_what_its_address_says_is_refused_and_never_signed() {
         let answer = client.get(&evil.narinfo_target()).await.expect(404);
         assert!(!answer.text().contains("own-1"), "{row}: {}", answer.text());
     }
+}
+
+/// The liar offers the NAR of one path under another one, whose address it gives: the NAR was seen to have an address, but
+/// not this one.
+#[tokio::test]
+async fn r3_the_address_of_one_path_does_not_vouch_for_another_with_the_same_nar() {
+    let addressed = Addressed::make();
+    let genuine = Target::Http(addressed.origin.address());
+    let text = |path: &str| {
+        let (genuine, target) = (genuine.clone(), narinfo_of(path));
+        async move { genuine.get(&target).await.expect(200).text().to_owned() }
+    };
+    let (one, other) = (text(&addressed.paths[1]).await, text(&addressed.paths[2]).await);
+    let file_of = |text: &str| format!("/{}", narinfo_fields(text, "URL")[0]);
+    let file = genuine.get(&file_of(&one)).await.expect(200).body.clone();
+    // The path and its address of the other one, everything else of the first.
+    let mut lie = one.clone();
+    for field in ["StorePath", "References", "CA"] {
+        let line = |text: &str| text.lines().find(|line| line.starts_with(&format!("{field}:"))).map(str::to_owned);
+        lie = lie.replace(&line(&one).expect("a field"), &line(&other).expect("a field"));
+    }
+    let origin = Origin::start();
+    origin.serve(&narinfo_of(&addressed.paths[1]), Reply::bytes(one.clone()));
+    origin.serve(&narinfo_of(&addressed.paths[2]), Reply::bytes(lie));
+    origin.serve(&file_of(&one), Reply::bytes(file));
+    let snowbank = Setup::new()
+        .named_upstream("liar", &origin.url(), &by_keys(&[&Key::new("upstream-1")]))
+        .signing(&[&own()], "")
+        .start();
+    snowbank.wait_for_disk();
+    let client = snowbank.http();
+    let url = |text: &str| format!("/{}", narinfo_fields(text, "URL")[0]);
+    let told = client.get(&narinfo_of(&addressed.paths[1])).await.expect(200).text().to_owned();
+    client.get(&url(&told)).await.expect(200);
+    eventually("the genuine one is signed", async || {
+        let answer = client.get(&narinfo_of(&addressed.paths[1])).await.expect(200);
+        !signatures_named(answer.text(), "own-1").is_empty()
+    })
+    .await;
+    let told = client.get(&narinfo_of(&addressed.paths[2])).await;
+    assert!(signatures_named(told.text(), "own-1").is_empty(), "{}", told.text());
+    client.get(&url(told.text())).await;
+    let told = client.get(&narinfo_of(&addressed.paths[2])).await;
+    assert!(signatures_named(told.text(), "own-1").is_empty(), "{}", told.text());
 }
 
 /// The rig by itself: real Nix takes the genuine ones without any key, and none of the others.

@@ -120,6 +120,8 @@ async fn what_only_a_removed_key_vouched_for_is_a_miss_from_then_on() {
     snowbank.reload(&with(&[&stays]));
     eventually("the removed key counts no more", async || client.get(&by_goes.narinfo_target()).await.status == 404)
         .await;
+    // Nor for the NAR that it brought here, whatever URL a client remembers.
+    client.get(&by_goes.served_target()).await.expect(404);
     for object in [&by_stays, &by_both] {
         let answer = client.get(&object.narinfo_target()).await.expect(200);
         expect_signed(answer.text(), &object.fingerprint(), &[&own()]);

@@ -93,7 +93,7 @@ impl Count {
     fn prefix(self) -> &'static str {
         match self {
             Self::FillsFailed => "snowbank_fill_failed_total",
-            Self::NarinfosRefused => "snowbank_proxy_refused_total",
+            Self::NarinfosRefused => "snowbank_upstream_refused_total",
             Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
             Self::Connections => "snowbank_edge_connections_open",
             Self::Received => "snowbank_upstream_received_bytes_total",
