@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
 pub use options::Options;
 pub use policy::Policy;
@@ -57,6 +58,8 @@ struct Shared {
     store: Store,
     fills: Fills,
     metrics: ProxyMetrics,
+    /// What is left to do under policies that were replaced.
+    reloads: TaskTracker,
 }
 
 /// The proxy under one policy: what one request, and whatever it starts, works with.
@@ -69,7 +72,10 @@ struct Pipeline {
 impl Proxy {
     /// A proxy over `store`, under `policy`.
     pub fn new(policy: Policy, store: Store, fills: Fills, metrics: ProxyMetrics) -> Self {
-        Self { shared: Arc::new(Shared { store, fills, metrics }), policy: Arc::new(ArcSwap::from_pointee(policy)) }
+        Self {
+            shared: Arc::new(Shared { store, fills, metrics, reloads: TaskTracker::new() }),
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+        }
     }
 
     /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need.
@@ -95,17 +101,19 @@ impl Proxy {
         self.policy.load_full()
     }
 
-    /// Puts another policy in force, for every request from now on, and waits until what was asked under the one before
-    /// has been answered.
-    pub async fn reload(&self, policy: Policy) {
+    /// Puts another policy in force, for every request from now on. What was asked under the one before is still answered
+    /// under it.
+    pub fn reload(&self, policy: Policy) {
         let before = self.policy.swap(Arc::new(policy));
-        before.finish().await;
+        self.shared.reloads.spawn(async move { before.finish().await });
     }
 
     /// Ends what runs in the background: questions are waited for, fills broken off. No request may be answered any
     /// more.
     pub async fn stop(&self) {
         self.policy.load().finish().await;
+        self.shared.reloads.close();
+        self.shared.reloads.wait().await;
         self.shared.fills.stop().await;
     }
 

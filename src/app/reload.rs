@@ -34,7 +34,7 @@ impl Reloads {
     pub(super) async fn reload(&mut self) {
         let end = match self.policy().await {
             Ok(policy) => {
-                self.proxy.reload(policy).await;
+                self.proxy.reload(policy);
                 tracing::info!("reloaded: the new configuration is in force");
                 ReloadEnd::Applied
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use super::prove::{Disproof, Pace};
 use super::{Broken, Claim, FillFailure, Fills, Plan, Prove, Source};
 use crate::decompress;
-use crate::store::{BlobId, ChunkKey, Inside, Manifest};
+use crate::store::{BlobId, ChunkKey, Inside, Manifest, Peeked};
 
 /// How many NARs wait to be proven in the background at most (R26); the rest is proven when it is walked over.
 const WAITING: usize = 4096;
@@ -123,7 +123,8 @@ impl Fills {
         let mut proving = self.inner.prover.begin(plan.compression, claim, pace).await;
         for (index, digest) in (0_u32..).zip(&manifest.digests) {
             let key = ChunkKey { blob: manifest.blob, index };
-            let Some(chunk) = self.inner.store.chunk(key, digest).await else {
+            // Looked at only: that it is proven does not mean that anybody will want it again.
+            let Peeked::Right(chunk) = self.inner.store.peek_chunk(key, digest).await else {
                 return Err(Broken::new(FillFailure::Cut, "a chunk of it is gone"));
             };
             if !proving.feed(chunk).await {

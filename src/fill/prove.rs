@@ -37,7 +37,8 @@ pub(super) enum Pace {
     Background,
     /// A response waits, and all bytes are at hand.
     AtOnce,
-    /// A response waits, and the bytes come as their upstream sends them.
+    /// A response waits, and the bytes come as their upstream sends them; each upstream has turns of its own (see
+    /// [`crate::upstream::Upstream::turn_to_unpack`]).
     AsItComes,
 }
 
@@ -49,8 +50,8 @@ pub(super) struct Prover {
     as_it_comes: Arc<Semaphore>,
 }
 
-/// Proofs at the upstream's pace at a time: they mostly wait.
-const AS_IT_COMES: usize = 8;
+/// Proofs at the upstreams' pace at a time: they mostly wait.
+const AS_IT_COMES: usize = 32;
 
 impl Default for Prover {
     fn default() -> Self {

@@ -14,7 +14,7 @@ use prometheus::IntGauge;
 
 use super::partial::{self, Notes};
 use super::state::{Broken, Fill};
-use super::verify::Verifier;
+use super::verify::{self, Verifier};
 use super::{Claim, FillFailure, Fills, Plan, Registered, Source, code_of};
 use crate::metrics::Refusal;
 use crate::store::{CHUNK, ChunkKey, Manifest};
@@ -100,6 +100,7 @@ async fn fill_from_any<'a>(fills: &Fills, fill: &Fill, plan: &'a Plan) -> Result
 }
 
 async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> Result<Arc<Manifest>, Broken> {
+    let turn = verify::turn(plan, &source.upstream).await;
     let left = partial::left(fills, plan).await;
     let mut opened = open(source, left.len() as u64 * CHUNK as u64).await?;
     let size = match (plan.size, opened.total) {
@@ -111,7 +112,7 @@ async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> 
         (planned, total) => planned.or(total),
     };
     fill.begin(size);
-    let mut verifier = Verifier::begin(&fills.inner.prover, plan, size, source.upstream.name()).await?;
+    let mut verifier = Verifier::begin(&fills.inner.prover, plan, size, source.upstream.name(), turn).await?;
     let mut alone = Alone::default();
     if opened.from > 0 {
         fills.inner.metrics.resumed.inc();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::prove::{Disproof, Pace, Prover, Proving};
 use super::state::{Broken, HOLD_WHOLE};
@@ -16,6 +17,7 @@ use crate::metrics::Refusal;
 use crate::nix::hash::{Hasher, Sha256};
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::store::Inside;
+use crate::upstream::Upstream;
 
 /// The longest body of which nothing is known (32 GiB).
 const LONGEST_UNKNOWN: u64 = 1 << 35;
@@ -36,8 +38,21 @@ pub(super) struct Verifier {
 enum Proof {
     NotNow,
     Gathered(Box<Gathered>),
-    AsItComes(Proving),
+    AsItComes(Proving, Turn),
     Failed(Disproof),
+}
+
+/// A turn to unpack a body while it comes, where that is to be done; taken before the source is asked, so that no
+/// upstream waits in the middle of its answer.
+pub(super) type Turn = Option<OwnedSemaphorePermit>;
+
+/// Takes the turn that the plan's body will need, as far as is known before the source has answered.
+pub(super) async fn turn(plan: &Plan, upstream: &Upstream) -> Turn {
+    let small = plan.size.is_some_and(|size| size <= HOLD_WHOLE);
+    match &plan.claim {
+        Some(claim) if !small && is_proven_first(plan, claim, small) => upstream.turn_to_unpack().await,
+        _ => None,
+    }
 }
 
 struct Gathered {
@@ -57,7 +72,13 @@ pub(super) struct Verified {
 impl Verifier {
     /// Checks against `plan` a body of `size` bytes, as far as known, sent by `upstream`. Waits for a place among the
     /// proofs where one is needed.
-    pub(super) async fn begin(prover: &Prover, plan: &Plan, size: Option<u64>, upstream: &str) -> Result<Self, Broken> {
+    pub(super) async fn begin(
+        prover: &Prover,
+        plan: &Plan,
+        size: Option<u64>,
+        upstream: &str,
+        turn: Turn,
+    ) -> Result<Self, Broken> {
         let longest = plan.claim.as_ref().map_or(LONGEST_UNKNOWN, |claim| NarInfo::largest_file(claim.nar_size));
         let most = size.map_or(longest, |size| if plan.size.is_some() { size } else { size.min(longest) });
         let small = size.is_some_and(|size| size <= HOLD_WHOLE);
@@ -68,7 +89,7 @@ impl Verifier {
                     let prover = prover.clone();
                     Proof::Gathered(Box::new(Gathered { prover, compression, claim, body: Vec::new() }))
                 } else {
-                    Proof::AsItComes(prover.begin(compression, &claim, Pace::AsItComes).await)
+                    Proof::AsItComes(prover.begin(compression, &claim, Pace::AsItComes).await, turn)
                 }
             }
             _ if plan.file_hash.is_none() || plan.prove == Prove::First => {
@@ -99,7 +120,7 @@ impl Verifier {
         match &mut self.proof {
             Proof::NotNow | Proof::Failed(_) => {}
             Proof::Gathered(gathered) => gathered.body.push(bytes.clone()),
-            Proof::AsItComes(proving) => {
+            Proof::AsItComes(proving, _) => {
                 if !proving.feed(bytes.clone()).await {
                     self.proof_failed().await?;
                 }
@@ -111,7 +132,7 @@ impl Verifier {
     /// The proof ended in the middle. With a FileHash the rest is still worth hashing: it tells whether these are the
     /// bytes that were announced, and they are wrong for ever, or others.
     async fn proof_failed(&mut self) -> Result<(), Broken> {
-        let Proof::AsItComes(proving) = std::mem::replace(&mut self.proof, Proof::NotNow) else { return Ok(()) };
+        let Proof::AsItComes(proving, _turn) = std::mem::replace(&mut self.proof, Proof::NotNow) else { return Ok(()) };
         match proving.finish().await {
             Err(disproof) if self.file_hash.is_some() => {
                 self.proof = Proof::Failed(disproof);
@@ -141,7 +162,7 @@ impl Verifier {
         let proven = match self.proof {
             Proof::NotNow => return Ok(Verified { size: received, file_hash: found, inside: None }),
             Proof::Failed(disproof) => Err(disproof),
-            Proof::AsItComes(proving) => proving.finish().await,
+            Proof::AsItComes(proving, _turn) => proving.finish().await,
             Proof::Gathered(gathered) => gathered.prove().await,
         };
         match proven {

@@ -163,7 +163,10 @@ impl Pipeline {
             };
             return signed.map_or(found, Found::Have);
         }
-        found
+        match found {
+            Found::Have(_) | Found::Stale(_) => Found::Refused(why.into()),
+            found => found,
+        }
     }
 
     /// A narinfo whose NAR is here and was proven since it was kept, signed.
@@ -199,7 +202,12 @@ impl Pipeline {
         let unknown = |text: &str| Broken::new(FillFailure::Unknown, text);
         let info = self.info_of(entry).ok_or_else(|| unknown("the narinfo that was kept cannot be read"))?;
         let plan = self.plan_of_entry(entry, &info).map_err(|why| unknown(&why))?;
-        let Ok(proven) = tokio::time::timeout(PROOF, self.shared.fills.proven(&plan)).await else {
+        let proven = async {
+            let (upstream, _) = self.policy.origin_of(&entry.upstream)?;
+            let _turn = upstream.turn_to_fetch_ahead().await;
+            Some(self.shared.fills.proven(&plan).await)
+        };
+        let Ok(Some(proven)) = tokio::time::timeout(PROOF, proven).await else {
             return Err(unknown("its NAR is still being fetched, to be proven before it is signed; try again"));
         };
         self.signed_by(hash, entry, &*proven?).await.ok_or_else(|| unknown("its NAR is not enough to sign it"))

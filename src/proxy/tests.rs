@@ -243,7 +243,7 @@ async fn an_answer_stays_although_the_next_upstream_says_otherwise_later() {
     let policy = Policy::new(Options::from_toml("").unwrap(), vec![Arc::clone(&gone), Arc::clone(&second)], signer);
     entry.basis = policy.basis(&gone);
     store.put_entry(entry::narinfo_key(hash()), entry.encode()).await;
-    proxy.reload(policy).await;
+    proxy.reload(policy);
     let answer = proxy.answer(Request::NarInfo(hash()), false).await;
     let Reply::Object(said) = answer.reply else { panic!("it is there") };
     let ObjectBody::Whole(said) = said.body else { panic!("whole") };

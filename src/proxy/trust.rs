@@ -11,7 +11,7 @@ use crate::fill::Claim;
 use crate::metrics::Refusal;
 use crate::nix::hash::Sha256;
 use crate::nix::nar_url::NarUrl;
-use crate::nix::narinfo::{Compression, NarInfo};
+use crate::nix::narinfo::{Compression, ContentAddress, NarInfo};
 use crate::nix::signature::PublicKey;
 use crate::nix::store_path::{HashPart, StoreDir};
 use crate::store::Manifest;
@@ -147,9 +147,11 @@ impl Verified {
         claim(&self.info, self.ground)
     }
 
-    /// Takes note of what was found in its NAR. For what only a content address vouches for the content must have it.
+    /// Takes note of what was found in its NAR. For what only a content address vouches for the content must have it, and
+    /// nothing else must be able to.
     pub(super) fn seen_in(mut self, manifest: &Manifest) -> Self {
-        let addressed = manifest.is_addressed_as(self.info.store_path.hash().as_bytes());
+        let strong = self.info.ca.as_ref().is_some_and(ContentAddress::is_strong);
+        let addressed = strong && manifest.is_addressed_as(self.info.store_path.hash().as_bytes());
         self.proven =
             self.claim().holds_for(manifest) == Some(true) && (addressed || self.voucher != Voucher::ContentAddress);
         self

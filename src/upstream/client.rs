@@ -46,6 +46,11 @@ const PASSED_ON: usize = 4;
 const TURN: Duration = Duration::from_secs(120);
 /// How often a request is sent again because its connection was closed before an answer.
 const RESENDS: usize = 2;
+/// NARs of one upstream that are unpacked at a time while they come: a decoder's memory waits as long as the upstream does.
+const UNPACKED: usize = 4;
+/// Answers about one upstream that wait at a time for a NAR of it to be fetched for them: further ones wait without
+/// taking a place from other upstreams' NARs.
+const FETCHED_AHEAD: usize = 8;
 /// For so many seconds (an hour) an upstream that sent a wrong NAR is suspected of doing it again.
 const SUSPECT: u64 = 3600;
 
@@ -66,6 +71,8 @@ pub struct Upstream {
     multiplexes: AtomicBool,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
+    unpacked: Arc<Semaphore>,
+    fetched_ahead: Arc<Semaphore>,
     metrics: UpstreamMetrics,
 }
 
@@ -99,6 +106,8 @@ impl Upstream {
             careful: AtomicBool::new(careful),
             multiplexes: AtomicBool::new(false),
             suspect_until: AtomicU64::new(0),
+            unpacked: Arc::new(Semaphore::new(UNPACKED)),
+            fetched_ahead: Arc::new(Semaphore::new(FETCHED_AHEAD)),
             metrics,
         }))
     }
@@ -156,6 +165,17 @@ impl Upstream {
     /// Whether it was caught lately.
     pub fn is_suspect(&self) -> bool {
         UnixSeconds::now().0 < self.suspect_until.load(Ordering::Relaxed)
+    }
+
+    /// A turn to unpack a NAR of it while it comes.
+    pub async fn turn_to_unpack(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(&self.unpacked).acquire_owned().await.ok()
+    }
+
+    /// A turn to fetch a NAR of it that an answer about its path waits for.
+    pub async fn turn_to_fetch_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.fetched_ahead).acquire_owned().await.ok()
     }
 
     /// Its counters.

@@ -122,6 +122,12 @@ impl ContentAddress {
         Some(HashPart::compressed(&Sha256::of(whole.as_bytes())))
     }
 
+    /// Whether content that has this address is the only one anybody can make: not by SHA-1, for which two contents with one
+    /// digest have been made.
+    pub fn is_strong(&self) -> bool {
+        !matches!(self.algorithm, Algorithm::Md5 | Algorithm::Sha1)
+    }
+
     /// A check of the NAR of the path with hash part `own`; `self_reference` says whether it is among its own
     /// references. `None` where the address is of a kind that is not computed here: git, BLAKE3, MD5.
     pub fn check(&self, own: HashPart, self_reference: bool) -> Option<ContentCheck> {

@@ -75,6 +75,12 @@ async fn content_addressed_paths_need_no_signature_and_get_ours_once_their_nar_i
     let machine = Machine::new(&[]);
     for path in &addressed.paths {
         machine.ok(&["nix-store", "--realise", path, "--option", "substituters", &snowbank.http_url()]);
+        let answer = client.get(&narinfo_of(path)).await.expect(200);
+        if narinfo_fields(answer.text(), "CA")[0].contains(":sha1:") {
+            // Two contents can have one SHA-1: proven by now, and never signed for it.
+            assert!(narinfo_fields(answer.text(), "Sig").is_empty(), "{}", answer.text());
+            continue;
+        }
         eventually("it is signed", async || {
             let answer = client.get(&narinfo_of(path)).await.expect(200);
             let signed = !signatures_named(answer.text(), "own-1").is_empty();
