@@ -132,8 +132,7 @@ impl Pipeline {
         let mut why = String::new();
         while refused.len() < TRIES {
             let (Found::Have(entry) | Found::Stale(entry)) = &found else { break };
-            let offer = (entry.upstream.clone(), entry.note.clone());
-            if refused.contains(&offer) {
+            if refused.iter().any(|(upstream, note)| *upstream == entry.upstream && *note == entry.note) {
                 // For want of another it is offered again.
                 return Found::Refused(why.into());
             }
@@ -150,7 +149,7 @@ impl Pipeline {
                         Some(no) => return no,
                         // The next upstream may have another.
                         None => {
-                            refused.push(offer);
+                            refused.push((entry.upstream.clone(), entry.note.clone()));
                             why = nar_is_refused(&broken);
                             found = match self.find_narinfo(hash).await.0 {
                                 Found::HaveNot | Found::Refused(_) => return Found::Refused(why.into()),

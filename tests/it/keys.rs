@@ -1,7 +1,11 @@
 //! Keys of our own: ours and Nix's are one kind, a key that others could use stops the start, and nothing dumps it (R4).
 
+use crate::support::cache::{Key, Object};
 use crate::support::nix::Machine;
+use crate::support::origin::Origin;
 use crate::support::snowbank::{Setup, run};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -228,6 +232,66 @@ fn r4_serving_tells_the_public_keys_and_dumps_nothing() {
     let line = snowbank.log_line("trusted-public-keys = ", 0);
     assert_eq!(line, format!("extra-trusted-public-keys = {} {}", public[0], public[1]));
     assert!(snowbank.stop().success());
+}
+
+/// Every spelling of the secret half that a careless line could hold.
+fn canaries(secret: &str) -> Vec<String> {
+    let payload = secret.trim().split_once(':').expect("a key").1;
+    let pair = STANDARD.decode(payload).expect("base 64");
+    let seed = &pair[..32];
+    let hex: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+    // At each of the three places where base 64 can begin, without the characters that depend on its neighbours.
+    let base64 = (0..3).map(|skip| STANDARD.encode(&seed[skip..30]));
+    let mut all: Vec<String> = base64.flat_map(|text| [text[..12].to_owned(), text[12..24].to_owned()]).collect();
+    all.extend([hex[..16].to_owned(), hex[32..48].to_uppercase()]);
+    all.push(format!("{:?}", &seed[..8]).trim_matches(['[', ']']).to_owned());
+    all
+}
+
+/// A canary: signing at trace level, a reload with the key gone bad, metrics, the configuration, every error.
+#[tokio::test]
+async fn r4_the_secret_is_in_no_output() {
+    let (origin, upstream) = (Origin::start(), Key::new("upstream-1"));
+    let (object, shelf) = (Object::new("canary", 30_000), Shelf::new());
+    origin.publish(&object, &upstream);
+    shelf.key("canary-1");
+    let secret = std::fs::read_to_string(shelf.path("canary-1")).expect("the key");
+    let setup = Setup::in_front_of(&origin, &upstream)
+        .also("[log]\nlevel = \"trace\"")
+        .also(&format!("[sign]\nkey_files = [{:?}]", shelf.path("canary-1")));
+    let snowbank = setup.start();
+    let client = snowbank.http();
+    let narinfo = client.get(&object.narinfo_target()).await.expect(200);
+    assert!(narinfo.text().contains("Sig: canary-1:"), "{}", narinfo.text());
+    client.get(&object.served_target()).await.expect_bytes(&object.file);
+    let mut told = vec![narinfo.text().to_owned(), snowbank.metrics()];
+    let config = setup.home().join("snowbank.toml").display().to_string();
+    let mut tell = |output: Output| told.extend([text(&output.stdout), text(&output.stderr)]);
+    tell(run(&["print-config", "--docs", "--config", &config]));
+    tell(run(&["public-key", &shelf.path("canary-1").display().to_string()]));
+    // The key goes bad in ways that a message could quote.
+    for (n, bad) in
+        [secret.replace(':', "-"), secret.trim().replacen("canary-1:", "canary-1: ", 1), secret[..70].to_owned()]
+            .into_iter()
+            .enumerate()
+    {
+        std::fs::write(shelf.path("canary-1"), bad).expect("the key");
+        tell(run(&["check-config", &config]));
+        tell(run(&["public-key", &shelf.path("canary-1").display().to_string()]));
+        tell(run(&["serve", "--config", &config]));
+        snowbank.reload(&setup);
+        snowbank.log_line("reload refused", n);
+    }
+    for file in ["cmdline", "environ", "status"] {
+        told.push(
+            String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/{file}", snowbank.id())).expect("a file")).into(),
+        );
+    }
+    told.push(snowbank.log().join("\n"));
+    assert!(told.iter().any(|text| text.contains("TRACE")), "the log is at trace level");
+    for canary in canaries(&secret) {
+        assert!(!told.iter().any(|text| text.contains(&canary)), "{canary} was told");
+    }
 }
 
 #[test]
