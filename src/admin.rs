@@ -49,10 +49,10 @@ impl Admin {
     pub fn page(&self, path: &str) -> Page {
         match path {
             "/metrics" => self.metrics(),
-            "/healthz" => text(200, "ok\n"),
-            "/readyz" if self.draining.load(Ordering::Relaxed) => text(503, "draining\n"),
-            "/readyz" => text(200, "ready\n"),
-            _ => text(404, "not found; there are /metrics, /healthz and /readyz\n"),
+            "/healthz" => Page::text(200, "ok\n"),
+            "/readyz" if self.draining.load(Ordering::Relaxed) => Page::text(503, "draining\n"),
+            "/readyz" => Page::text(200, "ready\n"),
+            _ => Page::text(404, "not found; there are /metrics, /healthz, /readyz, and POST /verify\n"),
         }
     }
 
@@ -60,13 +60,16 @@ impl Admin {
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => Page { status: 200, content_type: "text/plain; version=0.0.4", body },
-            Err(error) => text(500, &format!("metrics: {error}\n")),
+            Err(error) => Page::text(500, &format!("metrics: {error}\n")),
         }
     }
 }
 
-fn text(status: u16, body: &str) -> Page {
-    Page { status, content_type: "text/plain; charset=utf-8", body: body.as_bytes().to_vec() }
+impl Page {
+    /// A line of text.
+    pub fn text(status: u16, body: &str) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.as_bytes().to_vec() }
+    }
 }
 
 #[cfg(test)]

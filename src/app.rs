@@ -4,6 +4,7 @@
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
 mod reload;
+pub mod verify;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
@@ -25,6 +28,7 @@ use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
+use crate::proxy::examine::Scrubber;
 use crate::proxy::{Policy, Proxy, request};
 use crate::store::Store;
 use crate::tls;
@@ -143,6 +147,18 @@ impl App {
         let _ = writeln!(stdout, "{}", lines.trim_end()).and_then(|()| stdout.flush());
     }
 
+    /// The scrubber, until the drain begins.
+    fn scrubbing(&self, stop: &CancellationToken) -> JoinHandle<()> {
+        let (store, metrics) = (&self.config.store, self.metrics.scrub.clone());
+        let scrubber = Scrubber::new(self.proxy.clone(), store.scrub.0, store.disk.0, metrics);
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if let Some(scrubber) = scrubber {
+                stop.run_until_cancelled(scrubber.run()).await;
+            }
+        })
+    }
+
     async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<()> {
         let connections = self.config.limits.connections(OTHER_FILES);
         let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
@@ -156,11 +172,16 @@ impl App {
                 }
             }
         });
+        let scrubbing = self.scrubbing(&stop.drain);
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), connections, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
-        let pages = Arc::new(Pages(Arc::clone(&self.admin)));
+        let pages = Arc::new(Pages {
+            admin: Arc::clone(&self.admin),
+            proxy: self.proxy.clone(),
+            examinations: Arc::new(Semaphore::new(1)),
+        });
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
 
         let mut reloads = Reloads::new(self.config, origin, self.proxy.clone(), self.metrics.clone());
@@ -180,6 +201,7 @@ impl App {
         let background = async {
             self.proxy.stop().await;
             let _ = opening.await;
+            let _ = scrubbing.await;
         };
         if tokio::time::timeout(FINISH, background).await.is_err() {
             tracing::warn!("what ran in the background did not end within {FINISH:?}");
@@ -204,14 +226,42 @@ impl edge::Answers for Proxy {
 }
 
 /// The admin pages over HTTP.
-struct Pages(Arc<Admin>);
+struct Pages {
+    admin: Arc<Admin>,
+    proxy: Proxy,
+    /// One at a time.
+    examinations: Arc<Semaphore>,
+}
+
+impl Pages {
+    /// `POST /verify`: examines everything that is kept, and tells how far it is meanwhile.
+    fn verify(&self, method: &Method) -> Response<Body> {
+        if method != Method::POST {
+            return page(admin::Page::text(405, "POST, please: it reads everything that is kept\n"));
+        }
+        let Some(permit) = verify::turn(&self.examinations) else {
+            return page(admin::Page::text(409, "an examination is running already\n"));
+        };
+        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), true, permit)));
+        let content_type = header::HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+}
 
 impl edge::Handler for Pages {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
-        let admin::Page { status, content_type, body } = self.0.page(request.uri().path());
-        let mut response = Response::new(Body::bytes(body));
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-        response
+        match request.uri().path() {
+            verify::PATH => self.verify(request.method()),
+            path => page(self.admin.page(path)),
+        }
     }
+}
+
+fn page(page: admin::Page) -> Response<Body> {
+    let admin::Page { status, content_type, body } = page;
+    let mut response = Response::new(Body::bytes(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
 }

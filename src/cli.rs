@@ -27,6 +27,8 @@ pub const EX_USAGE: u8 = 64;
 pub enum Next {
     /// Serve with this configuration, which came from there.
     Serve(Box<Config>, Box<Origin>),
+    /// Examine what is kept under this configuration, with the report into this file, or to stdout.
+    Verify(Box<Config>, Option<PathBuf>),
     /// All is said; exit with this status.
     Exit(u8),
 }
@@ -57,6 +59,10 @@ pub fn run(
         }
         Command::PrintConfig { source, docs } => match source.origin(environment).load() {
             Ok(config) => say(out, &config.print(if docs { Detail::Documented } else { Detail::Values }), 0),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::Verify { source, json } => match source.origin(environment).load() {
+            Ok(config) => Ok(Next::Verify(Box::new(config), json)),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
         Command::CheckConfig { file } => match check(file.path(), environment) {
@@ -118,6 +124,19 @@ enum Command {
         /// Put its documentation above each option
         #[arg(long)]
         docs: bool,
+    },
+    /// Examine everything that is kept
+    ///
+    /// Each narinfo is checked again, each NAR read, unpacked and held against what its narinfo says. Asks the server that
+    /// has the store, if one runs and has an [admin] address. What is wrong is dropped, so that it is fetched again when
+    /// it is asked for. Prints a report as JSON. Exits with 0 when nothing was wrong, 1 when something was, 2 when it could
+    /// not be done.
+    Verify {
+        #[command(flatten)]
+        source: Source,
+        /// A file for the report, instead of stdout
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// Make a secret key to sign with
     ///

@@ -11,6 +11,7 @@
 //!
 //! Out of scope: who the clients are, and which upstream has what (the plan says it).
 
+mod examine;
 mod live;
 mod partial;
 mod proofs;
@@ -33,6 +34,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use examine::{Examined, compression_of};
 use prove::Prover;
 pub use reader::Reader;
 pub use state::{Broken, Fill, Ready};

@@ -1,9 +1,11 @@
 //! The program: understands its arguments, starts the runtime, serves, and says with its exit status how it went.
 
-use std::io::{stderr, stdout};
+use std::io::{Write as _, stderr, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use snowbank::app::verify::Verdict;
 use snowbank::cli::{self, Next};
 use snowbank::config::{Config, Environment, Origin};
 use snowbank::{app, telemetry};
@@ -12,6 +14,9 @@ use snowbank::{app, telemetry};
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit status of `verify` when it could not be done.
+const EX_NOT_DONE: u8 = 2;
 
 fn main() -> ExitCode {
     // Before anything is read: a check of the configuration reads the secret keys already.
@@ -23,6 +28,15 @@ fn main() -> ExitCode {
             Err(error) => {
                 tracing::error!("{}", on_one_line(&error));
                 ExitCode::FAILURE
+            }
+        },
+        Ok(Next::Verify(config, json)) => match verify(*config, json.as_deref()) {
+            Ok(Verdict::Right) => ExitCode::SUCCESS,
+            Ok(Verdict::Wrong) => ExitCode::FAILURE,
+            Err(error) => {
+                // Whoever asked may not read it.
+                let _ = writeln!(stderr(), "{}", on_one_line(&error));
+                ExitCode::from(EX_NOT_DONE)
             }
         },
         // Nobody reads what was asked for (`snowbank print-config | head`).
@@ -38,6 +52,12 @@ fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> any
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
     runtime.block_on(app::run(config, origin))
+}
+
+fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
+    runtime.block_on(app::verify::run(config, json))
 }
 
 /// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).

@@ -10,7 +10,9 @@ mod declare;
 mod labels;
 
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
-pub use labels::{ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, StoreTier};
+pub use labels::{
+    ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier,
+};
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -27,6 +29,8 @@ pub struct Metrics {
     pub fill: FillMetrics,
     /// The store's group.
     pub store: StoreMetrics,
+    /// The scrubber's group.
+    pub scrub: ScrubMetrics,
     /// How often the configuration was read again.
     pub reloads: CounterBy<ReloadEnd>,
     upstreams: UpstreamFamilies,
@@ -50,7 +54,8 @@ impl Default for Metrics {
             "snowbank_reloads_total",
             "How often the configuration was read again (SIGHUP). refused: something is wrong in it and the old one is still in force; the log says what.",
         );
-        Self { registry, edge, proxy, fill, store, reloads, upstreams }
+        let scrub = ScrubMetrics::new(&declare);
+        Self { registry, edge, proxy, fill, store, scrub, reloads, upstreams }
     }
 }
 
@@ -129,6 +134,31 @@ impl FillMetrics {
             proofs_put_off: declare.counter(
                 "snowbank_fill_proofs_put_off_total",
                 "NARs that were not proven after they were fetched, because too many waited. They are proven when the store is walked over. Many of them: the processor is too slow for what is fetched.",
+            ),
+        }
+    }
+}
+
+/// What the scrubber counts.
+#[derive(Debug, Clone)]
+pub struct ScrubMetrics {
+    /// Chunks by what was found.
+    pub chunks: CounterBy<Scrubbed>,
+    /// Walks over everything that came to their end.
+    pub walks: IntCounter,
+}
+
+impl ScrubMetrics {
+    fn new(declare: &Declare<'_>) -> Self {
+        Self {
+            chunks: declare.counter_by(
+                "snowbank_scrub_chunks_total",
+                "Stored chunks that the scrubber looked at on disk. absent: evicted, ordinary in a full store. wrong: the disk \
+                 gave other bytes than were written; more than a few after a power cut mean that it is failing.",
+            ),
+            walks: declare.counter(
+                "snowbank_scrub_walks_total",
+                "Walks of the scrubber over everything that is kept. One is begun after the other; how long one takes is store.scrub.",
             ),
         }
     }

@@ -12,6 +12,7 @@
 
 pub mod answer;
 mod entry;
+pub mod examine;
 mod flights;
 mod kept;
 mod nar;

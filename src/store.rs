@@ -59,7 +59,7 @@ pub use self::open::OpenError;
 pub use self::peek::Peeked;
 pub use self::walk::{Kept, Walk, Walked};
 use crate::metrics::{Place, StoreMetrics, StoreTier};
-use crate::options::{ByteSize, Mistakes, key};
+use crate::options::{ByteSize, Mistakes, Period, key};
 
 crate::options! {
     /// Where NARs are kept, and how much of them.
@@ -77,6 +77,9 @@ crate::options! {
         /// The memory for what is asked for often, at least 16 MiB. An eighth of it (at most 256 MiB) is for manifests
         /// and narinfos.
         pub memory: ByteSize = ByteSize(512 << 20),
+        /// How long it takes the scrubber to read all of a full disk tier once: it looks at everything that is kept, in the
+        /// background, and drops or fetches again what the disk gives back wrong. "0 s" switches it off.
+        pub scrub: Period = Period::seconds(30 * 86_400),
     }
 }
 

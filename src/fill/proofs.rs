@@ -143,7 +143,7 @@ impl Fills {
     }
 
     /// Records in the manifest what is inside.
-    async fn record(&self, manifest: &Arc<Manifest>, inside: Inside, claim: &Claim) -> Arc<Manifest> {
+    pub async fn record(&self, manifest: &Arc<Manifest>, inside: Inside, claim: &Claim) -> Arc<Manifest> {
         self.inner.metrics.proven.inc();
         // The narinfo whose content address it has, if it has one.
         let announced = if inside.addressed { Some(claim.announced()) } else { manifest.announced };
@@ -153,7 +153,7 @@ impl Fills {
     }
 
     /// Forgets a body: nobody finds it any more.
-    fn forget(&self, manifest: &Manifest) {
+    pub fn forget(&self, manifest: &Manifest) {
         self.inner.store.remove_manifest(manifest.blob);
         for index in 0..manifest.chunks() {
             self.inner.store.remove_chunk(ChunkKey { blob: manifest.blob, index });

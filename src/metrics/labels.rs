@@ -175,3 +175,17 @@ label! {
         Refused = "refused",
     }
 }
+
+label! {
+    /// What the scrubber found where a chunk should be.
+    pub enum Scrubbed as "result" {
+        /// The right bytes.
+        Right = "right",
+        /// Other bytes.
+        Wrong = "wrong",
+        /// Nothing: it was evicted.
+        Absent = "absent",
+        /// Other bytes, and then the right ones from an upstream.
+        Mended = "mended",
+    }
+}

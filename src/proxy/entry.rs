@@ -183,6 +183,11 @@ pub(super) fn narinfo_key(hash: HashPart) -> EntryKey {
     EntryKey { kind: NARINFO, id: *hash.as_bytes() }
 }
 
+/// The hash part of the path whose narinfo is there; `None` for other things.
+pub(super) fn narinfo_hash(key: EntryKey) -> Option<HashPart> {
+    (key.kind == NARINFO).then(|| HashPart::parse(std::str::from_utf8(&key.id).ok()?).ok()).flatten()
+}
+
 /// Under which name it is remembered for a moment that nobody has certain bytes.
 pub(super) fn meant_key(meant: &Meant) -> EntryKey {
     let mut hasher = blake3::Hasher::new();

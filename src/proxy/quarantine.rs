@@ -187,6 +187,38 @@ impl Pipeline {
         Some(other)
     }
 
+    /// Quarantines stored bytes that are not what was claimed; the name of the upstream they came from, as far as known.
+    pub(super) async fn condemn(
+        &self,
+        meant: &Meant,
+        claim: Option<&Arc<Claim>>,
+        refusal: Refusal,
+        broken: &Broken,
+    ) -> String {
+        let (Some(hash), Some(claim)) = (meant.hash, claim) else { return "unknown".to_owned() };
+        if let Some(entry) = self.kept_entry(hash).await
+            && let Some(info) = self.info_of(&entry)
+            && meant.is_in(&info)
+            && let Ok(plan) = self.plan_of_entry(&entry, &info)
+            && let Some(source) = plan.sources.first()
+        {
+            plan.judge.refuted(source, &plan, broken, true).await;
+            return entry.upstream;
+        }
+        let record = Record {
+            until: UnixSeconds(u64::MAX),
+            doubted: false,
+            upstream: "unknown".to_owned(),
+            nar_hash: claim.nar_hash,
+            nar_size: claim.nar_size,
+            left: true,
+            instead: None,
+            text: format!("{refusal}: {broken}"),
+        };
+        self.shared.store.put_entry(quarantine_key(meant), record.encode()).await;
+        record.upstream
+    }
+
     /// Who hears of NARs that are not what was claimed.
     pub(super) fn judge(&self) -> Arc<dyn Judge> {
         Arc::new(Verdicts { pipeline: self.clone() })

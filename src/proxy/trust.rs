@@ -59,7 +59,7 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    fn new(reason: Refusal, text: impl Into<String>) -> Self {
+    pub(super) fn new(reason: Refusal, text: impl Into<String>) -> Self {
         Self { reason, text: text.into() }
     }
 }

@@ -37,7 +37,12 @@ impl std::ops::Deref for Bench {
 
 /// A store with the least memory, so that most reads come from disk, that has not been opened.
 fn closed_bench(dir: &Path, disk_mib: u64) -> Bench {
-    let options = Options { dir: Some(dir.to_owned()), disk: ByteSize(disk_mib * MIB), memory: ByteSize(LEAST_MEMORY) };
+    let options = Options {
+        dir: Some(dir.to_owned()),
+        disk: ByteSize(disk_mib * MIB),
+        memory: ByteSize(LEAST_MEMORY),
+        scrub: Period::seconds(0),
+    };
     let metrics = Metrics::default();
     Bench { store: Store::memory_only(&options, metrics.store.clone()), metrics }
 }

@@ -21,7 +21,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Flips one byte in the middle of this chunk of `file`, wherever its copies are in the store. Panics when there is none:
 /// a test that damages nothing proves nothing.
-fn damage(dir: &Path, file: &[u8], chunk: usize) {
+pub fn damage(dir: &Path, file: &[u8], chunk: usize) {
     let start = chunk * CHUNK;
     let needle = &file[start + 1000..start + 1064];
     let mut damaged = 0;

@@ -22,3 +22,4 @@ mod signing;
 mod small_objects;
 mod support;
 mod trust_table;
+mod verify;

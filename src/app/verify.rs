@@ -1,0 +1,197 @@
+//! `snowbank verify`: everything that is kept is examined, by this process or by the server that has the store.
+//!
+//! ```text
+//! store free ──▶ opened here ──▶ Proxy::examine ──▶ report
+//! store in use ─▶ POST /verify on [admin] address ──▶ the server examines, tells how far it is, and the report
+//! ```
+//!
+//! What fails is dropped, quarantined or made a hole, as the server would do it; it is fetched again when it is asked for.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::reload;
+use crate::config::Config;
+use crate::fill::Fills;
+use crate::metrics::Metrics;
+use crate::proxy::answer::BodyError;
+use crate::proxy::examine::{How, Report};
+use crate::proxy::{Policy, Proxy};
+use crate::store::{OpenError, Store};
+
+/// Where the server answers to the command, on the address for operators.
+pub(super) const PATH: &str = "/verify";
+/// All of it, as fast as it goes; mending is the server's business, which has upstreams to ask.
+const FULL: How = How { everything: true, mend: false, pause: Duration::ZERO };
+
+/// How it went, for the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was wrong.
+    Right,
+    /// Something was.
+    Wrong,
+}
+
+/// Examines what the store of this configuration keeps, tells on stderr how far it is, and gives the report as JSON to
+/// `json`, or to stdout.
+///
+/// # Errors
+/// It could not be done: there is no store, it cannot be opened, the server does not answer.
+pub async fn run(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
+    let metrics = Metrics::default();
+    let store = Store::memory_only(&config.store, metrics.store.clone());
+    let report = match store.open_existing().await {
+        Ok(()) => {
+            let report = here(&config, &metrics, store.clone()).await;
+            store.close().await;
+            report?
+        }
+        Err(OpenError::InUse { dir }) => match config.admin.address {
+            Some(address) => there(&address.to_string()).await.with_context(|| {
+                format!("{} is in use; asking the server at the [admin] address {address}", dir.display())
+            })?,
+            None => anyhow::bail!(
+                "{} is in use by a running server; set [admin] address in its configuration, so that it can be asked, or \
+                 stop it",
+                dir.display()
+            ),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let text = format!("{report:#}\n");
+    match json {
+        Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
+        None => std::io::stdout().write_all(text.as_bytes()).context("stdout")?,
+    }
+    match (report.get("wrong").and_then(Value::as_u64), report.get("complete").and_then(Value::as_bool)) {
+        (Some(0), Some(true)) => Ok(Verdict::Right),
+        (Some(0), _) => anyhow::bail!("nothing wrong was found, but not everything was seen"),
+        _ => Ok(Verdict::Wrong),
+    }
+}
+
+async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Result<Value> {
+    let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
+    let upstreams = reload::upstreams(config, &[], metrics)?;
+    let policy = Policy::new(config.cache.clone(), upstreams, reload::signer(config)?);
+    let proxy = Proxy::new(policy, store, fills, metrics.proxy.clone());
+    let mut told = Told::new();
+    let report = proxy
+        .examine(FULL, |report| {
+            told.tell(|| report.line());
+            true
+        })
+        .await;
+    proxy.stop().await;
+    told.last(&report.line());
+    Ok(report.json())
+}
+
+/// Has the server examine its store.
+async fn there(address: &str) -> anyhow::Result<Value> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder().method(Method::POST).uri(PATH).header("Host", address).body(Empty::<Bytes>::new());
+    let response = client.send_request(request?).await?;
+    let status = response.status();
+    let mut body = response.into_body();
+    let (mut text, mut report, mut told) = (Vec::new(), None, Told::new());
+    while let Some(frame) = body.frame().await {
+        text.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            if status != StatusCode::OK {
+                anyhow::bail!("{status}: {}", String::from_utf8_lossy(&line).trim_end());
+            }
+            let line: Value = serde_json::from_slice(&line)?;
+            match line.get("progress").and_then(Value::as_str) {
+                Some(progress) => told.tell(|| progress.to_owned()),
+                None => report = line.get("report").cloned(),
+            }
+        }
+    }
+    drop(client);
+    connection.abort();
+    report.context("the server ended before it had seen everything")
+}
+
+/// Tells how far it is: each second to a person, now and then to a log.
+struct Told {
+    next: Instant,
+    every: Duration,
+}
+
+impl Told {
+    fn new() -> Self {
+        let every = Duration::from_secs(if std::io::stderr().is_terminal() { 1 } else { 10 });
+        Self { next: Instant::now(), every }
+    }
+
+    fn tell(&mut self, line: impl FnOnce() -> String) {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + self.every;
+            self.last(&line());
+        }
+    }
+
+    fn last(&self, line: &str) {
+        // Whoever looks may be gone.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// An examination as the server tells it: a line of JSON each second, and the report as the last one. It ends when nobody
+/// reads on.
+pub(super) fn examination(
+    proxy: Proxy,
+    mend: bool,
+    permit: OwnedSemaphorePermit,
+) -> Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>> {
+    let (tell, told) = mpsc::channel(4);
+    let work = async move {
+        let _permit = permit;
+        let mut next = Instant::now();
+        let progress = |report: &Report| {
+            if Instant::now() >= next {
+                next = Instant::now() + Duration::from_secs(1);
+                // One that finds no room is followed by another.
+                let _ = tell.try_send(json!({ "progress": report.line() }));
+            }
+            true
+        };
+        let report = proxy.examine(How { mend, ..FULL }, progress).await;
+        let _ = tell.send(json!({ "report": report.json() })).await;
+    };
+    let state = (Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>, told, false);
+    Box::pin(futures_util::stream::unfold(state, |(mut work, mut told, mut done)| async move {
+        loop {
+            tokio::select! {
+                biased;
+                line = told.recv() => {
+                    let line: Value = line?;
+                    return Some((Ok(Bytes::from(format!("{line}\n"))), (work, told, done)));
+                }
+                () = &mut work, if !done => done = true,
+            }
+        }
+    }))
+}
+
+/// The one examination that may run.
+pub(super) fn turn(turns: &Arc<tokio::sync::Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(turns).try_acquire_owned().ok()
+}
