@@ -181,7 +181,7 @@ async fn what_is_whole_is_served_while_the_origin_is_down_and_a_hole_is_an_error
     }
     assert!(snowbank.stop().success());
     damage(setup.dir(), &holed.file, 5);
-    drop(origin);
+    let _off = origin.switch_off();
     let snowbank = setup.start();
     snowbank.wait_for_disk();
     snowbank.http().get(&whole.served_target()).await.expect_bytes(&whole.file);

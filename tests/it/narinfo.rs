@@ -256,7 +256,7 @@ async fn an_upstream_that_is_switched_off_is_an_error_or_a_miss_as_it_was_declar
         let target = snowbank.http().nar_target(&kept).await;
         snowbank.http().get(&target).await.expect_bytes(&kept.file);
     }
-    drop(origin);
+    let _off = origin.switch_off();
     let asked = Object::new("asked-while-down", 100);
     let answer = strict.http().get(&asked.narinfo_target()).await;
     assert!([502, 503, 504].contains(&answer.status), "{}", answer.status);
@@ -316,7 +316,7 @@ async fn the_client_that_asked_first_may_leave() {
 #[tokio::test]
 async fn the_cache_info_is_made_here_and_needs_no_upstream() {
     let (origin, _, snowbank) = start();
-    drop(origin);
+    let _off = origin.switch_off();
     let answer = snowbank.http().get("/nix-cache-info").await.expect(200);
     assert_eq!(narinfo_fields(answer.text(), "StoreDir"), ["/nix/store"]);
     assert_eq!(narinfo_fields(answer.text(), "WantMassQuery"), ["1"]);

@@ -58,7 +58,7 @@ fn the_whole_story(compression: &str, way: Way) {
     snowbank.wait_for_disk();
     builds_everything(&snowbank, way, &authority);
     assert_eq!(origin.total(), 0, "after the crash: {:?}", origin.requests());
-    drop(origin);
+    let _off = origin.switch_off();
     builds_everything(&snowbank, way, &authority);
     assert!(snowbank.stop().success());
     let snowbank = setup.start();

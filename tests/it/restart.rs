@@ -88,7 +88,7 @@ async fn what_was_stored_is_served_after_a_stop_without_any_upstream() {
         futures_util::future::join_all(reads).await;
     }
     assert!(snowbank.stop().success());
-    drop(origin);
+    let _off = origin.switch_off();
     let snowbank = setup.start();
     snowbank.wait_for_disk();
     for object in &objects {

@@ -42,7 +42,7 @@ async fn each_is_served_as_it_is_and_kept() {
         }
         assert_eq!(origin.count(&target), 1, "{target}");
     }
-    drop(origin);
+    let _off = origin.switch_off();
     assert!(snowbank.stop().success());
     let snowbank = setup.start();
     snowbank.wait_for_disk();

@@ -419,6 +419,30 @@ impl Origin {
     }
 }
 
+/// The address of an origin that was switched off: nobody listens there, and nobody else gets it.
+pub struct SwitchedOff {
+    _held: socket2::Socket,
+}
+
+impl Origin {
+    /// Nothing listens at its address any more. Merely dropped, its port may be given to the next origin of another test.
+    pub fn switch_off(self) -> SwitchedOff {
+        let address = self.address;
+        drop(self);
+        let deadline = std::time::Instant::now() + super::PATIENCE;
+        loop {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+            let socket = socket.expect("a socket");
+            socket.set_reuse_address(true).expect("an option");
+            match socket.bind(&address.into()) {
+                Ok(()) => return SwitchedOff { _held: socket },
+                Err(error) => assert!(std::time::Instant::now() < deadline, "its port is not free: {error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
 impl Drop for Origin {
     fn drop(&mut self) {
         self.accepting.abort();
