@@ -109,7 +109,7 @@ async fn there(address: &str) -> anyhow::Result<Value> {
     let response = client.send_request(request?).await?;
     let status = response.status();
     let mut body = response.into_body();
-    let (mut text, mut report, mut told) = (Vec::new(), None, Told::new());
+    let (mut text, mut report, mut told, mut latest) = (Vec::new(), None, Told::new(), String::new());
     while let Some(frame) = body.frame().await {
         text.extend_from_slice(&frame?.into_data().unwrap_or_default());
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
@@ -119,11 +119,15 @@ async fn there(address: &str) -> anyhow::Result<Value> {
             }
             let line: Value = serde_json::from_slice(&line)?;
             match line.get("progress").and_then(Value::as_str) {
-                Some(progress) => told.tell(|| progress.to_owned()),
+                Some(progress) => {
+                    progress.clone_into(&mut latest);
+                    told.tell(|| progress.to_owned());
+                }
                 None => report = line.get("report").cloned(),
             }
         }
     }
+    told.last(&latest);
     drop(client);
     connection.abort();
     report.context("the server ended before it had seen everything")
@@ -174,6 +178,7 @@ pub(super) fn examination(
             true
         };
         let report = proxy.examine(How { mend, ..FULL }, progress).await;
+        let _ = tell.send(json!({ "progress": report.line() })).await;
         let _ = tell.send(json!({ "report": report.json() })).await;
     };
     let state = (Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>, told, false);

@@ -64,7 +64,7 @@ impl Record {
             nar_size: claim.nar_size,
             left: true,
             instead: None,
-            text: format!("{refusal}, from upstream {}: {broken}", upstream.name()),
+            text: format!("{refusal}: {broken}"),
         }
     }
 
