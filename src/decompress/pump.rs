@@ -6,6 +6,9 @@ use std::io::{self, BufRead, Read};
 /// than others to tell that they are at an end.
 const IDLE_CALLS: u32 = 4;
 
+/// The most input that a decoder is given in one call.
+const AT_A_TIME: usize = 4096;
+
 /// A decoder without input or output of its own.
 pub(super) trait Decoder {
     /// Takes from `input`, which is empty only when nothing follows, and gives into `output`, which is not empty.
@@ -44,7 +47,8 @@ impl<R: BufRead, D: Decoder> Read for Pump<R, D> {
         loop {
             let input = self.input.fill_buf()?;
             let ended = input.is_empty();
-            let step = self.decoder.step(input, output)?;
+            // Few at a time, so that the input is asked in between: a hostile one can make its decoder work for long.
+            let step = self.decoder.step(&input[..input.len().min(AT_A_TIME)], output)?;
             self.input.consume(step.taken);
             if step.given > 0 {
                 return Ok(step.given);

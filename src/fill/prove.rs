@@ -11,8 +11,10 @@
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::state::Broken;
@@ -168,7 +170,7 @@ fn prove_and_tell(
         // Of this thread alone (Linux); refused or not, the proof goes on.
         let _ = rustix::process::setpriority_process(None, 19);
     }
-    let _ = tell.send(prove(compression, claim, Queue::new(receiver)));
+    let _ = tell.send(prove(compression, claim, Queue::new(receiver, claim.nar_size)));
     drop(permit);
 }
 
@@ -220,24 +222,44 @@ fn bad_nar(error: &nar::Error) -> Disproof {
     Disproof::new(Refusal::BadNar, format!("what is inside is no NAR that Nix unpacks: {error}"))
 }
 
-/// The queue as a reader.
+/// The processor time that a proof may take: so much at the least, and a second for each mebibyte of the body and of the
+/// NAR. The slowest decoder (bzip2) takes a tenth of it; what takes longer was made to (R27).
+const LEAST_TIME: Duration = Duration::from_secs(5);
+
+/// The queue as a reader, which ends the work when it takes too long.
 struct Queue {
     receiver: mpsc::Receiver<Queued>,
     now: Bytes,
     ended: bool,
+    /// Processor time of this thread at the beginning, and what may be added to it.
+    began: Duration,
+    allowed: Duration,
 }
 
 impl Queue {
-    fn new(receiver: mpsc::Receiver<Queued>) -> Self {
-        Self { receiver, now: Bytes::new(), ended: false }
+    fn new(receiver: mpsc::Receiver<Queued>, nar_size: u64) -> Self {
+        let allowed = LEAST_TIME + Duration::from_secs(nar_size >> 20);
+        Self { receiver, now: Bytes::new(), ended: false, began: processor_time(), allowed }
     }
+}
+
+/// What this thread has had of the processor.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 impl BufRead for Queue {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if processor_time().saturating_sub(self.began) > self.allowed {
+            return Err(std::io::Error::other("it takes far longer than a NAR of its size"));
+        }
         while self.now.is_empty() && !self.ended {
             match self.receiver.blocking_recv() {
-                Some(Queued::Bytes(bytes)) => self.now = bytes,
+                Some(Queued::Bytes(bytes)) => {
+                    self.allowed += Duration::from_secs_f64(bytes.len() as f64 / f64::from(1 << 20));
+                    self.now = bytes;
+                }
                 Some(Queued::End) => self.ended = true,
                 None => return Err(std::io::Error::other("given up")),
             }
@@ -257,5 +279,24 @@ impl Read for Queue {
         into[..len].copy_from_slice(&from[..len]);
         self.consume(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r27_what_takes_too_long_is_given_up() {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.blocking_send(Queued::Bytes(Bytes::from_static(b"abc"))).unwrap();
+        let mut queue = Queue { allowed: Duration::from_millis(20), ..Queue::new(receiver, 1 << 20) };
+        // Some bytes pay for some time, the rest is gone sooner or later.
+        let mut input = vec![0; 3];
+        queue.read_exact(&mut input).unwrap();
+        while processor_time().saturating_sub(queue.began) <= Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+        assert!(queue.fill_buf().unwrap_err().to_string().contains("takes far longer"));
     }
 }
