@@ -96,6 +96,14 @@ impl Signals {
             _ = self.hangup.recv() => Told::Hangup,
         }
     }
+
+    /// The end only, for who is busy.
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 enum Told {
@@ -187,7 +195,11 @@ impl App {
         let mut reloads = Reloads::new(self.config, origin, self.proxy.clone(), self.metrics.clone());
         let asked = loop {
             match signals.next().await {
-                Told::Hangup if reloads.are_possible() => reloads.reload().await,
+                // A file system that hangs must not keep it from ending.
+                Told::Hangup if reloads.are_possible() => tokio::select! {
+                    () = reloads.reload() => {}
+                    asked = signals.end() => break asked,
+                },
                 Told::Hangup => break "SIGHUP",
                 Told::End(asked) => break asked,
             }

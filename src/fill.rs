@@ -131,6 +131,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether another plan says the same of the NAR.
+    pub fn claims_the_same(&self, other: &Self) -> bool {
+        let says = |plan: &Self| plan.claim.as_ref().map(|claim| (claim.nar_hash, claim.nar_size));
+        self.size == other.size && self.file_hash == other.file_hash && says(self) == says(other)
+    }
+
     /// The name of the NAR in the store.
     pub fn blob(&self) -> BlobId {
         blob_of(&self.digest, self.compression)

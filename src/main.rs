@@ -3,6 +3,7 @@
 use std::io::{Write as _, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use snowbank::app::verify::Verdict;
@@ -51,7 +52,10 @@ fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> any
         tracing::warn!(%error, "core dumps cannot be switched off: one would hold the secret keys");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
-    runtime.block_on(app::run(config, origin))
+    let served = runtime.block_on(app::run(config, origin));
+    // What a file system that hangs still holds is left to it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
 }
 
 fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {

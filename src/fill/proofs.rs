@@ -6,23 +6,29 @@
 use std::sync::{Arc, PoisonError};
 
 use super::prove::{Disproof, Pace};
+use super::verify::QUICK;
 use super::{Broken, Claim, FillFailure, Fills, Plan, Prove, Source};
 use crate::decompress;
-use crate::store::{BlobId, ChunkKey, Inside, Manifest, Peeked};
+use crate::store::{Announced, BlobId, ChunkKey, Inside, Manifest, Peeked};
 
 /// How many NARs wait to be proven in the background at most (R26); the rest is proven when it is walked over.
 const WAITING: usize = 4096;
 
 impl Plan {
-    /// Whether a stored body is the one that is planned, and proven where that comes first.
-    pub(super) fn is_met_by(&self, manifest: &Manifest) -> bool {
-        let is_it = match (&self.file_hash, &manifest.inside) {
+    /// Whether a stored body is the one that is planned: by its hash, or where the plan has none by the NAR inside. (A body
+    /// may have the hash that is a NarHash here: the NAR as it is, under the same name.)
+    fn is_of(&self, manifest: &Manifest) -> bool {
+        match (&self.file_hash, &manifest.inside) {
             (Some(file_hash), _) => manifest.file_hash == *file_hash.as_bytes(),
             (None, Some(inside)) => inside.nar_hash == *self.digest.as_bytes(),
             (None, None) => false,
-        };
+        }
+    }
+
+    /// Whether a stored body is the one that is planned, and proven where that comes first.
+    pub(super) fn is_met_by(&self, manifest: &Manifest) -> bool {
         let proven = self.claim.as_ref().is_some_and(|claim| claim.holds_for(manifest) == Some(true));
-        is_it && (self.prove != Prove::First || proven)
+        self.is_of(manifest) && (self.prove != Prove::First || proven)
     }
 }
 
@@ -74,7 +80,7 @@ impl Fills {
             return Err(Broken::new(FillFailure::Unknown, "no narinfo says what is in this NAR"));
         };
         if let Some(manifest) = self.inner.store.manifest(plan.blob()).await
-            && plan.file_hash.is_none_or(|file_hash| manifest.file_hash == *file_hash.as_bytes())
+            && plan.is_of(&manifest)
         {
             match self.held_against(&manifest, plan, &claim).await {
                 // A chunk was gone: it is filled again as a whole.
@@ -120,6 +126,12 @@ impl Fills {
         pace: Pace,
     ) -> Result<Arc<Manifest>, Broken> {
         let upstream = plan.sources.first().map_or("", |source| source.upstream.name());
+        // Long ones at the expense of their own upstream.
+        let long = pace == Pace::AtOnce && claim.nar_size > QUICK;
+        let (pace, _turn) = match plan.sources.first() {
+            Some(source) if long => (Pace::AsItComes, source.upstream.turn_to_unpack().await),
+            _ => (pace, None),
+        };
         let mut proving = self.inner.prover.begin(plan.compression, claim, pace).await;
         for (index, digest) in (0_u32..).zip(&manifest.digests) {
             let key = ChunkKey { blob: manifest.blob, index };
@@ -134,7 +146,11 @@ impl Fills {
         match proving.finish().await {
             Ok(inside) => Ok(self.record(manifest, inside, claim).await),
             Err(disproof) => {
-                if disproof.reason.is_some() {
+                // What somebody else claims of these bytes does not make them wrong for the path they came for.
+                let own = manifest
+                    .announced
+                    .is_none_or(|announced| Announced { basis: announced.basis, ..claim.announced() } == announced);
+                if disproof.reason.is_some() && own && manifest.inside.is_none() {
                     self.forget(manifest);
                 }
                 Err(disproof.broken(upstream))
@@ -146,7 +162,10 @@ impl Fills {
     pub async fn record(&self, manifest: &Arc<Manifest>, inside: Inside, claim: &Claim) -> Arc<Manifest> {
         self.inner.metrics.proven.inc();
         // The narinfo whose content address it has, if it has one.
-        let announced = if inside.addressed { Some(claim.announced()) } else { manifest.announced };
+        let announced = match manifest.announced {
+            Some(announced) if !inside.addressed => Some(announced),
+            _ => Some(claim.announced()),
+        };
         let proven = Arc::new(Manifest { inside: Some(inside), announced, ..Manifest::clone(manifest) });
         self.inner.store.replace_manifest(manifest, Arc::clone(&proven)).await;
         proven

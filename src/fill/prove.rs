@@ -170,12 +170,18 @@ fn prove_and_tell(
         // Of this thread alone (Linux); refused or not, the proof goes on.
         let _ = rustix::process::setpriority_process(None, 19);
     }
-    let _ = tell.send(prove(compression, claim, Queue::new(receiver, claim.nar_size)));
+    let proof = prove(compression, claim, Queue::new(receiver, claim.nar_size), || tell.is_closed());
+    let _ = tell.send(proof);
     drop(permit);
 }
 
 /// Decodes `body` to its end and compares what is inside with `claim`.
-fn prove(compression: Compression, claim: &Claim, body: impl BufRead) -> Result<Inside, Disproof> {
+fn prove(
+    compression: Compression,
+    claim: &Claim,
+    body: impl BufRead,
+    given_up: impl Fn() -> bool,
+) -> Result<Inside, Disproof> {
     let undecodable =
         |error: String| Disproof::new(Refusal::Undecodable, format!("its NAR cannot be decompressed: {error}"));
     let mut decoder = decompress::reader(compression, body, MEMORY).map_err(|error| undecodable(error.to_string()))?;
@@ -190,6 +196,9 @@ fn prove(compression: Compression, claim: &Claim, body: impl BufRead) -> Result<
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(undecodable(error.to_string())),
         };
+        if given_up() {
+            return Err(Disproof::internal());
+        }
         size += read.len() as u64;
         if size > claim.nar_size {
             let text = format!("what is in its NAR is longer than NarSize {}", claim.nar_size);

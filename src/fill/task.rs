@@ -11,17 +11,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prometheus::IntGauge;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::partial::{self, Notes};
 use super::state::{Broken, Fill};
-use super::verify::{self, Verifier};
-use super::{Claim, FillFailure, Fills, Plan, Registered, Source, code_of};
+use super::verify::{self, Turn, Verifier};
+use super::{Claim, FillFailure, Fills, PLACE, Plan, Registered, Source, code_of};
 use crate::metrics::Refusal;
 use crate::store::{CHUNK, ChunkKey, Manifest};
 use crate::upstream::{Opened, Said, WhenDown};
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let fill = Arc::clone(&registered.fill);
+    // What its upstream makes it wait for is waited for without a place that another upstream's NAR could have.
+    let Some((_share, turn)) = turns(&plan).await else {
+        return registered
+            .fail(Broken::new(FillFailure::Unknown, "too many NARs of one upstream are fetched; try again"));
+    };
     let Some(_place) = fills.place().await else {
         return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
     };
@@ -34,7 +41,7 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     }
     fills.inner.metrics.started.inc();
     let _running = Running::begin(&fills.inner.metrics.running);
-    let filled = fills.inner.stop.run_until_cancelled(fill_from_any(&fills, &fill, &plan)).await;
+    let filled = fills.inner.stop.run_until_cancelled(fill_from_any(&fills, &fill, &plan, turn)).await;
     match filled.unwrap_or_else(|| Err(Broken::new(FillFailure::Stopped, "snowbank is stopping"))) {
         Ok((manifest, source)) => {
             fills.inner.metrics.completed.inc();
@@ -73,10 +80,22 @@ impl Drop for Running<'_> {
     }
 }
 
-async fn fill_from_any<'a>(fills: &Fills, fill: &Fill, plan: &'a Plan) -> Result<(Arc<Manifest>, &'a Source), Broken> {
+/// The turns that the plan's first source has to give.
+async fn turns(plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
+    let Some(source) = plan.sources.first() else { return Some((None, None)) };
+    let turns = async { (source.upstream.turn_to_fill().await, verify::turn(plan, &source.upstream).await) };
+    timeout(PLACE, turns).await.ok()
+}
+
+async fn fill_from_any<'a>(
+    fills: &Fills,
+    fill: &Fill,
+    plan: &'a Plan,
+    mut turn: Turn,
+) -> Result<(Arc<Manifest>, &'a Source), Broken> {
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
     for source in &plan.sources {
-        match fill_from(fills, fill, plan, source).await {
+        match fill_from(fills, fill, plan, source, turn.take()).await {
             Ok(manifest) => return Ok((manifest, source)),
             Err(broken) => {
                 // Also after a mere cut: what came over a connection that broke is not gone on with, because a wrong byte
@@ -99,8 +118,17 @@ async fn fill_from_any<'a>(fills: &Fills, fill: &Fill, plan: &'a Plan) -> Result
     Err(last)
 }
 
-async fn fill_from(fills: &Fills, fill: &Fill, plan: &Plan, source: &Source) -> Result<Arc<Manifest>, Broken> {
-    let turn = verify::turn(plan, &source.upstream).await;
+async fn fill_from(
+    fills: &Fills,
+    fill: &Fill,
+    plan: &Plan,
+    source: &Source,
+    turn: Turn,
+) -> Result<Arc<Manifest>, Broken> {
+    let turn = match turn {
+        Some(turn) => Some(turn),
+        None => timeout(PLACE, verify::turn(plan, &source.upstream)).await.ok().flatten(),
+    };
     let left = partial::left(fills, plan).await;
     let mut opened = open(source, left.len() as u64 * CHUNK as u64).await?;
     let size = match (plan.size, opened.total) {

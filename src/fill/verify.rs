@@ -22,7 +22,7 @@ use crate::upstream::Upstream;
 /// The longest body of which nothing is known (32 GiB).
 const LONGEST_UNKNOWN: u64 = 1 << 35;
 /// The longest NAR (16 MiB) that a response waits for only because its body is small.
-const QUICK: u64 = 16 << 20;
+pub(super) const QUICK: u64 = 16 << 20;
 
 /// A body being checked.
 pub(super) struct Verifier {
@@ -50,7 +50,9 @@ pub(super) type Turn = Option<OwnedSemaphorePermit>;
 pub(super) async fn turn(plan: &Plan, upstream: &Upstream) -> Turn {
     let small = plan.size.is_some_and(|size| size <= HOLD_WHOLE);
     match &plan.claim {
-        Some(claim) if !small && is_proven_first(plan, claim, small) => upstream.turn_to_unpack().await,
+        Some(claim) if !(small && claim.nar_size <= QUICK) && is_proven_first(plan, claim, small) => {
+            upstream.turn_to_unpack().await
+        }
         _ => None,
     }
 }
@@ -85,7 +87,7 @@ impl Verifier {
         let proof = match &plan.claim {
             Some(claim) if is_proven_first(plan, claim, small) => {
                 let (claim, compression) = (Arc::clone(claim), plan.compression);
-                if small {
+                if small && claim.nar_size <= QUICK {
                     let prover = prover.clone();
                     Proof::Gathered(Box::new(Gathered { prover, compression, claim, body: Vec::new() }))
                 } else {

@@ -187,7 +187,7 @@ impl Pipeline {
             && let Some(info) = self.info_of(&entry)
             && meant.is_in(&info)
         {
-            return Some(Arc::new(trust::claim(&info, entry.signed.ground)));
+            return Some(Arc::new(trust::claim(&info, entry.signed.voucher, entry.signed.ground)));
         }
         let announced = manifest.announced?;
         Some(Arc::new(Claim {

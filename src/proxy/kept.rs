@@ -31,7 +31,7 @@ use crate::upstream::{Upstream, WhenDown};
 /// How long an answer waits for the proof that comes before its signature: less than the 300 s after which Nix gives up.
 const PROOF: Duration = Duration::from_secs(240);
 /// How often an upstream may be caught before a client is told that there is nothing.
-const TRIES: usize = 8;
+const TRIES: usize = 3;
 
 /// How long something is kept.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,7 @@ impl Pipeline {
     /// A narinfo as it is kept.
     pub(super) fn entry_of(&self, upstream: &Upstream, verified: &Verified, lifetime: Lifetime) -> Entry {
         let (signer, dir) = (&self.policy.signer, &self.policy.options.store_dir);
-        let mut info = verified.served();
+        let mut info = verified.served(dir);
         // R5: what came under our own names is not ours.
         info.sigs.retain(|sig| !signer.has(&sig.name));
         let ours = signer.sign(verified, dir);

@@ -170,16 +170,29 @@ impl Pipeline {
     /// trusted any more (R5); not before they are proven, where nothing unproven may leave; and not when they were found
     /// to be another path's (two upstreams may announce the same bytes, and one of them lie).
     async fn may_leave(&self, meant: Meant, manifest: &Arc<Manifest>) -> Result<bool, Nowhere> {
+        let announced_by = manifest.announced.map(|announced| announced.store_hash);
+        if let Some(hash) = meant.hash
+            && announced_by != Some(*hash.as_bytes())
+        {
+            // They came for another path, or by their name: nobody has said yet what they are to this one.
+            if let Some(record) = self.quarantined(&meant).await {
+                return if record.is_replaced() || record.is_doubt() {
+                    Ok(false)
+                } else {
+                    Err(Nowhere::refused(record.to_string()))
+                };
+            }
+            if self.policy.options.verify != Verify::Off {
+                let plan = self.plan(meant).await?;
+                return self.shared.fills.proven(&plan).await.map(|_| true).map_err(|broken| nowhere(&broken));
+            }
+        }
         let Some(announced) = manifest.announced else {
             // Asked for by the hash of its bytes, and nobody said more.
             return Ok(self.policy.options.verify != Verify::BeforeFirstByte);
         };
         if !self.policy.holds(&announced.basis) && !self.is_still_announced(meant, manifest).await {
             return Ok(false);
-        }
-        let other = meant.hash.is_some_and(|hash| announced.store_hash != *hash.as_bytes());
-        if other && let Some(record) = self.quarantined(&meant).await {
-            return Err(Nowhere::refused(record.to_string()));
         }
         if manifest.inside.is_some() || self.policy.options.verify != Verify::BeforeFirstByte {
             return Ok(true);
@@ -205,8 +218,11 @@ impl Pipeline {
             self.shared.store.replace_manifest(manifest, anew).await;
             return true;
         }
-        tracing::info!(key = %hash, "a NAR that is here is not announced by any narinfo trusted now: it is dropped");
-        self.shared.store.remove_manifest(manifest.blob);
+        // Another path's narinfo may still announce it.
+        if manifest.announced.is_some_and(|announced| announced.store_hash == *hash.as_bytes()) {
+            tracing::info!(key = %hash, "a NAR that is here is not announced by any narinfo trusted now: it is dropped");
+            self.shared.store.remove_manifest(manifest.blob);
+        }
         false
     }
 

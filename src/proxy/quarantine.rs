@@ -32,13 +32,27 @@ const DOUBTED: u64 = 600;
 const MOMENT: u64 = 30;
 const VERSION: u8 = 1;
 
+/// What the record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The bytes are not what is claimed, whoever has them.
+    Wrong,
+    /// What this upstream sent is not; another try may be right, and another upstream's is another matter.
+    Doubted,
+    /// This upstream has not got them, although it says so.
+    Absent,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Wrong, Self::Doubted, Self::Absent];
+}
+
 /// What is known of certain bytes under the name of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     /// Until when it holds.
     until: UnixSeconds,
-    /// Whether another try may show that they are right, and another upstream may have them right.
-    doubted: bool,
+    kind: Kind,
     /// The name of the upstream they came from.
     upstream: String,
     /// What was claimed to be in them.
@@ -56,9 +70,10 @@ impl Record {
     fn of(claim: &Claim, plan: &Plan, upstream: &Upstream, broken: &Broken, refusal: Refusal) -> Self {
         let on_the_way = matches!(refusal, Refusal::WrongFileHash | Refusal::WrongSize | Refusal::Unprovable);
         let doubted = on_the_way || plan.file_hash.is_none();
+        let kind = if doubted { Kind::Doubted } else { Kind::Wrong };
         Self {
             until: if doubted { UnixSeconds::now().plus(DOUBTED) } else { UnixSeconds(u64::MAX) },
-            doubted,
+            kind,
             upstream: upstream.name().to_string(),
             nar_hash: claim.nar_hash,
             nar_size: claim.nar_size,
@@ -68,9 +83,24 @@ impl Record {
         }
     }
 
-    /// Whether the bytes may turn out to be right after all.
+    /// Whether the bytes may turn out to be right after all, or be had right from another upstream.
     pub(super) fn is_doubt(&self) -> bool {
-        self.doubted
+        self.kind != Kind::Wrong
+    }
+
+    /// Whether something else is served in their place.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.instead.is_some()
+    }
+
+    /// With what an earlier record of the same bytes knows and this one does not: what stands in, and what left, stay so.
+    fn after(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        let lasting = before.kind == Kind::Wrong && self.kind != Kind::Wrong;
+        let (instead, left) = (self.instead.or(before.instead), self.left || before.left);
+        let merged = if lasting { before } else { self };
+        let until = if instead.is_some() { UnixSeconds(u64::MAX) } else { merged.until };
+        Self { instead, left, until, ..merged }
     }
 
     fn is_about(&self, info: &NarInfo) -> bool {
@@ -83,7 +113,7 @@ impl Record {
         out.put_u64_le(self.until.0);
         out.put_slice(self.nar_hash.as_bytes());
         out.put_u64_le(self.nar_size);
-        out.put_u8(u8::from(self.doubted));
+        out.put_u8(self.kind as u8);
         out.put_u8(u8::from(self.left));
         out.put_u8(u8::from(self.instead.is_some()));
         out.put_slice(self.instead.unwrap_or(self.nar_hash).as_bytes());
@@ -99,12 +129,13 @@ impl Record {
         let until = UnixSeconds(bytes.try_get_u64_le().ok()?);
         let nar_hash = Sha256::from_bytes(take_array(&mut bytes)?);
         let nar_size = bytes.try_get_u64_le().ok()?;
-        let doubted = bytes.try_get_u8().ok()? != 0;
+        let code = bytes.try_get_u8().ok()?;
+        let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == code)?;
         let left = bytes.try_get_u8().ok()? != 0;
         let replaced = bytes.try_get_u8().ok()? != 0;
         let instead = Sha256::from_bytes(take_array(&mut bytes)?);
         let (upstream, text) = (take_text(&mut bytes)?, take_text(&mut bytes)?);
-        Some(Self { until, doubted, upstream, nar_hash, nar_size, left, instead: replaced.then_some(instead), text })
+        Some(Self { until, kind, upstream, nar_hash, nar_size, left, instead: replaced.then_some(instead), text })
     }
 }
 
@@ -129,8 +160,11 @@ impl Pipeline {
         let until = UnixSeconds::now().plus(MOMENT);
         let (nar_hash, nar_size, upstream) = (info.nar_hash, info.nar_size, upstream.name().to_string());
         let text = text.to_owned();
-        let record = Record { until, doubted: false, upstream, nar_hash, nar_size, left: false, instead: None, text };
-        self.shared.store.put_entry(quarantine_key(&Meant::by(info)), record.encode()).await;
+        let record =
+            Record { until, kind: Kind::Absent, upstream, nar_hash, nar_size, left: false, instead: None, text };
+        let meant = Meant::by(info);
+        let record = record.after(self.quarantined(&meant).await);
+        self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
         self.shared.store.remove_entry(&narinfo_key(hash));
     }
 
@@ -146,11 +180,11 @@ impl Pipeline {
         if let Some(record) = self.quarantined(&meant).await
             && record.is_about(verified.info())
         {
-            if !record.doubted {
-                return Known::Wrong(Refusal::Quarantined, record.to_string());
-            }
-            if record.upstream == **upstream.name() {
-                return Known::Doubtful;
+            match record.kind {
+                Kind::Wrong => return Known::Wrong(Refusal::Quarantined, record.to_string()),
+                _ if record.upstream != **upstream.name() => {}
+                Kind::Doubted => return Known::Doubtful,
+                Kind::Absent => return Known::Wrong(Refusal::Quarantined, record.to_string()),
             }
         }
         let manifest = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest));
@@ -182,7 +216,7 @@ impl Pipeline {
             return None;
         }
         tracing::info!(key = %hash, upstream = %entry.upstream, "its NAR stands in for the one that was refused");
-        let record = Record { instead: Some(other.digest), ..record.clone() };
+        let record = Record { instead: Some(other.digest), until: UnixSeconds(u64::MAX), ..record.clone() };
         self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
         Some(other)
     }
@@ -207,7 +241,7 @@ impl Pipeline {
         }
         let record = Record {
             until: UnixSeconds(u64::MAX),
-            doubted: false,
+            kind: Kind::Wrong,
             upstream: "unknown".to_owned(),
             nar_hash: claim.nar_hash,
             nar_size: claim.nar_size,
@@ -255,11 +289,8 @@ impl Judge for Verdicts {
             let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
             pipeline.refuse(upstream, hash, refusal, &text);
             let meant = Meant { hash: Some(hash), digest: plan.digest, compression: plan.compression };
-            let mut record = Record { left, ..Record::of(claim, plan, upstream, broken, refusal) };
-            if let Some(before) = pipeline.quarantined(&meant).await {
-                record.left |= before.left;
-                record.instead = before.instead;
-            }
+            let record = Record { left, ..Record::of(claim, plan, upstream, broken, refusal) };
+            let record = record.after(pipeline.quarantined(&meant).await);
             let store = &pipeline.shared.store;
             store.put_entry(quarantine_key(&meant), record.encode()).await;
             if let Some(entry) = pipeline.kept_entry(hash).await
@@ -279,12 +310,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_is_read_back(
-            until: u64, hashes: [[u8; 32]; 2], nar_size: u64, doubted: bool, left: bool, replaced: bool,
+            until: u64, hashes: [[u8; 32]; 2], nar_size: u64, kind in 0_usize..3, left: bool, replaced: bool,
             upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
             cut: prop::sample::Index,
         ) {
             let record = Record {
-                until: UnixSeconds(until), doubted, upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
+                until: UnixSeconds(until), kind: Kind::ALL[kind], upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
                 instead: replaced.then(|| Sha256::from_bytes(hashes[1])), text,
             };
             let bytes = record.encode();

@@ -11,7 +11,7 @@ use super::nar::{Meant, Nowhere};
 use super::narinfo::Asked;
 use super::options::Verify;
 use super::policy::Ground;
-use super::trust::{self, Verified};
+use super::trust::{self, Verified, Voucher};
 use crate::decompress;
 use crate::fill::{Broken, FillFailure, Locate, Plan, Prove, Source};
 use crate::nix::nar_url::NarUrl;
@@ -51,10 +51,10 @@ impl Pipeline {
         let gone = || format!("upstream {} is not configured any more", entry.upstream);
         let (upstream, _) = self.policy.origin_of(&entry.upstream).ok_or_else(gone)?;
         let url = NarUrl::parse(&entry.note, upstream.base()).map_err(|error| error.to_string())?;
-        Ok(self.plan_of(info, entry.signed.ground, source(upstream, &url)))
+        Ok(self.plan_of(info, entry.signed.voucher, entry.signed.ground, source(upstream, &url)))
     }
 
-    fn plan_of(&self, info: &NarInfo, ground: Ground, source: Source) -> Plan {
+    fn plan_of(&self, info: &NarInfo, voucher: Voucher, ground: Ground, source: Source) -> Plan {
         let size = match info.compression {
             Compression::None => Some(info.nar_size),
             _ => info.file_size,
@@ -64,11 +64,16 @@ impl Pipeline {
             file_hash: trust::file_hash(info),
             size,
             compression: info.compression,
-            claim: Some(Arc::new(trust::claim(info, ground))),
+            claim: Some(Arc::new(trust::claim(info, voucher, ground))),
             prove: self.when_to_prove(&source.upstream, info.compression),
             sources: vec![source],
             judge: self.judge(),
         }
+    }
+
+    fn plan_from(&self, upstream: &Arc<Upstream>, verified: &Verified) -> Plan {
+        let source = source(upstream, verified.url());
+        self.plan_of(verified.info(), verified.voucher(), verified.ground(), source)
     }
 
     fn when_to_prove(&self, upstream: &Upstream, compression: Compression) -> Prove {
@@ -97,17 +102,20 @@ impl Pipeline {
     }
 
     async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
-        let mut found = Announcers::default();
+        let (mut found, mut doubtful) = (Announcers::default(), None);
         for upstream in &self.policy.upstreams {
             match self.ask_one(upstream, hash).await {
-                Asked::Have(upstream, verified) | Asked::Doubtful(upstream, verified)
-                    if meant.is_in(verified.info()) =>
-                {
-                    let source = source(&upstream, verified.url());
+                Asked::Have(upstream, verified) if meant.is_in(verified.info()) => {
+                    let plan = self.plan_from(&upstream, &verified);
                     match &mut found.plan {
-                        Some(plan) => plan.sources.push(source),
-                        None => found.plan = Some(self.plan_of(verified.info(), verified.ground(), source)),
+                        // Of those that claim the same: what another one claims is not held against this one's bytes.
+                        Some(first) if first.claims_the_same(&plan) => first.sources.extend(plan.sources),
+                        Some(_) => {}
+                        None => found.plan = Some(plan),
                     }
+                }
+                Asked::Doubtful(upstream, verified) if meant.is_in(verified.info()) => {
+                    doubtful.get_or_insert_with(|| self.plan_from(&upstream, &verified));
                 }
                 Asked::Unknown(why) => {
                     found.unknown.get_or_insert_with(|| why.into());
@@ -115,6 +123,7 @@ impl Pipeline {
                 _ => {}
             }
         }
+        found.plan = found.plan.or(doubtful);
         if found.plan.is_none() && found.unknown.is_none() {
             self.remember_missing(&meant);
         }

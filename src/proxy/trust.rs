@@ -144,7 +144,7 @@ impl Verified {
 
     /// What it claims of its NAR.
     pub(super) fn claim(&self) -> Claim {
-        claim(&self.info, self.ground)
+        claim(&self.info, self.voucher, self.ground)
     }
 
     /// Takes note of what was found in its NAR. For what only a content address vouches for the content must have it, and
@@ -163,9 +163,15 @@ impl Verified {
     }
 
     /// The narinfo as it is served: canonical, with the URL that says all that is needed to find the bytes again.
-    pub(super) fn served(&self) -> NarInfo {
+    pub(super) fn served(&self, dir: &StoreDir) -> NarInfo {
         let mut info = self.info.clone();
         info.url = nar_url(info.store_path.hash(), &self.digest, info.compression);
+        // Nobody signs it, and a client refuses a NAR for an address that is not its own.
+        let path = &info.store_path;
+        let made = info.ca.as_ref().and_then(|ca| ca.store_path(path.name(), &info.references, path.hash(), dir));
+        if made.is_some_and(|made| made != path.hash()) {
+            info.ca = None;
+        }
         info
     }
 }
@@ -193,15 +199,21 @@ fn is_content_addressed(info: &NarInfo, dir: &StoreDir) -> bool {
     made == Some(path.hash()) && address.check(path.hash(), info.references.contains(path)).is_some()
 }
 
-/// What a narinfo claims of its NAR.
-pub(super) fn claim(info: &NarInfo, ground: Ground) -> Claim {
+/// What a narinfo claims of its NAR. Its content address is a part of that only where the path is made from it and nobody
+/// else vouches: an address that leads elsewhere says nothing about the path, and where a key vouches for the NAR nobody
+/// signed the address, so that a stranger could have put it there to have the NAR refused.
+pub(super) fn claim(info: &NarInfo, voucher: Voucher, ground: Ground) -> Claim {
     let refers_to_itself = info.references.contains(&info.store_path);
     Claim {
         hash: info.store_path.hash(),
         name: info.store_path.base_name(),
         nar_hash: info.nar_hash,
         nar_size: info.nar_size,
-        address: info.ca.clone().map(|address| (address, refers_to_itself)),
+        address: info
+            .ca
+            .clone()
+            .filter(|_| voucher == Voucher::ContentAddress)
+            .map(|address| (address, refers_to_itself)),
         basis: ground.0,
     }
 }

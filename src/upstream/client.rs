@@ -48,6 +48,8 @@ const TURN: Duration = Duration::from_secs(120);
 const RESENDS: usize = 2;
 /// NARs of one upstream that are unpacked at a time while they come: a decoder's memory waits as long as the upstream does.
 const UNPACKED: usize = 4;
+/// NARs of one upstream that are filled at a time: half of the default of all, so that one that stalls leaves room.
+const FILLED: usize = 32;
 /// Answers about one upstream that wait at a time for a NAR of it to be fetched for them: further ones wait without
 /// taking a place from other upstreams' NARs.
 const FETCHED_AHEAD: usize = 8;
@@ -71,6 +73,7 @@ pub struct Upstream {
     multiplexes: AtomicBool,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
+    filled: Arc<Semaphore>,
     unpacked: Arc<Semaphore>,
     fetched_ahead: Arc<Semaphore>,
     metrics: UpstreamMetrics,
@@ -106,6 +109,7 @@ impl Upstream {
             careful: AtomicBool::new(careful),
             multiplexes: AtomicBool::new(false),
             suspect_until: AtomicU64::new(0),
+            filled: Arc::new(Semaphore::new(FILLED)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),
             fetched_ahead: Arc::new(Semaphore::new(FETCHED_AHEAD)),
             metrics,
@@ -165,6 +169,11 @@ impl Upstream {
     /// Whether it was caught lately.
     pub fn is_suspect(&self) -> bool {
         UnixSeconds::now().0 < self.suspect_until.load(Ordering::Relaxed)
+    }
+
+    /// A turn to fill a NAR of it.
+    pub async fn turn_to_fill(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.filled).acquire_owned().await.ok()
     }
 
     /// A turn to unpack a NAR of it while it comes.
