@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::answer::{FailureKind, ObjectBody, Reply};
+use super::answer::{FailureKind, Object, ObjectBody, Reply};
 use super::request::{NarName, Request};
 use super::*;
 use crate::metrics::Metrics;
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::Compression;
-use crate::nix::store_path::HashPart;
+use crate::nix::store_path::{HashPart, StoreDir};
 use crate::options::Table;
 use crate::upstream::Upstream;
 use crate::upstream::testing::{Origin, Step, answer, not_found, upstream};
@@ -269,4 +269,124 @@ async fn where_nothing_is_verified_the_nar_goes_out_as_it_came() {
         let answer = proxy.answer(full(Sha256::of(b"no nar at all"), Compression::None), false).await;
         assert_eq!(kind(&answer), expected, "{verify}");
     }
+}
+
+fn own_signer(lines: &str) -> sign::Signer {
+    let key = sign::secret_key::SecretKey::generate("own-1").unwrap();
+    sign::Signer::new(sign::Options::from_toml(lines).unwrap(), vec![key])
+}
+
+fn policy(upstreams: Vec<Arc<Upstream>>, signer: sign::Signer) -> Policy {
+    Policy::new(Options::from_toml("").unwrap(), upstreams, signer)
+}
+
+async fn text(proxy: &Proxy) -> Option<String> {
+    match proxy.answer(Request::NarInfo(hash()), false).await.reply {
+        Reply::Object(Object { body: ObjectBody::Whole(body), .. }) => Some(String::from_utf8(body.to_vec()).unwrap()),
+        _ => None,
+    }
+}
+
+/// An origin whose narinfo of [`HASH`] is this one, and whose every NAR is these bytes.
+async fn telling(narinfo: String, nar: Vec<u8>) -> Origin {
+    Origin::start(move |request| match request.target.ends_with("narinfo") {
+        true => answer("200 OK", narinfo.clone()),
+        false => answer("200 OK", nar.clone()),
+    })
+    .await
+}
+
+/// The content address of this NAR, the hash part it leads to, and a narinfo of that path.
+fn addressed(nar: &[u8]) -> (String, HashPart) {
+    let address = format!("fixed:r:{}", Sha256::of(nar));
+    let parsed = crate::nix::narinfo::ContentAddress::parse(&address).unwrap();
+    let path = parsed.store_path("x", &[], hash(), &StoreDir::default()).unwrap();
+    (address, path)
+}
+
+#[tokio::test]
+async fn r3_an_address_that_leads_elsewhere_vouches_for_nothing_whoever_told_it() {
+    let (good, evil) = (file_nar("good"), file_nar("evil"));
+    let (address, path) = addressed(&good);
+    let lie = |ca: &str| format!("{}CA: {ca}\n", narinfo(&evil, "nar/x.nar", "none").replace(HASH, path.as_str()));
+    // First it is said of the path, by one that is only passed on, that it has the evil NAR's own address.
+    let first = telling(lie(&addressed(&evil).0), evil.clone()).await;
+    let second = telling(lie(&address), evil.clone()).await;
+    let passed_on = first.upstream(10, "name = 'a'\ntrust = 'pass'");
+    let keys = "name = 'b'\ntrust = 'keys'\npublic_keys = ['k:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=']";
+    let by_content = second.upstream(20, keys);
+    let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), Metrics::default().store);
+    let fills = Fills::new(store.clone(), 8, Metrics::default().fill);
+    let proxy = Proxy::new(policy(vec![passed_on], own_signer("")), store, fills, Metrics::default().proxy);
+    let ask = || proxy.answer(Request::NarInfo(path), false);
+    let nar = || {
+        let name = NarName::Full { hash: path, digest: Sha256::of(&evil), compression: Compression::None };
+        proxy.answer(Request::Nar(name), false)
+    };
+    assert_eq!((kind(&ask().await), kind(&nar().await)), (None, None), "it is passed on");
+    proxy.reload(policy(vec![by_content], own_signer("")));
+    for _ in 0..3 {
+        let answer = ask().await;
+        if let Reply::Object(Object { body: ObjectBody::Whole(body), .. }) = answer.reply {
+            assert!(!String::from_utf8(body.to_vec()).unwrap().contains("own-1"), "signed");
+        }
+        let _ = nar().await;
+        proxy.policy().narinfos.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_a_stranger_added_does_not_have_a_signed_nar_refused() {
+    use base64::Engine as _;
+    use ed25519_dalek::Signer as _;
+    let (nar, base64) = (file_nar("good"), base64::engine::general_purpose::STANDARD);
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let plain = narinfo(&nar, "nar/x.nar", "none");
+    let info = crate::nix::narinfo::NarInfo::parse(plain.as_bytes(), &StoreDir::default()).unwrap();
+    let sig = base64.encode(key.sign(info.fingerprint(&StoreDir::default()).as_bytes()).to_bytes());
+    let rubbish = addressed(&file_nar("other")).0;
+    let origin = telling(format!("{plain}Sig: k:{sig}\nCA: {rubbish}\n"), nar.clone()).await;
+    let public = base64.encode(key.verifying_key().as_bytes());
+    let upstream = origin.upstream(10, &format!("trust = 'keys'\npublic_keys = ['k:{public}']"));
+    let proxy = proxy(vec![upstream]);
+    let told = text(&proxy).await.expect("it is signed");
+    assert!(!told.contains("CA:"), "{told}");
+    assert_eq!(kind(&proxy.answer(full(Sha256::of(&nar), Compression::None), false).await), None);
+    assert!(text(&proxy).await.is_some());
+}
+
+#[tokio::test]
+async fn what_one_upstream_has_lost_is_signed_from_the_next() {
+    let nar = file_nar("kept");
+    let told = narinfo(&nar, "nar/x.nar", "none");
+    let lost = {
+        let told = told.clone();
+        Origin::start(move |request| match request.target.ends_with("narinfo") {
+            true => answer("200 OK", told.clone()),
+            false => not_found(),
+        })
+        .await
+    };
+    let kept = telling(told, nar).await;
+    let upstreams =
+        vec![lost.upstream(10, "name = 'a'\ntrust = 'origin'"), kept.upstream(20, "name = 'b'\ntrust = 'origin'")];
+    let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), Metrics::default().store);
+    let fills = Fills::new(store.clone(), 8, Metrics::default().fill);
+    let proxy = Proxy::new(policy(upstreams, own_signer("")), store, fills, Metrics::default().proxy);
+    let told = text(&proxy).await.expect("the second one has it");
+    assert!(told.contains("Sig: own-1:"), "{told}");
+}
+
+#[tokio::test]
+async fn a_nar_that_came_by_its_name_is_proven_before_it_is_that_of_a_path() {
+    let (claimed, found) = (file_nar("claimed"), file_nar("found"));
+    let text = narinfo(&claimed, "nar/y.nar.xz", "xz")
+        .replace(&format!("FileHash: {}", Sha256::of(&claimed)), &format!("FileHash: {}", Sha256::of(&found)));
+    let text = text.replace(&format!("FileSize: {}", claimed.len()), &format!("FileSize: {}", found.len()));
+    let origin = telling(text, found.clone()).await;
+    let proxy = proxy(vec![origin.upstream(10, "")]);
+    let by_name = NarName::ByFileHash { file_hash: Sha256::of(&found), compression: Compression::Xz };
+    assert_eq!(kind(&proxy.answer(Request::Nar(by_name), false).await), None, "its bytes have that hash");
+    let answer = proxy.answer(full(Sha256::of(&found), Compression::Xz), false).await;
+    assert_eq!(kind(&answer), Some(FailureKind::NotFound), "and are no NAR of the path");
 }
