@@ -24,6 +24,8 @@ pub mod sign;
 mod small;
 mod sources;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod trust;
 
