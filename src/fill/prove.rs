@@ -258,3 +258,6 @@ impl Read for Queue {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests;
