@@ -25,6 +25,8 @@ pub mod sign;
 mod small;
 mod sources;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod trust;
 
@@ -106,6 +108,8 @@ impl Proxy {
     /// under it.
     pub fn reload(&self, policy: Policy) {
         let before = self.policy.swap(Arc::new(policy));
+        // Another key or another upstream may have what was not there before.
+        self.shared.store.forget_negatives();
         self.shared.reloads.spawn(async move { before.finish().await });
     }
 

@@ -339,6 +339,11 @@ impl Store {
         self.0.negatives.put(key, ttl);
     }
 
+    /// Forgets every negative answer.
+    pub fn forget_negatives(&self) {
+        self.0.negatives.forget_all();
+    }
+
     /// Forgets a negative answer.
     pub fn forget_negative(&self, key: &EntryKey) {
         self.0.negatives.forget(key);

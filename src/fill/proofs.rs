@@ -203,3 +203,6 @@ impl Drop for Waiting {
         self.fills.inner.unproven.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.blob);
     }
 }
+
+#[cfg(test)]
+mod tests;

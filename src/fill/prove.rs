@@ -292,7 +292,10 @@ impl Read for Queue {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod time {
     use super::*;
 
     #[test]

@@ -17,10 +17,10 @@ use crate::store::{CHUNK, ChunkKey};
 use crate::upstream::testing::{Origin, Step, answer, not_found};
 
 /// A deadline for what should take milliseconds: a lost wake-up fails the test instead of hanging it.
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 const MIB: usize = 1 << 20;
 
-struct Fixed(Vec<Source>);
+pub(super) struct Fixed(pub(super) Vec<Source>);
 
 impl Locate for Fixed {
     fn sources(&self, _again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>> {
@@ -28,7 +28,7 @@ impl Locate for Fixed {
     }
 }
 
-fn fills() -> Fills {
+pub(super) fn fills() -> Fills {
     let metrics = Metrics::default();
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
     Fills::new(store, 8, metrics.fill)
@@ -41,13 +41,36 @@ fn body(size: usize) -> Bytes {
     bytes.into()
 }
 
-fn source(origin: &Origin) -> Source {
+pub(super) fn source(origin: &Origin) -> Source {
     Source { upstream: origin.upstream(10, "connections = 16\nstall_timeout = '300 ms'"), target: "/nar/x".to_owned() }
+}
+
+/// The NAR of a file with these contents.
+pub(super) fn file_nar(contents: &[u8]) -> Vec<u8> {
+    let mut nar = Vec::new();
+    for token in [b"nix-archive-1", &b"("[..], b"type", b"regular", b"contents", contents, b")"] {
+        nar.extend_from_slice(&(token.len() as u64).to_le_bytes());
+        nar.extend_from_slice(token);
+        nar.resize(nar.len().next_multiple_of(8), 0);
+    }
+    nar
+}
+
+/// What a right narinfo says of this NAR.
+pub(super) fn claim(nar: &[u8]) -> Claim {
+    Claim {
+        hash: HashPart::parse("n7n8ijhh9svnmrjjm01fpwj6p2n9yfvq").unwrap(),
+        name: "x".to_owned(),
+        nar_hash: Sha256::of(nar),
+        nar_size: nar.len() as u64,
+        address: None,
+        basis: [0; 16],
+    }
 }
 
 /// Keeps what it is told.
 #[derive(Debug, Default)]
-struct Told(Mutex<Vec<(Broken, bool)>>);
+pub(super) struct Told(pub(super) Mutex<Vec<(Broken, bool)>>);
 
 impl Judge for Told {
     fn refuted<'a>(&'a self, _: &'a Source, _: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
@@ -70,7 +93,7 @@ fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
 }
 
 /// What a reader got, and whether the end was clean.
-async fn read(reader: Reader, pause: Duration) -> (Vec<u8>, Result<(), Broken>) {
+pub(super) async fn read(reader: Reader, pause: Duration) -> (Vec<u8>, Result<(), Broken>) {
     let mut stream = std::pin::pin!(reader.into_stream());
     let mut got = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -91,7 +114,7 @@ fn nothing_runs(fills: &Fills) -> bool {
 }
 
 /// Waits until no fill runs any more: what was whole is then in the store.
-async fn idle(fills: &Fills) {
+pub(super) async fn idle(fills: &Fills) {
     while !nothing_runs(fills) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

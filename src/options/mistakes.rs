@@ -21,12 +21,12 @@ pub struct Mistakes {
 impl Mistakes {
     /// A value that is not of the accepted form.
     pub fn refuse(&mut self, key: &str, found: &dyn std::fmt::Display, accepted: &str) {
-        self.tell(key, format!("{key} = {}: expected {accepted}", on_one_line(&found.to_string())));
+        self.tell(key, &format!("{key} = {}: expected {accepted}", on_one_line(&found.to_string())));
     }
 
     /// A key that must be given.
     pub fn missing(&mut self, key: &str, accepted: &str) {
-        self.tell(key, format!("{key}: missing; expected {accepted}"));
+        self.tell(key, &format!("{key}: missing; expected {accepted}"));
     }
 
     /// A key that does not exist in the table `at`, whose options are `known`.
@@ -39,7 +39,7 @@ impl Mistakes {
                 format!("{place}: no such option; the options here are {}", names.join(", "))
             }
         };
-        self.tell(&place, line);
+        self.tell(&place, &line);
     }
 
     /// `text` is not TOML.
@@ -59,7 +59,7 @@ impl Mistakes {
 
     /// Anything else: `key`, then what is wrong and what to do.
     pub fn say(&mut self, key: &str, what: &str) {
-        self.tell(key, format!("{key}: {what}"));
+        self.tell(key, &format!("{key}: {what}"));
     }
 
     /// Whether something was told about `key`, a key below it, or one above it: its value may not be what was written.
@@ -67,9 +67,9 @@ impl Mistakes {
         self.about.iter().any(|told| is_below(told, key) || is_below(key, told))
     }
 
-    fn tell(&mut self, key: &str, line: String) {
+    fn tell(&mut self, key: &str, line: &str) {
         if !self.is_about(key) {
-            self.lines.push(line);
+            self.lines.push(without_secrets(line));
             self.about.push(key.to_owned());
         }
     }
@@ -90,6 +90,28 @@ impl Mistakes {
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
+}
+
+/// A text in which whatever looks like a secret key is left out (R4): people paste one where its file or its public half
+/// belongs. After a colon, more base 64 than a public key has.
+pub fn without_secrets(text: &str) -> String {
+    const PUBLIC: usize = 44;
+    let is_base64 = |b: char| b.is_ascii_alphanumeric() || matches!(b, '+' | '/' | '=');
+    let mut shown = String::with_capacity(text.len());
+    for (n, part) in text.split(':').enumerate() {
+        let run = part.find(|b| !is_base64(b)).unwrap_or(part.len());
+        if n > 0 {
+            shown.push(':');
+        }
+        match n > 0 && run > PUBLIC && !part.starts_with('/') {
+            true => {
+                shown.push_str("*** (this looks like a secret key; it belongs into a file of its own)");
+                shown.push_str(&part[run..]);
+            }
+            false => shown.push_str(part),
+        }
+    }
+    shown
 }
 
 impl std::fmt::Display for Mistakes {
@@ -146,6 +168,18 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r4_a_secret_key_in_the_wrong_place_is_not_told() {
+        let secret = "a".repeat(86) + "==";
+        let mut mistakes = Mistakes::default();
+        mistakes.refuse("public_keys[0]", &format!("\"snow-1:{secret}\""), "a public key");
+        mistakes.say("key_files[0]", &format!("key file snow-1:{secret}: cannot be opened"));
+        let told = mistakes.to_string();
+        assert!(!told.contains("aaaa") && told.contains("snow-1:***") && told.contains("cannot be opened"), "{told}");
+        let fine = "x:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY= unix:/a/very/long/path/to/some/socket/that/is/somewhere/else";
+        assert_eq!(without_secrets(fine), fine);
+    }
 
     #[test]
     fn distances() {

@@ -66,7 +66,16 @@ impl Pipeline {
             },
             Found::HaveNot => {
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
-                Answer::failed(outcome, FailureKind::NotFound, format!("no upstream has {hash}"))
+                Answer::failed(
+                    outcome,
+                    FailureKind::NotFound,
+                    match outcome {
+                        Outcome::Negative => {
+                            format!("no upstream had {hash} a moment ago, or what it had was refused: see the log")
+                        }
+                        _ => format!("no upstream has {hash}"),
+                    },
+                )
             }
             Found::Refused(why) => Answer::failed(Outcome::Refused, FailureKind::NotFound, why.as_ref()),
             Found::Unknown(why) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, why.as_ref()),
@@ -119,7 +128,7 @@ impl Pipeline {
             (Asked::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
                 self.conflict(hash, &upstream, &verified, &kept.upstream);
                 let now = UnixSeconds::now();
-                let kept = Entry { fetched: now, expires: now.plus(MAX_AGE), ..kept };
+                let kept = Entry { fetched: now, expires: now.plus(self.kept_for(&kept)), ..kept };
                 publish.say(Found::Have(kept.clone()));
                 self.shared.store.put_entry(key, kept.encode()).await;
             }
@@ -137,7 +146,7 @@ impl Pipeline {
             (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
                 kept.fetched = UnixSeconds::now();
-                kept.expires = kept.fetched.plus(MAX_AGE);
+                kept.expires = kept.fetched.plus(self.kept_for(&kept));
                 publish.say(Found::Stale(kept.clone()));
                 self.shared.store.put_entry(key, kept.encode()).await;
             }
@@ -157,6 +166,12 @@ impl Pipeline {
                 });
             }
         }
+    }
+
+    /// For how many seconds a narinfo is kept on that was not confirmed: not longer than its upstream's are.
+    fn kept_for(&self, entry: &Entry) -> u64 {
+        let upstream = self.policy.origin_of(&entry.upstream);
+        upstream.map_or(MAX_AGE, |(upstream, _)| upstream.narinfo_ttl().as_secs().min(MAX_AGE))
     }
 
     /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side

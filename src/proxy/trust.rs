@@ -235,3 +235,6 @@ pub(super) fn file_hash(info: &NarInfo) -> Option<Sha256> {
 pub(super) fn nar_url(hash: HashPart, digest: &Sha256, compression: Compression) -> String {
     format!("nar/{hash}-{}.nar{}", digest.nix32(), compression.extension())
 }
+
+#[cfg(test)]
+mod tests;

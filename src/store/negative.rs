@@ -57,6 +57,11 @@ impl Negatives {
         self.until.insert(key, Instant::now() + ttl.min(LONGEST));
     }
 
+    /// Forgets every negative answer.
+    pub fn forget_all(&self) {
+        self.until.clear();
+    }
+
     /// Forgets a negative answer: something was found under `key` after all.
     pub fn forget(&self, key: &EntryKey) {
         self.until.remove(key);

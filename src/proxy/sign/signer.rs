@@ -85,3 +85,6 @@ impl Signer {
         self.keys.iter().map(|key| key.sign(fingerprint.as_bytes())).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

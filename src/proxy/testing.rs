@@ -1,0 +1,111 @@
+//! Paths, keys and upstreams for tests of trust: everything is made here, the same in each run, and nobody is asked.
+
+use std::sync::Arc;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+
+use super::sign::secret_key::SecretKey;
+use crate::metrics::Metrics;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::{Compression, ContentAddress, NarInfo};
+use crate::nix::signature::{PublicKey, Signature};
+use crate::nix::store_path::{HashPart, StoreDir, StorePath};
+use crate::options::Table as _;
+use crate::upstream::{Options, Upstream};
+
+/// The hash part of what is not made from its content.
+pub(super) const HASH: &str = "n7n8ijhh9svnmrjjm01fpwj6p2n9yfvq";
+
+pub(super) fn dir() -> StoreDir {
+    StoreDir::default()
+}
+
+pub(super) fn hash(text: &str) -> HashPart {
+    HashPart::parse(text).unwrap()
+}
+
+/// The NAR of a file with these contents.
+pub(super) fn file_nar(contents: &[u8]) -> Vec<u8> {
+    let mut nar = Vec::new();
+    for token in [b"nix-archive-1", &b"("[..], b"type", b"regular", b"contents", contents, b")"] {
+        nar.extend_from_slice(&(token.len() as u64).to_le_bytes());
+        nar.extend_from_slice(token);
+        nar.resize(nar.len().next_multiple_of(8), 0);
+    }
+    nar
+}
+
+/// What a cache says of an unsigned path with this NAR, uncompressed.
+pub(super) fn unsigned(nar: &[u8]) -> NarInfo {
+    let text = format!(
+        "StorePath: /nix/store/{HASH}-x\nURL: nar/x.nar\nCompression: none\nNarHash: {}\nNarSize: {}\nReferences: \n",
+        Sha256::of(nar),
+        nar.len()
+    );
+    NarInfo::parse(text.as_bytes(), &dir()).unwrap()
+}
+
+/// The same of a path that is made from its content, and says so.
+pub(super) fn addressed(nar: &[u8]) -> NarInfo {
+    let mut info = unsigned(nar);
+    let address = ContentAddress::parse(&format!("fixed:r:{}", info.nar_hash)).unwrap();
+    let made = address.store_path("x", &[], info.store_path.hash(), &dir()).unwrap();
+    info.store_path = path(made, "x");
+    info.ca = Some(address);
+    info
+}
+
+pub(super) fn path(hash: HashPart, name: &str) -> StorePath {
+    StorePath::parse_base(&format!("{hash}-{name}")).unwrap()
+}
+
+/// As it would be with a body in this compression, which is `file_size` bytes long.
+pub(super) fn compressed(info: &NarInfo, compression: Compression, file: Option<(Sha256, u64)>) -> NarInfo {
+    let (file_hash, file_size) = file.unzip();
+    NarInfo { compression, file_hash, file_size, ..info.clone() }
+}
+
+/// A key pair of somebody else, by name and seed.
+#[derive(Debug, Clone)]
+pub(super) struct Theirs {
+    name: &'static str,
+    key: SigningKey,
+}
+
+impl Theirs {
+    pub(super) fn new(name: &'static str, seed: u8) -> Self {
+        Self { name, key: SigningKey::from_bytes(&[seed; 32]) }
+    }
+
+    pub(super) fn public(&self) -> PublicKey {
+        PublicKey::new(self.name, self.key.verifying_key()).unwrap()
+    }
+
+    pub(super) fn sign(&self, info: &NarInfo) -> Signature {
+        let bytes = self.key.sign(info.fingerprint(&dir()).as_bytes()).to_bytes();
+        Signature { name: self.name.to_owned(), bytes }
+    }
+
+    /// The narinfo with its signature, behind those that it has.
+    pub(super) fn signed(&self, info: &NarInfo) -> NarInfo {
+        let mut signed = info.clone();
+        signed.sigs.push(self.sign(info));
+        signed
+    }
+}
+
+/// A key of our own.
+pub(super) fn ours(name: &str) -> SecretKey {
+    SecretKey::generate(name).unwrap()
+}
+
+/// An upstream that is trusted like this and that nobody listens at.
+pub(super) fn upstream(trust: &str, keys: &[&Theirs]) -> Arc<Upstream> {
+    upstream_at("http://127.0.0.1:1/cache", "a", trust, keys)
+}
+
+pub(super) fn upstream_at(url: &str, name: &str, trust: &str, keys: &[&Theirs]) -> Arc<Upstream> {
+    let keys: Vec<String> = keys.iter().map(|key| key.public().to_string()).collect();
+    let toml = format!("url = '{url}'\nname = '{name}'\ntrust = '{trust}'\npublic_keys = {keys:?}");
+    Upstream::new(Options::from_toml(&toml).unwrap(), 10, Metrics::default().upstream(name)).unwrap()
+}
