@@ -137,7 +137,7 @@ async fn what_is_to_be_proven_first_is_not_read_before() {
         let kept = manifest(&fills, &plan).await;
         if claim.nar_hash == Sha256::of(&nar) {
             assert!(end.is_ok() && got == nar && kept.unwrap().inside.is_some());
-            fills.forget(&*manifest(&fills, &plan).await.unwrap());
+            fills.forget(&manifest(&fills, &plan).await.unwrap());
         } else {
             assert!(end.is_err() && got.is_empty() && kept.is_none());
             assert_eq!(told(&judge), [(Some(Refusal::WrongNarHash), false)], "nothing of it had left");
