@@ -251,10 +251,10 @@ impl Pages {
         if method != Method::POST {
             return page(admin::Page::text(405, "POST, please: it reads everything that is kept\n"));
         }
-        let Some(permit) = verify::turn(&self.examinations) else {
+        let Some(permit) = Arc::clone(&self.examinations).try_acquire_owned().ok() else {
             return page(admin::Page::text(409, "an examination is running already\n"));
         };
-        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), true, permit)));
+        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), permit)));
         let content_type = header::HeaderValue::from_static("application/x-ndjson");
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response

@@ -10,7 +10,6 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -89,12 +88,7 @@ async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Resul
     let policy = Policy::new(config.cache.clone(), upstreams, reload::signer(config)?);
     let proxy = Proxy::new(policy, store, fills, metrics.proxy.clone());
     let mut told = Told::new();
-    let report = proxy
-        .examine(FULL, |report| {
-            told.tell(|| report.line());
-            true
-        })
-        .await;
+    let report = proxy.examine(FULL, |report| told.tell(|| report.line())).await;
     proxy.stop().await;
     told.last(&report.line());
     Ok(report.json())
@@ -128,6 +122,7 @@ async fn there(address: &str) -> anyhow::Result<Value> {
         }
     }
     told.last(&latest);
+    // It lives as long as anybody could ask more.
     drop(client);
     connection.abort();
     report.context("the server ended before it had seen everything")
@@ -162,7 +157,6 @@ impl Told {
 /// reads on.
 pub(super) fn examination(
     proxy: Proxy,
-    mend: bool,
     permit: OwnedSemaphorePermit,
 ) -> Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>> {
     let (tell, told) = mpsc::channel(4);
@@ -175,9 +169,8 @@ pub(super) fn examination(
                 // One that finds no room is followed by another.
                 let _ = tell.try_send(json!({ "progress": report.line() }));
             }
-            true
         };
-        let report = proxy.examine(How { mend, ..FULL }, progress).await;
+        let report = proxy.examine(How { mend: true, ..FULL }, progress).await;
         let _ = tell.send(json!({ "progress": report.line() })).await;
         let _ = tell.send(json!({ "report": report.json() })).await;
     };
@@ -194,9 +187,4 @@ pub(super) fn examination(
             }
         }
     }))
-}
-
-/// The one examination that may run.
-pub(super) fn turn(turns: &Arc<tokio::sync::Semaphore>) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(turns).try_acquire_owned().ok()
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::prove::Pace;
-use super::{Broken, Claim, FillFailure, Fills, Locate, code_of};
+use super::{Broken, Claim, Fills, Locate, code_of};
 use crate::metrics::Refusal;
 use crate::nix::hash::{Hasher, Sha256};
 use crate::nix::narinfo::Compression;
-use crate::store::{BlobId, ChunkKey, Inside, Manifest, Peeked};
+use crate::store::{ChunkKey, Inside, Manifest, Peeked};
 
 /// What was found of a body.
 #[derive(Debug, Default)]
@@ -106,17 +106,7 @@ impl Fills {
     ///
     /// # Errors
     /// No upstream has it, or none could be asked.
-    pub async fn mend(
-        &self,
-        manifest: &Arc<Manifest>,
-        blob: BlobId,
-        index: u32,
-        locate: &Arc<dyn Locate>,
-    ) -> Result<(), Broken> {
-        let fill = self.refill(manifest, blob, index, index, locate);
-        match fill.done().await {
-            Ok(_) => Ok(()),
-            Err(broken) => Err(Broken::new(FillFailure::Unknown, broken.text)),
-        }
+    pub async fn mend(&self, manifest: &Arc<Manifest>, index: u32, locate: &Arc<dyn Locate>) -> Result<(), Broken> {
+        self.refill(manifest, manifest.blob, index, index, locate).done().await.map(|_| ())
     }
 }

@@ -11,7 +11,7 @@ use super::{Broken, Claim, FillFailure, Fills, Plan, Prove, Source};
 use crate::decompress;
 use crate::store::{Announced, BlobId, ChunkKey, Inside, Manifest, Peeked};
 
-/// How many NARs wait to be proven in the background at most (R26); the rest is proven when it is walked over.
+/// How many NARs wait to be proven in the background at most (R26); the rest is left to the scrubber.
 const WAITING: usize = 4096;
 
 impl Plan {

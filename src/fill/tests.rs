@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::metrics::Metrics;
+pub(super) use crate::nix::nar::testing::file_nar;
 use crate::options::Table;
 use crate::store::{CHUNK, ChunkKey};
 use crate::upstream::testing::{Origin, Step, answer, not_found};
@@ -43,17 +44,6 @@ fn body(size: usize) -> Bytes {
 
 pub(super) fn source(origin: &Origin) -> Source {
     Source { upstream: origin.upstream(10, "connections = 16\nstall_timeout = '300 ms'"), target: "/nar/x".to_owned() }
-}
-
-/// The NAR of a file with these contents.
-pub(super) fn file_nar(contents: &[u8]) -> Vec<u8> {
-    let mut nar = Vec::new();
-    for token in [b"nix-archive-1", &b"("[..], b"type", b"regular", b"contents", contents, b")"] {
-        nar.extend_from_slice(&(token.len() as u64).to_le_bytes());
-        nar.extend_from_slice(token);
-        nar.resize(nar.len().next_multiple_of(8), 0);
-    }
-    nar
 }
 
 /// What a right narinfo says of this NAR.

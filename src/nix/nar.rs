@@ -17,6 +17,8 @@ mod error;
 #[cfg(any(test, fuzzing))]
 mod laws;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;

@@ -8,7 +8,7 @@ use super::nar::Meant;
 use super::policy::{Basis, Ground};
 use super::trust::Voucher;
 use crate::clock::UnixSeconds;
-use crate::fill::code_of;
+use crate::fill::{code_of, compression_of};
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::Compression;
 use crate::nix::store_path::HashPart;
@@ -166,7 +166,7 @@ impl Alias {
             hash: HashPart::parse(std::str::from_utf8(hash).ok()?).ok()?,
             digest: Sha256::from_bytes(*digest),
             nar_hash: Sha256::from_bytes(*nar_hash),
-            compression: Compression::ALL.into_iter().find(|compression| code_of(*compression) == *code)?,
+            compression: compression_of(*code)?,
         })
     }
 }

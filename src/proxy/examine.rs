@@ -49,11 +49,11 @@ pub struct How {
 }
 
 impl Proxy {
-    /// Examines everything that is kept. `told` hears how far it came, after each thing; it ends when that says `false`.
-    pub async fn examine(&self, how: How, mut told: impl FnMut(&Report) -> bool + Send) -> Report {
+    /// Examines everything that is kept. `told` hears how far it came, after each thing.
+    pub async fn examine(&self, how: How, mut told: impl FnMut(&Report) + Send) -> Report {
         let mut report = Report::begin();
         let (mut walk, mut seen) = (self.shared.store.walk(), HashSet::new());
-        'walk: while let Some(kept) = walk.next().await {
+        while let Some(kept) = walk.next().await {
             for kept in kept {
                 // Each thing under the policy in force.
                 let pipeline = self.pipeline();
@@ -71,9 +71,7 @@ impl Proxy {
                         pipeline.examine_nar(&manifest, how, &mut report).await;
                     }
                 }
-                if !told(&report) {
-                    break 'walk;
-                }
+                told(&report);
             }
         }
         report.end(walk.walked());
@@ -133,7 +131,7 @@ impl Pipeline {
             report.chunk_is_wrong(&meant, *index);
             if how.mend {
                 let locate = self.locator(meant);
-                match self.shared.fills.mend(manifest, manifest.blob, *index, &locate).await {
+                match self.shared.fills.mend(manifest, *index, &locate).await {
                     Ok(()) => report.mended_chunks += 1,
                     Err(broken) => tracing::info!(key = %meant.digest, "a wrong chunk stays a hole: {broken}"),
                 }

@@ -15,6 +15,7 @@ use super::entry::{Alias, Entry};
 use super::kept::nar_is_refused;
 use super::narinfo::Found;
 use super::options::Verify;
+use super::quarantine::Record;
 use super::request::NarName;
 use super::trust;
 use crate::fill::{Broken, Fill, FillFailure, Plan, Reader, blob_of, code_of};
@@ -88,9 +89,7 @@ impl Nowhere {
     pub(super) fn unknown(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into() }
     }
-}
 
-impl Nowhere {
     /// Whether it is sure that nobody has it.
     pub(super) fn is_not_found(&self) -> bool {
         self.kind == FailureKind::NotFound
@@ -116,10 +115,13 @@ impl Pipeline {
         };
         match self.nar_of(meant, head).await {
             Ok(answer) => answer,
-            Err(nowhere) if nowhere.outcome == Outcome::Refused => match self.stand_in(meant, head).await {
-                Some(Ok(answer)) => answer,
-                _ => nowhere.into(),
-            },
+            Err(nowhere) if nowhere.outcome == Outcome::Refused => {
+                let Some(record) = self.quarantined(&meant).await else { return nowhere.into() };
+                match self.stand_in(meant, &record, head).await {
+                    Some(Ok(answer)) => answer,
+                    _ => nowhere.into(),
+                }
+            }
             Err(nowhere) => nowhere.into(),
         }
     }
@@ -129,7 +131,7 @@ impl Pipeline {
             return Ok(answer);
         }
         if let Some(record) = self.quarantined(&meant).await {
-            match self.stand_in(meant, head).await {
+            match self.stand_in(meant, &record, head).await {
                 Some(answer) => return answer,
                 None if record.is_doubt() => {}
                 None => return Err(Nowhere::refused(record.to_string())),
@@ -139,9 +141,8 @@ impl Pipeline {
     }
 
     /// What is served in place of a NAR that was refused under this name; `None` when nothing can be.
-    async fn stand_in(&self, meant: Meant, head: bool) -> Option<Result<Answer, Nowhere>> {
-        let record = self.quarantined(&meant).await?;
-        let other = self.instead(meant, &record).await?;
+    async fn stand_in(&self, meant: Meant, record: &Record, head: bool) -> Option<Result<Answer, Nowhere>> {
+        let other = self.instead(meant, record).await?;
         match self.at_hand(other).await {
             Ok(None) => Some(self.fetched(other, head).await),
             at_hand => at_hand.transpose(),
@@ -152,7 +153,8 @@ impl Pipeline {
     async fn at_hand(&self, meant: Meant) -> Result<Option<Answer>, Nowhere> {
         if let Some(manifest) = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest)) {
             self.shared.store.touch(meant.blob());
-            return Ok(self.may_leave(meant, &manifest).await?.then(|| self.stored(meant, manifest)));
+            let leaves = self.what_may_leave(meant, manifest).await?;
+            return Ok(leaves.map(|manifest| self.stored(meant, manifest)));
         }
         let Some(fill) = self.shared.fills.running(meant.blob()) else { return Ok(None) };
         self.shared.metrics.coalesced.inc();
@@ -166,39 +168,44 @@ impl Pipeline {
         if head { self.head(meant, &plan).await } else { self.filled(meant, plan).await }
     }
 
-    /// Whether stored bytes may be served for this path: `false` is a miss. Not when the narinfo they came for is not
+    /// What of stored bytes may be served for this path: `None` is a miss. Nothing when the narinfo they came for is not
     /// trusted any more (R5); not before they are proven, where nothing unproven may leave; and not when they were found
-    /// to be another path's (two upstreams may announce the same bytes, and one of them lie).
-    async fn may_leave(&self, meant: Meant, manifest: &Arc<Manifest>) -> Result<bool, Nowhere> {
+    /// to be another path's (two upstreams may announce the same bytes, and one of them lie). Who has them proven may find
+    /// others under their name, and those are what leaves then.
+    async fn what_may_leave(&self, meant: Meant, manifest: Arc<Manifest>) -> Result<Option<Arc<Manifest>>, Nowhere> {
         let announced_by = manifest.announced.map(|announced| announced.store_hash);
         if let Some(hash) = meant.hash
             && announced_by != Some(*hash.as_bytes())
         {
             // They came for another path, or by their name: nobody has said yet what they are to this one.
             if let Some(record) = self.quarantined(&meant).await {
-                return if record.is_replaced() || record.is_doubt() {
-                    Ok(false)
-                } else {
-                    Err(Nowhere::refused(record.to_string()))
+                return match record.is_replaced() || record.is_doubt() {
+                    true => Ok(None),
+                    false => Err(Nowhere::refused(record.to_string())),
                 };
             }
             if self.policy.options.verify != Verify::Off {
-                let plan = self.plan(meant).await?;
-                return self.shared.fills.proven(&plan).await.map(|_| true).map_err(|broken| nowhere(&broken));
+                return self.proven_of(meant).await.map(Some);
             }
         }
+        let first = self.policy.options.verify == Verify::BeforeFirstByte;
         let Some(announced) = manifest.announced else {
             // Asked for by the hash of its bytes, and nobody said more.
-            return Ok(self.policy.options.verify != Verify::BeforeFirstByte);
+            return Ok((!first).then_some(manifest));
         };
-        if !self.policy.holds(&announced.basis) && !self.is_still_announced(meant, manifest).await {
-            return Ok(false);
+        if !self.policy.holds(&announced.basis) && !self.is_still_announced(meant, &manifest).await {
+            return Ok(None);
         }
-        if manifest.inside.is_some() || self.policy.options.verify != Verify::BeforeFirstByte {
-            return Ok(true);
+        match manifest.inside.is_some() || !first {
+            true => Ok(Some(manifest)),
+            false => self.proven_of(meant).await.map(Some),
         }
+    }
+
+    /// The bytes that are meant, proven now.
+    async fn proven_of(&self, meant: Meant) -> Result<Arc<Manifest>, Nowhere> {
         let plan = self.plan(meant).await?;
-        self.shared.fills.proven(&plan).await.map(|_| true).map_err(|broken| nowhere(&broken))
+        self.shared.fills.proven(&plan).await.map_err(|broken| nowhere(&broken))
     }
 
     /// Whether a narinfo that is trusted today announces the stored bytes; noted in their manifest.

@@ -138,8 +138,9 @@ impl Pipeline {
                 let lifetime = Lifetime { fetched: now, expires: now.plus(upstream.narinfo_ttl().as_secs()) };
                 self.shared.store.forget_negative(&key);
                 self.shared.store.forget_negative(&meant_key(&Meant::by(verified.info())));
-                publish.say(Found::Have(self.entry_of(&upstream, &verified, lifetime)));
-                self.keep(&upstream, &verified, lifetime).await;
+                let entry = self.entry_of(&upstream, &verified, lifetime);
+                publish.say(Found::Have(entry.clone()));
+                self.shared.store.put_entry(key, entry.encode()).await;
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }

@@ -67,20 +67,16 @@ pub(super) struct Record {
 }
 
 impl Record {
-    fn of(claim: &Claim, plan: &Plan, upstream: &Upstream, broken: &Broken, refusal: Refusal) -> Self {
-        let on_the_way = matches!(refusal, Refusal::WrongFileHash | Refusal::WrongSize | Refusal::Unprovable);
-        let doubted = on_the_way || plan.file_hash.is_none();
-        let kind = if doubted { Kind::Doubted } else { Kind::Wrong };
-        Self {
-            until: if doubted { UnixSeconds::now().plus(DOUBTED) } else { UnixSeconds(u64::MAX) },
-            kind,
-            upstream: upstream.name().to_string(),
-            nar_hash: claim.nar_hash,
-            nar_size: claim.nar_size,
-            left: true,
-            instead: None,
-            text: format!("{refusal}: {broken}"),
-        }
+    /// What is known as of now of bytes of which this was claimed.
+    fn new(kind: Kind, upstream: &str, claimed: (Sha256, u64), left: bool, text: String) -> Self {
+        let now = UnixSeconds::now();
+        let until = match kind {
+            Kind::Wrong => UnixSeconds(u64::MAX),
+            Kind::Doubted => now.plus(DOUBTED),
+            Kind::Absent => now.plus(MOMENT),
+        };
+        let (upstream, (nar_hash, nar_size)) = (upstream.to_owned(), claimed);
+        Self { until, kind, upstream, nar_hash, nar_size, left, instead: None, text }
     }
 
     /// Whether the bytes may turn out to be right after all, or be had right from another upstream.
@@ -157,11 +153,8 @@ impl std::fmt::Display for Record {
 impl Pipeline {
     /// Does as if a narinfo were not offered, for a moment: its NAR is not there.
     pub(super) async fn withhold(&self, hash: HashPart, info: &NarInfo, upstream: &Upstream, text: &str) {
-        let until = UnixSeconds::now().plus(MOMENT);
-        let (nar_hash, nar_size, upstream) = (info.nar_hash, info.nar_size, upstream.name().to_string());
-        let text = text.to_owned();
-        let record =
-            Record { until, kind: Kind::Absent, upstream, nar_hash, nar_size, left: false, instead: None, text };
+        let claimed = (info.nar_hash, info.nar_size);
+        let record = Record::new(Kind::Absent, upstream.name(), claimed, false, text.to_owned());
         let meant = Meant::by(info);
         let record = record.after(self.quarantined(&meant).await);
         self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
@@ -239,16 +232,9 @@ impl Pipeline {
             plan.judge.refuted(source, &plan, broken, true).await;
             return entry.upstream;
         }
-        let record = Record {
-            until: UnixSeconds(u64::MAX),
-            kind: Kind::Wrong,
-            upstream: "unknown".to_owned(),
-            nar_hash: claim.nar_hash,
-            nar_size: claim.nar_size,
-            left: true,
-            instead: None,
-            text: format!("{refusal}: {broken}"),
-        };
+        let claimed = (claim.nar_hash, claim.nar_size);
+        let record = Record::new(Kind::Wrong, "unknown", claimed, true, format!("{refusal}: {broken}"));
+        let record = record.after(self.quarantined(meant).await);
         self.shared.store.put_entry(quarantine_key(meant), record.encode()).await;
         record.upstream
     }
@@ -289,7 +275,10 @@ impl Judge for Verdicts {
             let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
             pipeline.refuse(upstream, hash, refusal, &text);
             let meant = Meant { hash: Some(hash), digest: plan.digest, compression: plan.compression };
-            let record = Record { left, ..Record::of(claim, plan, upstream, broken, refusal) };
+            let on_the_way = matches!(refusal, Refusal::WrongFileHash | Refusal::WrongSize | Refusal::Unprovable);
+            let kind = if on_the_way || plan.file_hash.is_none() { Kind::Doubted } else { Kind::Wrong };
+            let claimed = (claim.nar_hash, claim.nar_size);
+            let record = Record::new(kind, upstream.name(), claimed, left, format!("{refusal}: {broken}"));
             let record = record.after(pipeline.quarantined(&meant).await);
             let store = &pipeline.shared.store;
             store.put_entry(quarantine_key(&meant), record.encode()).await;

@@ -7,6 +7,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::sign::secret_key::SecretKey;
 use crate::metrics::Metrics;
 use crate::nix::hash::Sha256;
+pub(super) use crate::nix::nar::testing::file_nar;
 use crate::nix::narinfo::{Compression, ContentAddress, NarInfo};
 use crate::nix::signature::{PublicKey, Signature};
 use crate::nix::store_path::{HashPart, StoreDir, StorePath};
@@ -22,17 +23,6 @@ pub(super) fn dir() -> StoreDir {
 
 pub(super) fn hash(text: &str) -> HashPart {
     HashPart::parse(text).unwrap()
-}
-
-/// The NAR of a file with these contents.
-pub(super) fn file_nar(contents: &[u8]) -> Vec<u8> {
-    let mut nar = Vec::new();
-    for token in [b"nix-archive-1", &b"("[..], b"type", b"regular", b"contents", contents, b")"] {
-        nar.extend_from_slice(&(token.len() as u64).to_le_bytes());
-        nar.extend_from_slice(token);
-        nar.resize(nar.len().next_multiple_of(8), 0);
-    }
-    nar
 }
 
 /// What a cache says of an unsigned path with this NAR, uncompressed.

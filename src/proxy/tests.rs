@@ -37,14 +37,7 @@ fn narinfo(nar: &[u8], url: &str, compression: &str) -> String {
 
 /// The NAR of a file with these contents.
 fn file_nar(contents: &str) -> Vec<u8> {
-    let mut nar = Vec::new();
-    let contents = contents.as_bytes();
-    for token in [b"nix-archive-1", &b"("[..], b"type", b"regular", b"contents", contents, b")"] {
-        nar.extend_from_slice(&(token.len() as u64).to_le_bytes());
-        nar.extend_from_slice(token);
-        nar.resize(nar.len().next_multiple_of(8), 0);
-    }
-    nar
+    testing::file_nar(contents.as_bytes())
 }
 
 fn kind(answer: &Answer) -> Option<FailureKind> {

@@ -167,9 +167,7 @@ impl Verified {
         let mut info = self.info.clone();
         info.url = nar_url(info.store_path.hash(), &self.digest, info.compression);
         // Nobody signs it, and a client refuses a NAR for an address that is not its own.
-        let path = &info.store_path;
-        let made = info.ca.as_ref().and_then(|ca| ca.store_path(path.name(), &info.references, path.hash(), dir));
-        if made.is_some_and(|made| made != path.hash()) {
+        if made_by_address(&info, dir).is_some_and(|made| made != info.store_path.hash()) {
             info.ca = None;
         }
         info
@@ -195,8 +193,14 @@ fn voucher(info: &NarInfo, upstream: &Upstream, dir: &StoreDir) -> Option<(Vouch
 /// checked is not believed.
 fn is_content_addressed(info: &NarInfo, dir: &StoreDir) -> bool {
     let (path, Some(address)) = (&info.store_path, &info.ca) else { return false };
-    let made = address.store_path(path.name(), &info.references, path.hash(), dir);
-    made == Some(path.hash()) && address.check(path.hash(), info.references.contains(path)).is_some()
+    let can_be_checked = || address.check(path.hash(), info.references.contains(path)).is_some();
+    made_by_address(info, dir) == Some(path.hash()) && can_be_checked()
+}
+
+/// The hash part that the content address leads to, where there is one and Nix's rule is computed here.
+fn made_by_address(info: &NarInfo, dir: &StoreDir) -> Option<HashPart> {
+    let path = &info.store_path;
+    info.ca.as_ref()?.store_path(path.name(), &info.references, path.hash(), dir)
 }
 
 /// What a narinfo claims of its NAR. Its content address is a part of that only where the path is made from it and nobody

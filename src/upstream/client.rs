@@ -48,8 +48,6 @@ const TURN: Duration = Duration::from_secs(120);
 const RESENDS: usize = 2;
 /// NARs of one upstream that are unpacked at a time while they come: a decoder's memory waits as long as the upstream does.
 const UNPACKED: usize = 4;
-/// NARs of one upstream that are filled at a time: half of the default of all, so that one that stalls leaves room.
-const FILLED: usize = 32;
 /// Answers about one upstream that wait at a time for a NAR of it to be fetched for them: further ones wait without
 /// taking a place from other upstreams' NARs.
 const FETCHED_AHEAD: usize = 8;
@@ -73,6 +71,7 @@ pub struct Upstream {
     multiplexes: AtomicBool,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
+    /// As many as there are connections for NARs: who waits for one must not have a place that others could use.
     filled: Arc<Semaphore>,
     unpacked: Arc<Semaphore>,
     fetched_ahead: Arc<Semaphore>,
@@ -109,7 +108,7 @@ impl Upstream {
             careful: AtomicBool::new(careful),
             multiplexes: AtomicBool::new(false),
             suspect_until: AtomicU64::new(0),
-            filled: Arc::new(Semaphore::new(FILLED)),
+            filled: Arc::new(Semaphore::new(bulk_permits)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),
             fetched_ahead: Arc::new(Semaphore::new(FETCHED_AHEAD)),
             metrics,
@@ -197,6 +196,7 @@ impl Upstream {
         if self.careful.swap(false, Ordering::Relaxed) {
             self.meta_permits.add_permits(ROOMY - CAREFUL);
             self.bulk_permits.add_permits(ROOMY - CAREFUL);
+            self.filled.add_permits(ROOMY - CAREFUL);
             self.pass_on_permits.add_permits(PASSED_ON - 1);
         }
     }

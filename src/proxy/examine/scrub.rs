@@ -39,7 +39,6 @@ impl Scrubber {
                     self.metrics.chunks.of(*label).inc_by(now - before);
                 }
                 before = now;
-                true
             };
             let report = self.proxy.examine(how, count).await;
             if report.complete {
