@@ -35,15 +35,25 @@ pub(super) enum Found {
     Unknown(Arc<str>),
 }
 
-/// What the upstreams said about one path.
+/// What one upstream said about a path.
 pub(super) enum Asked {
     Have(Arc<Upstream>, Box<Verified>),
     /// The same, but its NAR was wrong when it came last: for want of a better one.
     Doubtful(Arc<Upstream>, Box<Verified>),
     HaveNot,
     Refused(String),
-    /// Unknown, but only by upstreams whose `when_down` makes a miss of that: nothing kept is given up for it.
+    /// Unknown, but its `when_down` makes a miss of that: nothing kept is given up for it.
     Down(String),
+    Unknown(String),
+}
+
+/// What the upstreams said together.
+enum Together {
+    Have(Arc<Upstream>, Box<Verified>),
+    HaveNot,
+    /// Offered, and not believed; nobody who could have a better one was out of reach.
+    Refused(String),
+    /// One could not be asked, and what it might have counts (R18).
     Unknown(String),
 }
 
@@ -123,16 +133,16 @@ impl Pipeline {
         {
             return publish.say(Found::Have(entry));
         }
-        let (asked, others) = self.ask_narinfo(hash).await;
-        match (asked, kept) {
-            (Asked::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
+        let (together, others) = self.ask_narinfo(hash, kept.as_ref()).await;
+        match (together, kept) {
+            (Together::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
                 self.conflict(hash, &upstream, &verified, &kept.upstream);
                 let now = UnixSeconds::now();
                 let kept = Entry { fetched: now, expires: now.plus(self.kept_for(&kept)), ..kept };
                 publish.say(Found::Have(kept.clone()));
                 self.shared.store.put_entry(key, kept.encode()).await;
             }
-            (Asked::Have(upstream, verified), _) => {
+            (Together::Have(upstream, verified), _) => {
                 let verified = self.seen(*verified).await;
                 let now = UnixSeconds::now();
                 let lifetime = Lifetime { fetched: now, expires: now.plus(upstream.narinfo_ttl().as_secs()) };
@@ -144,25 +154,25 @@ impl Pipeline {
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }
-            (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
+            (Together::HaveNot | Together::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
                 kept.fetched = UnixSeconds::now();
                 kept.expires = kept.fetched.plus(self.kept_for(&kept));
                 publish.say(Found::Stale(kept.clone()));
                 self.shared.store.put_entry(key, kept.encode()).await;
             }
-            (Asked::Unknown(why) | Asked::Down(why), Some(kept)) => {
+            (Together::Unknown(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
-            (Asked::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) | Asked::Doubtful(..)), kept) => {
+            (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
+            (together @ (Together::HaveNot | Together::Refused(_)), kept) => {
                 if kept.is_some() {
                     self.shared.store.remove_entry(&key);
                 }
                 self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
-                publish.say(match asked {
-                    Asked::Refused(why) => Found::Refused(why.into()),
+                publish.say(match together {
+                    Together::Refused(why) => Found::Refused(why.into()),
                     _ => Found::HaveNot,
                 });
             }
@@ -177,14 +187,14 @@ impl Pipeline {
 
     /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side
     /// with the one that has it, are still to come.
-    async fn ask_narinfo(&self, hash: HashPart) -> (Asked, Others<'_>) {
+    async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> (Together, Others<'_>) {
         let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, None);
         for group in self.policy.groups() {
             let mut answers: Others<'_> =
                 group.iter().map(|upstream| Box::pin(self.ask_one(upstream, hash)) as BoxFuture<'_, Asked>).collect();
             while let Some(asked) = answers.next().await {
                 match asked {
-                    Asked::Have(..) => return (asked, answers),
+                    Asked::Have(upstream, verified) => return (Together::Have(upstream, verified), answers),
                     Asked::Doubtful(upstream, verified) => doubtful = doubtful.or(Some((upstream, verified))),
                     Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
@@ -193,23 +203,25 @@ impl Pipeline {
                 }
             }
         }
-        let asked = match (doubtful, unknown, refused, down) {
-            (Some((upstream, verified)), ..) => Asked::Have(upstream, verified),
-            (None, Some(why), _, _) => Asked::Unknown(why),
-            (None, None, Some(why), _) => Asked::Refused(why),
-            (None, None, None, Some(why)) => Asked::Down(why),
-            (None, None, None, None) => Asked::HaveNot,
+        // Whoever is out of reach may have what is kept, so that no doubt and no refusal of another one is weighed against
+        // it, whatever `when_down` says; but what has no NAR any more is not worth a doubtful one.
+        let counts = kept.is_some_and(|kept| !kept.is_gone() || doubtful.is_none());
+        let unreachable = if counts { unknown.clone().or(down) } else { None };
+        let together = match (unreachable, doubtful, unknown, refused) {
+            (Some(why), ..) | (None, None, Some(why), _) => Together::Unknown(why),
+            (None, Some((upstream, verified)), ..) => Together::Have(upstream, verified),
+            (None, None, None, Some(why)) => Together::Refused(why),
+            (None, None, None, None) => Together::HaveNot,
         };
-        (asked, Others::new())
+        (together, Others::new())
     }
 
     /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams
     /// contradict each other, and the first answer stays as long as its NAR can be had. Where nothing vouches, or it is
     /// the same upstream, the path was rebuilt.
     fn stays(&self, kept: &Entry, upstream: &Upstream, verified: &Verified) -> bool {
-        let gone = kept.expires == UnixSeconds(0);
         let trusted = |voucher| voucher != Voucher::Nobody;
-        !gone
+        !kept.is_gone()
             && trusted(kept.signed.voucher)
             && trusted(verified.voucher())
             && kept.upstream != **upstream.name()
@@ -310,3 +322,6 @@ fn looks_like_nix_serve(verified: &Verified) -> bool {
         && info.file_hash.is_none()
         && verified.url().as_str() == trust::nar_url(info.store_path.hash(), &info.nar_hash, Compression::None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,7 +71,7 @@ impl Pipeline {
         }
     }
 
-    fn plan_from(&self, upstream: &Arc<Upstream>, verified: &Verified) -> Plan {
+    pub(super) fn plan_from(&self, upstream: &Arc<Upstream>, verified: &Verified) -> Plan {
         let source = source(upstream, verified.url());
         self.plan_of(verified.info(), verified.voucher(), verified.ground(), source)
     }

@@ -1,0 +1,104 @@
+use super::super::answer::Reply;
+use super::super::quarantine::Known;
+use super::super::testing::{HASH, compressed, file_nar, hash, pipeline, policy, unsigned};
+use super::*;
+use crate::nix::hash::Sha256;
+use crate::nix::narinfo::NarInfo;
+use crate::nix::store_path::StoreDir;
+use crate::upstream::testing::{Origin, answer, not_found, upstream};
+
+fn text(info: &NarInfo) -> String {
+    info.render(&StoreDir::default())
+}
+
+/// An origin whose every narinfo is this text.
+async fn telling(text: String) -> Origin {
+    Origin::start(move |_| answer("200 OK", text.clone())).await
+}
+
+/// An upstream that nobody listens at, called `b`.
+fn down(rank: u32, when_down: &str) -> Arc<Upstream> {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    upstream(nobody, rank, &format!("name = 'b'\nwhen_down = '{when_down}'"))
+}
+
+/// Has the store keep that `upstream` said this long ago.
+async fn keep(pipeline: &Pipeline, upstream: &Upstream, info: &NarInfo, expires: UnixSeconds) {
+    let hash = info.store_path.hash();
+    let verified = Verified::check(text(info).as_bytes(), hash, upstream, pipeline.policy.rules()).unwrap();
+    pipeline.keep(upstream, &verified, Lifetime { fetched: UnixSeconds(1), expires }).await;
+}
+
+/// Asked, and what is kept afterwards.
+async fn asked(pipeline: &Pipeline) -> (Answer, Option<String>) {
+    let answer = pipeline.narinfo(hash(HASH)).await;
+    pipeline.policy.narinfos.finish().await;
+    (answer, pipeline.kept_entry(hash(HASH)).await.map(|entry| entry.upstream))
+}
+
+fn kind(answer: &Answer) -> Option<FailureKind> {
+    match &answer.reply {
+        Reply::Failed(failure) => Some(failure.kind),
+        _ => None,
+    }
+}
+
+/// About another path than the one that is asked for.
+fn refused() -> String {
+    text(&unsigned(&file_nar(b"x"))).replace(HASH, "0123456789abcdfghijklmnpqrsvwxyz")
+}
+
+#[tokio::test]
+async fn r18_a_refusal_beside_an_upstream_that_is_down_gives_up_nothing_that_is_kept() {
+    for (when_down, rank) in [("miss", 10), ("miss", 20), ("error", 10), ("error", 20)] {
+        let a = telling(refused()).await.upstream(10, "name = 'a'");
+        let b = down(rank, when_down);
+        let pipeline = pipeline(policy(&[a, Arc::clone(&b)], Vec::new()));
+        keep(&pipeline, &b, &unsigned(&file_nar(b"x")), UnixSeconds(2)).await;
+        let (answer, kept) = asked(&pipeline).await;
+        assert_eq!((kind(&answer), answer.outcome), (None, Outcome::Stale), "{when_down} {rank}");
+        assert_eq!(kept.as_deref(), Some("b"), "{when_down} {rank}");
+    }
+}
+
+#[tokio::test]
+async fn r18_a_refusal_beside_an_upstream_that_is_down_is_unknown_where_that_counts() {
+    for (when_down, expected) in [("error", FailureKind::BadGateway), ("miss", FailureKind::NotFound)] {
+        let a = telling(refused()).await.upstream(10, "name = 'a'");
+        let pipeline = pipeline(policy(&[a, down(20, when_down)], Vec::new()));
+        let (answer, kept) = asked(&pipeline).await;
+        assert_eq!((kind(&answer), kept), (Some(expected), None), "{when_down}");
+        let negative = pipeline.shared.store.negative(narinfo_key(hash(HASH)));
+        assert_eq!(negative, when_down == "miss");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_everybody_else_agrees_with_ends_what_is_kept() {
+    let a = telling(refused()).await.upstream(10, "name = 'a'");
+    let b = Origin::start(|_| not_found()).await.upstream(20, "name = 'b'");
+    let pipeline = pipeline(policy(&[a, Arc::clone(&b)], Vec::new()));
+    keep(&pipeline, &b, &unsigned(&file_nar(b"x")), UnixSeconds(2)).await;
+    let (answer, kept) = asked(&pipeline).await;
+    assert_eq!((kind(&answer), answer.outcome, kept), (Some(FailureKind::NotFound), Outcome::Refused, None));
+}
+
+#[tokio::test]
+async fn a_doubtful_one_is_not_taken_for_what_is_kept_of_who_is_down_unless_that_is_gone() {
+    for (when_down, expires, from) in [("miss", 2, "b"), ("error", 2, "b"), ("miss", 0, "a"), ("error", 0, "a")] {
+        // The same NAR in another body, so that the two do not contradict each other.
+        let doubted = compressed(&unsigned(&file_nar(b"x")), Compression::Xz, Some((Sha256::of(b"body"), 4)));
+        let a = telling(text(&doubted)).await.upstream(10, "name = 'a'");
+        let b = down(20, when_down);
+        let pipeline = pipeline(policy(&[Arc::clone(&a), Arc::clone(&b)], Vec::new()));
+        let verified = Verified::check(text(&doubted).as_bytes(), hash(HASH), &a, pipeline.policy.rules()).unwrap();
+        let plan = pipeline.plan_from(&a, &verified);
+        let broken = crate::fill::Broken::refused(Refusal::WrongSize, "it is not");
+        pipeline.judge().refuted(&plan.sources[0], &plan, &broken, false).await;
+        assert!(matches!(pipeline.known_of(&a, &verified).await, Known::Doubtful));
+
+        keep(&pipeline, &b, &unsigned(&file_nar(b"x")), UnixSeconds(expires)).await;
+        let (answer, kept) = asked(&pipeline).await;
+        assert_eq!((kind(&answer), kept.as_deref()), (None, Some(from)), "{when_down} {expires}");
+    }
+}
