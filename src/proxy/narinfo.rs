@@ -1,5 +1,6 @@
 //! Narinfos: from the store while fresh, else from the upstreams, verified; stale when no upstream can be asked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -59,6 +60,11 @@ enum Together {
 
 /// Answers that are still to come.
 type Others<'a> = FuturesUnordered<BoxFuture<'a, Asked>>;
+
+/// An answer that has come already.
+fn said<'a>((upstream, verified): (Arc<Upstream>, Box<Verified>)) -> BoxFuture<'a, Asked> {
+    Box::pin(std::future::ready(Asked::Doubtful(upstream, verified)))
+}
 
 impl Pipeline {
     pub(super) async fn narinfo(&self, hash: HashPart) -> Answer {
@@ -186,16 +192,19 @@ impl Pipeline {
     }
 
     /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side
-    /// with the one that has it, are still to come.
+    /// with the one that has it, are still to come; those of doubtful ones are among them.
     async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> (Together, Others<'_>) {
-        let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, None);
+        let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, VecDeque::new());
         for group in self.policy.groups() {
             let mut answers: Others<'_> =
                 group.iter().map(|upstream| Box::pin(self.ask_one(upstream, hash)) as BoxFuture<'_, Asked>).collect();
             while let Some(asked) = answers.next().await {
                 match asked {
-                    Asked::Have(upstream, verified) => return (Together::Have(upstream, verified), answers),
-                    Asked::Doubtful(upstream, verified) => doubtful = doubtful.or(Some((upstream, verified))),
+                    Asked::Have(upstream, verified) => {
+                        answers.extend(doubtful.into_iter().map(said));
+                        return (Together::Have(upstream, verified), answers);
+                    }
+                    Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
                     Asked::HaveNot => {}
                     Asked::Refused(why) => refused = refused.or(Some(why)),
                     Asked::Down(why) => down = down.or(Some(why)),
@@ -205,15 +214,15 @@ impl Pipeline {
         }
         // Whoever is out of reach may have what is kept, so that no doubt and no refusal of another one is weighed against
         // it, whatever `when_down` says; but what has no NAR any more is not worth a doubtful one.
-        let counts = kept.is_some_and(|kept| !kept.is_gone() || doubtful.is_none());
+        let counts = kept.is_some_and(|kept| !kept.is_gone() || doubtful.is_empty());
         let unreachable = if counts { unknown.clone().or(down) } else { None };
-        let together = match (unreachable, doubtful, unknown, refused) {
+        let together = match (unreachable, doubtful.pop_front(), unknown, refused) {
             (Some(why), ..) | (None, None, Some(why), _) => Together::Unknown(why),
             (None, Some((upstream, verified)), ..) => Together::Have(upstream, verified),
             (None, None, None, Some(why)) => Together::Refused(why),
             (None, None, None, None) => Together::HaveNot,
         };
-        (together, Others::new())
+        (together, doubtful.into_iter().map(said).collect())
     }
 
     /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams
@@ -231,7 +240,8 @@ impl Pipeline {
     /// What the others of a group say, now that one of them has been believed.
     async fn compare(&self, hash: HashPart, first: &Upstream, verified: &Verified, mut others: Others<'_>) {
         while let Some(asked) = others.next().await {
-            if let Asked::Have(upstream, other) = asked
+            // That its NAR came wrong once does not make it agree.
+            if let Asked::Have(upstream, other) | Asked::Doubtful(upstream, other) = asked
                 && other.info().nar_hash != verified.info().nar_hash
                 && other.voucher() != Voucher::Nobody
                 && verified.voucher() != Voucher::Nobody

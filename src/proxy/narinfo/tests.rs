@@ -29,6 +29,16 @@ async fn keep(pipeline: &Pipeline, upstream: &Upstream, info: &NarInfo, expires:
     pipeline.keep(upstream, &verified, Lifetime { fetched: UnixSeconds(1), expires }).await;
 }
 
+/// Has what `upstream` says be doubted.
+async fn doubt(pipeline: &Pipeline, upstream: &Arc<Upstream>, info: &NarInfo) {
+    let text = text(info);
+    let verified = Verified::check(text.as_bytes(), hash(HASH), upstream, pipeline.policy.rules()).unwrap();
+    let plan = pipeline.plan_from(upstream, &verified);
+    let broken = crate::fill::Broken::refused(Refusal::WrongSize, "it is not");
+    pipeline.judge().refuted(&plan.sources[0], &plan, &broken, false).await;
+    assert!(matches!(pipeline.known_of(upstream, &verified).await, Known::Doubtful));
+}
+
 /// Asked, and what is kept afterwards.
 async fn asked(pipeline: &Pipeline) -> (Answer, Option<String>) {
     let answer = pipeline.narinfo(hash(HASH)).await;
@@ -91,14 +101,31 @@ async fn a_doubtful_one_is_not_taken_for_what_is_kept_of_who_is_down_unless_that
         let a = telling(text(&doubted)).await.upstream(10, "name = 'a'");
         let b = down(20, when_down);
         let pipeline = pipeline(policy(&[Arc::clone(&a), Arc::clone(&b)], Vec::new()));
-        let verified = Verified::check(text(&doubted).as_bytes(), hash(HASH), &a, pipeline.policy.rules()).unwrap();
-        let plan = pipeline.plan_from(&a, &verified);
-        let broken = crate::fill::Broken::refused(Refusal::WrongSize, "it is not");
-        pipeline.judge().refuted(&plan.sources[0], &plan, &broken, false).await;
-        assert!(matches!(pipeline.known_of(&a, &verified).await, Known::Doubtful));
-
+        doubt(&pipeline, &a, &doubted).await;
         keep(&pipeline, &b, &unsigned(&file_nar(b"x")), UnixSeconds(expires)).await;
         let (answer, kept) = asked(&pipeline).await;
         assert_eq!((kind(&answer), kept.as_deref()), (None, Some(from)), "{when_down} {expires}");
+    }
+}
+
+#[tokio::test]
+async fn a_doubtful_one_contradicts_as_well_as_another() {
+    let (first, other) = (unsigned(&file_nar(b"first")), unsigned(&file_nar(b"other")));
+    // Who is doubted, the ranks of the two, and who is believed.
+    for (doubted, ranks, believed) in
+        [([false, true], [10, 10], "a"), ([true, false], [10, 20], "b"), ([true, true], [10, 20], "a")]
+    {
+        let a = telling(text(&first)).await.upstream(ranks[0], "name = 'a'");
+        let b = telling(text(&other)).await.upstream(ranks[1], "name = 'b'");
+        let pipeline = pipeline(policy(&[Arc::clone(&a), Arc::clone(&b)], Vec::new()));
+        for (doubted, upstream, info) in [(doubted[0], &a, &first), (doubted[1], &b, &other)] {
+            if doubted {
+                doubt(&pipeline, upstream, info).await;
+            }
+        }
+        let (answer, kept) = asked(&pipeline).await;
+        assert_eq!((kind(&answer), kept.as_deref()), (None, Some(believed)), "{doubted:?}");
+        let conflicts = [&a, &b].map(|upstream| upstream.metrics().refused.of(Refusal::Conflict).get());
+        assert_eq!(conflicts.iter().sum::<u64>(), 1, "{doubted:?}");
     }
 }
