@@ -81,7 +81,8 @@ impl Proxy {
         }
     }
 
-    /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need.
+    /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need, unless the
+    /// head depends on it.
     pub async fn answer(&self, request: Request, head: bool) -> Answer {
         let pipeline = self.pipeline();
         if self.shared.store.is_open() {

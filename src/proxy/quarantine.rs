@@ -265,12 +265,13 @@ impl Judge for Verdicts {
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let (Some(refusal), upstream) = (broken.refusal, &source.upstream) else { return };
-            upstream.suspect();
             let Some(claim) = &plan.claim else {
+                // Only who asked said that what is there has this hash: nobody was caught at anything.
                 upstream.metrics().refused.of(refusal).inc();
                 tracing::warn!(key = %plan.digest, upstream = %upstream.name(), reason = %refusal, "{broken}");
                 return;
             };
+            upstream.suspect();
             let (pipeline, hash) = (&self.pipeline, claim.hash);
             let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
             pipeline.refuse(upstream, hash, refusal, &text);
