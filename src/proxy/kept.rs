@@ -240,3 +240,6 @@ pub(super) fn nar_is_refused(broken: &Broken) -> String {
         None => broken.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,24 +293,4 @@ impl Judge for Verdicts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_record_is_read_back(
-            until: u64, hashes: [[u8; 32]; 2], nar_size: u64, kind in 0_usize..3, left: bool, replaced: bool,
-            upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
-            cut: prop::sample::Index,
-        ) {
-            let record = Record {
-                until: UnixSeconds(until), kind: Kind::ALL[kind], upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
-                instead: replaced.then(|| Sha256::from_bytes(hashes[1])), text,
-            };
-            let bytes = record.encode();
-            prop_assert_eq!(Record::decode(bytes.slice(..cut.index(bytes.len()))), None);
-            prop_assert_eq!(Record::decode(bytes), Some(record));
-        }
-    }
-}
+mod tests;
