@@ -255,7 +255,7 @@ impl Pipeline {
                 Some(info) => Ok((entry, info)),
                 None => Err(Nowhere::unknown(format!("the narinfo of {hash} that was kept cannot be read"))),
             },
-            Found::HaveNot => Err(Nowhere::not_found(format!("no upstream has {hash}"))),
+            Found::HaveNot => Err(Nowhere::not_found(self.nobody_has(hash))),
             Found::Refused(why) => Err(Nowhere::refused(why.as_ref())),
             Found::Unknown(why) => Err(Nowhere::unknown(why.as_ref())),
         }

@@ -42,7 +42,8 @@ pub(super) enum Asked {
     /// The same, but its NAR was wrong when it came last: for want of a better one.
     Doubtful(Arc<Upstream>, Box<Verified>),
     HaveNot,
-    Refused(String),
+    /// Not believed, or not any more: the reason at the root of it, and what there is to say.
+    Refused(Refusal, String),
     /// Unknown, but its `when_down` makes a miss of that: nothing kept is given up for it.
     Down(String),
     Unknown(String),
@@ -53,7 +54,7 @@ enum Together {
     Have(Arc<Upstream>, Box<Verified>),
     HaveNot,
     /// Offered, and not believed; nobody who could have a better one was out of reach.
-    Refused(String),
+    Refused(Refusal, String),
     /// One could not be asked, and what it might have counts (R18).
     Unknown(String),
 }
@@ -82,19 +83,18 @@ impl Pipeline {
             },
             Found::HaveNot => {
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
-                Answer::failed(
-                    outcome,
-                    FailureKind::NotFound,
-                    match outcome {
-                        Outcome::Negative => {
-                            format!("no upstream had {hash} a moment ago, or what it had was refused: see the log")
-                        }
-                        _ => format!("no upstream has {hash}"),
-                    },
-                )
+                Answer::failed(outcome, FailureKind::NotFound, self.nobody_has(hash))
             }
             Found::Refused(why) => Answer::failed(Outcome::Refused, FailureKind::NotFound, why.as_ref()),
             Found::Unknown(why) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, why.as_ref()),
+        }
+    }
+
+    /// What a client is told of a path that is not to be had; with the reason, where what was offered was refused.
+    pub(super) fn nobody_has(&self, hash: HashPart) -> String {
+        match self.shared.store.refused(narinfo_key(hash)) {
+            Some(reason) => format!("what upstreams had of {hash} was refused a moment ago ({reason}): see the log"),
+            None => format!("no upstream has {hash}"),
         }
     }
 
@@ -160,7 +160,7 @@ impl Pipeline {
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }
-            (Together::HaveNot | Together::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
+            (Together::HaveNot | Together::Refused(..), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
                 kept.fetched = UnixSeconds::now();
                 kept.expires = kept.fetched.plus(self.kept_for(&kept));
@@ -172,15 +172,16 @@ impl Pipeline {
                 publish.say(Found::Stale(kept));
             }
             (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (together @ (Together::HaveNot | Together::Refused(_)), kept) => {
+            (together @ (Together::HaveNot | Together::Refused(..)), kept) => {
                 if kept.is_some() {
                     self.shared.store.remove_entry(&key);
                 }
-                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
-                publish.say(match together {
-                    Together::Refused(why) => Found::Refused(why.into()),
-                    _ => Found::HaveNot,
-                });
+                let (reason, found) = match together {
+                    Together::Refused(reason, why) => (Some(reason), Found::Refused(why.into())),
+                    _ => (None, Found::HaveNot),
+                };
+                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0, reason);
+                publish.say(found);
             }
         }
     }
@@ -206,7 +207,7 @@ impl Pipeline {
                     }
                     Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
                     Asked::HaveNot => {}
-                    Asked::Refused(why) => refused = refused.or(Some(why)),
+                    Asked::Refused(reason, why) => refused = refused.or(Some((reason, why))),
                     Asked::Down(why) => down = down.or(Some(why)),
                     Asked::Unknown(why) => unknown = unknown.or(Some(why)),
                 }
@@ -219,7 +220,7 @@ impl Pipeline {
         let together = match (unreachable, doubtful.pop_front(), unknown, refused) {
             (Some(why), ..) | (None, None, Some(why), _) => Together::Unknown(why),
             (None, Some((upstream, verified)), ..) => Together::Have(upstream, verified),
-            (None, None, None, Some(why)) => Together::Refused(why),
+            (None, None, None, Some((reason, why))) => Together::Refused(reason, why),
             (None, None, None, None) => Together::HaveNot,
         };
         (together, doubtful.into_iter().map(said).collect())
@@ -280,7 +281,7 @@ impl Pipeline {
                     upstream.name()
                 );
                 self.refuse(upstream, hash, reason, &text);
-                Asked::Refused(text)
+                Asked::Refused(reason, text)
             }
             Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
                 Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
@@ -296,7 +297,7 @@ impl Pipeline {
 
     /// A narinfo that an upstream sent: verified, or refused with a reason.
     async fn believe(&self, upstream: &Arc<Upstream>, hash: HashPart, body: &[u8]) -> Asked {
-        let (reason, text) = match Verified::check(body, hash, upstream, self.policy.rules()) {
+        let (reason, root, text) = match Verified::check(body, hash, upstream, self.policy.rules()) {
             Ok(verified) => match self.known_of(upstream, &verified).await {
                 Known::Nothing => {
                     if !looks_like_nix_serve(&verified) {
@@ -305,13 +306,14 @@ impl Pipeline {
                     return Asked::Have(Arc::clone(upstream), Box::new(verified));
                 }
                 Known::Doubtful => return Asked::Doubtful(Arc::clone(upstream), Box::new(verified)),
-                Known::Wrong(reason, text) => (reason, text),
+                Known::Wrong(text) => (Refusal::WrongNarHash, Refusal::WrongNarHash, text),
+                Known::Refused(root, text) => (Refusal::Quarantined, root, text),
             },
-            Err(Refused { reason, text }) => (reason, text),
+            Err(Refused { reason, text }) => (reason, reason, text),
         };
         let text = format!("the narinfo of {hash} from upstream {} is refused ({reason}): {text}", upstream.name());
         self.refuse(upstream, hash, reason, &text);
-        Asked::Refused(text)
+        Asked::Refused(root, text)
     }
 
     async fn has_nar_of(&self, entry: &Entry) -> bool {

@@ -20,7 +20,7 @@ use super::nar::Meant;
 use super::trust::Verified;
 use crate::clock::UnixSeconds;
 use crate::fill::{Broken, Claim, Judge, Plan, Source};
-use crate::metrics::Refusal;
+use crate::metrics::{Label as _, Refusal};
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::HashPart;
@@ -89,6 +89,12 @@ impl Record {
         self.instead.is_some()
     }
 
+    /// Why the bytes were refused: the text begins with it.
+    fn reason(&self) -> Refusal {
+        let word = self.text.split(':').next().unwrap_or_default();
+        Refusal::ALL.iter().copied().find(|reason| reason.text() == word).unwrap_or(Refusal::Quarantined)
+    }
+
     /// With what an earlier record of the same bytes knows and this one does not: what stands in, and what left, stay so.
     fn after(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
@@ -140,7 +146,10 @@ pub(super) enum Known {
     Nothing,
     /// Its NAR was wrong when it came last.
     Doubtful,
-    Wrong(Refusal, String),
+    /// Its NAR is here, and another one.
+    Wrong(String),
+    /// Its NAR was refused, for this reason.
+    Refused(Refusal, String),
 }
 
 /// For people.
@@ -174,16 +183,16 @@ impl Pipeline {
             && record.is_about(verified.info())
         {
             match record.kind {
-                Kind::Wrong => return Known::Wrong(Refusal::Quarantined, record.to_string()),
+                Kind::Wrong => return Known::Refused(record.reason(), record.to_string()),
                 _ if record.upstream != **upstream.name() => {}
                 Kind::Doubted => return Known::Doubtful,
-                Kind::Absent => return Known::Wrong(Refusal::Quarantined, record.to_string()),
+                Kind::Absent => return Known::Refused(record.reason(), record.to_string()),
             }
         }
         let manifest = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest));
         if manifest.is_some_and(|manifest| verified.claim().holds_for(&manifest) == Some(false)) {
             let text = "its NAR is here, and is another one than NarHash and NarSize say".to_owned();
-            return Known::Wrong(Refusal::WrongNarHash, text);
+            return Known::Wrong(text);
         }
         Known::Nothing
     }

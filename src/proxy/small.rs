@@ -133,7 +133,7 @@ impl Pipeline {
                 if kept.is_some() {
                     self.shared.store.remove_entry(&key);
                 }
-                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
+                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0, None);
                 publish.say(Found::HaveNot);
             }
         }

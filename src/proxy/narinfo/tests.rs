@@ -78,8 +78,8 @@ async fn r18_a_refusal_beside_an_upstream_that_is_down_is_unknown_where_that_cou
         let pipeline = pipeline(policy(&[a, down(20, when_down)], Vec::new()));
         let (answer, kept) = asked(&pipeline).await;
         assert_eq!((kind(&answer), kept), (Some(expected), None), "{when_down}");
-        let negative = pipeline.shared.store.negative(narinfo_key(hash(HASH)));
-        assert_eq!(negative, when_down == "miss");
+        let negative = pipeline.shared.store.refused(narinfo_key(hash(HASH)));
+        assert_eq!(negative, (when_down == "miss").then_some(Refusal::OtherPath));
     }
 }
 
@@ -127,5 +127,50 @@ async fn a_doubtful_one_contradicts_as_well_as_another() {
         assert_eq!((kind(&answer), kept.as_deref()), (None, Some(believed)), "{doubted:?}");
         let conflicts = [&a, &b].map(|upstream| upstream.metrics().refused.of(Refusal::Conflict).get());
         assert_eq!(conflicts.iter().sum::<u64>(), 1, "{doubted:?}");
+    }
+}
+
+/// The kind, how, and the text of the failure.
+async fn failure(pipeline: &Pipeline) -> (FailureKind, Outcome, String) {
+    let (answer, _) = asked(pipeline).await;
+    let Reply::Failed(failure) = answer.reply else { panic!("it is not there") };
+    (failure.kind, answer.outcome, failure.text)
+}
+
+#[tokio::test]
+async fn what_was_refused_a_moment_ago_is_told_with_the_same_word() {
+    let right = unsigned(&file_nar(b"x"));
+    // What is said at first, and why its NAR was refused before.
+    for (said, refuted, word) in [
+        (refused(), None, "other-path"),
+        ("StorePath: rubbish\n".to_owned(), None, "malformed"),
+        (text(&right), Some(Refusal::WrongNarHash), "wrong-nar-hash"),
+        (text(&right), Some(Refusal::BadNar), "bad-nar"),
+    ] {
+        let a = telling(said.clone()).await.upstream(10, "name = 'a'");
+        let pipeline = pipeline(policy(&[Arc::clone(&a)], Vec::new()));
+        if let Some(refusal) = refuted {
+            let verified = Verified::check(said.as_bytes(), hash(HASH), &a, pipeline.policy.rules()).unwrap();
+            let plan = pipeline.plan_from(&a, &verified);
+            let broken = crate::fill::Broken::refused(refusal, "it is not");
+            pipeline.judge().refuted(&plan.sources[0], &plan, &broken, true).await;
+        }
+        for expected in [Outcome::Refused, Outcome::Negative] {
+            let (kind, outcome, told) = failure(&pipeline).await;
+            assert_eq!((kind, outcome), (FailureKind::NotFound, expected));
+            assert!(told.contains(&format!("({word}")), "{outcome}: {told}");
+        }
+        let Err(nowhere) = pipeline.narinfo_for_nar(hash(HASH)).await else { panic!("it is refused") };
+        assert!(nowhere.into_text().contains(word), "its NAR is not there for the same reason");
+    }
+}
+
+#[tokio::test]
+async fn of_what_nobody_had_a_moment_ago_no_more_is_told() {
+    let a = Origin::start(|_| not_found()).await.upstream(10, "name = 'a'");
+    let pipeline = pipeline(policy(&[a], Vec::new()));
+    for outcome in [Outcome::NotFound, Outcome::Negative] {
+        let text = format!("no upstream has {HASH}");
+        assert_eq!(failure(&pipeline).await, (FailureKind::NotFound, outcome, text));
     }
 }

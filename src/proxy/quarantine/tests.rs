@@ -77,7 +77,8 @@ impl Two {
             *known = match self.pipeline.known_of(upstream, &verified(&self.pipeline, upstream, info)).await {
                 Known::Nothing => None,
                 Known::Doubtful => Some(DOUBTFUL),
-                Known::Wrong(reason, _) => Some(reason),
+                Known::Wrong(_) => Some(Refusal::WrongNarHash),
+                Known::Refused(..) => Some(Refusal::Quarantined),
             };
         }
         all
