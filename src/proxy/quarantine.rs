@@ -30,7 +30,9 @@ use crate::upstream::Upstream;
 const DOUBTED: u64 = 600;
 /// For how many seconds a narinfo without its NAR is not offered.
 const MOMENT: u64 = 30;
-const VERSION: u8 = 1;
+/// How many claims of the same bytes are remembered (R26); the oldest is forgotten first.
+const CLAIMS: usize = 8;
+const VERSION: u8 = 2;
 
 /// What the record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +57,9 @@ pub(super) struct Record {
     kind: Kind,
     /// The name of the upstream they came from.
     upstream: String,
-    /// What was claimed to be in them.
-    nar_hash: Sha256,
-    nar_size: u64,
+    /// What was claimed to be in them, NarHash and NarSize, and is not: the last claim first. Whoever claims now this and
+    /// now that of the same bytes does not have the first one forgotten.
+    claims: Vec<(Sha256, u64)>,
     /// Whether something of them may have been served.
     left: bool,
     /// The digest of what is served in their place.
@@ -75,8 +77,7 @@ impl Record {
             Kind::Doubted => now.plus(DOUBTED),
             Kind::Absent => now.plus(MOMENT),
         };
-        let (upstream, (nar_hash, nar_size)) = (upstream.to_owned(), claimed);
-        Self { until, kind, upstream, nar_hash, nar_size, left, instead: None, text }
+        Self { until, kind, upstream: upstream.to_owned(), claims: vec![claimed], left, instead: None, text }
     }
 
     /// Whether the bytes may turn out to be right after all, or be had right from another upstream.
@@ -100,25 +101,35 @@ impl Record {
         let Some(before) = before else { return self };
         let lasting = before.kind == Kind::Wrong && self.kind != Kind::Wrong;
         let (instead, left) = (self.instead.or(before.instead), self.left || before.left);
-        let merged = if lasting { before } else { self };
+        let alike = before.kind == self.kind && (self.kind == Kind::Wrong || before.upstream == self.upstream);
+        let mut merged = if lasting { before.clone() } else { self };
+        if alike {
+            let earlier = before.claims.into_iter().filter(|claim| !merged.claims.contains(claim));
+            let earlier: Vec<_> = earlier.take(CLAIMS - 1).collect();
+            merged.claims.extend(earlier);
+        }
         let until = if instead.is_some() { UnixSeconds(u64::MAX) } else { merged.until };
         Self { instead, left, until, ..merged }
     }
 
     fn is_about(&self, info: &NarInfo) -> bool {
-        self.nar_hash == info.nar_hash && self.nar_size == info.nar_size
+        self.claims.contains(&(info.nar_hash, info.nar_size))
     }
 
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(120 + self.text.len());
         out.put_u8(VERSION);
         out.put_u64_le(self.until.0);
-        out.put_slice(self.nar_hash.as_bytes());
-        out.put_u64_le(self.nar_size);
         out.put_u8(self.kind as u8);
         out.put_u8(u8::from(self.left));
         out.put_u8(u8::from(self.instead.is_some()));
-        out.put_slice(self.instead.unwrap_or(self.nar_hash).as_bytes());
+        out.put_slice(self.instead.as_ref().map_or(&[0; 32], Sha256::as_bytes).as_slice());
+        let claims = self.claims.iter().take(CLAIMS);
+        out.put_u8(u8::try_from(claims.len()).unwrap_or(u8::MAX));
+        for (nar_hash, nar_size) in claims {
+            out.put_slice(nar_hash.as_bytes());
+            out.put_u64_le(*nar_size);
+        }
         put_text(&mut out, &self.upstream);
         put_text(&mut out, &self.text);
         out.freeze()
@@ -129,15 +140,16 @@ impl Record {
             return None;
         }
         let until = UnixSeconds(bytes.try_get_u64_le().ok()?);
-        let nar_hash = Sha256::from_bytes(take_array(&mut bytes)?);
-        let nar_size = bytes.try_get_u64_le().ok()?;
         let code = bytes.try_get_u8().ok()?;
         let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == code)?;
         let left = bytes.try_get_u8().ok()? != 0;
         let replaced = bytes.try_get_u8().ok()? != 0;
         let instead = Sha256::from_bytes(take_array(&mut bytes)?);
+        let claim = |bytes: &mut Bytes| Some((Sha256::from_bytes(take_array(bytes)?), bytes.try_get_u64_le().ok()?));
+        let count = bytes.try_get_u8().ok()?;
+        let claims = (0..count).map(|_| claim(&mut bytes)).collect::<Option<Vec<_>>>()?;
         let (upstream, text) = (take_text(&mut bytes)?, take_text(&mut bytes)?);
-        Some(Self { until, kind, upstream, nar_hash, nar_size, left, instead: replaced.then_some(instead), text })
+        Some(Self { until, kind, upstream, claims, left, instead: replaced.then_some(instead), text })
     }
 }
 
@@ -206,7 +218,9 @@ impl Pipeline {
         let hash = meant.hash?;
         let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
         let other = Meant::by(&info);
-        if other == meant && info.file_hash.is_some() && entry.upstream != record.upstream {
+        // What is said of them now may be right although what was said before is not.
+        let another = entry.upstream != record.upstream || !record.is_about(&info);
+        if other == meant && info.file_hash.is_some() && another {
             return Some(meant);
         }
         if record.left || other == meant || !record.is_about(&info) || info.compression != meant.compression {

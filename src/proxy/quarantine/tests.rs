@@ -12,13 +12,14 @@ use crate::upstream::testing::{Origin, answer};
 proptest! {
     #[test]
     fn a_record_is_read_back(
-        until: u64, hashes: [[u8; 32]; 2], nar_size: u64, kind in 0_usize..3, left: bool, replaced: bool,
-        upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
+        until: u64, instead: [u8; 32], claims in prop::collection::vec(any::<([u8; 32], u64)>(), 0..=CLAIMS),
+        kind in 0_usize..3, left: bool, replaced: bool, upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
         cut: prop::sample::Index,
     ) {
         let record = Record {
-            until: UnixSeconds(until), kind: Kind::ALL[kind], upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
-            instead: replaced.then(|| Sha256::from_bytes(hashes[1])), text,
+            until: UnixSeconds(until), kind: Kind::ALL[kind], upstream, left, text,
+            claims: claims.into_iter().map(|(hash, size)| (Sha256::from_bytes(hash), size)).collect(),
+            instead: replaced.then(|| Sha256::from_bytes(instead)),
         };
         let bytes = record.encode();
         prop_assert_eq!(Record::decode(bytes.slice(..cut.index(bytes.len()))), None);
@@ -199,8 +200,8 @@ async fn r12_another_body_stands_in_only_where_nothing_left_and_the_same_was_cla
     let elsewhere = Meant { compression: Compression::Xz, ..refused };
     for (meant, record, stands) in [
         (refused, Record { left: true, ..record.clone() }, false),
-        (refused, Record { nar_size: 1, ..record.clone() }, false),
-        (refused, Record { nar_hash: Sha256::of(b"another"), ..record.clone() }, false),
+        (refused, Record { claims: vec![(plain.nar_hash, 1)], ..record.clone() }, false),
+        (refused, Record { claims: vec![(Sha256::of(b"another"), plain.nar_size)], ..record.clone() }, false),
         (elsewhere, record.clone(), false),
         (refused, record, true),
     ] {
@@ -271,4 +272,55 @@ async fn what_is_here_and_known_to_be_another_nar_is_not_believed() {
         two.pipeline.shared.store.keep_body(Arc::new(manifest)).await;
         assert_eq!(two.known().await, known);
     }
+}
+
+/// The record after `upstream` was found to lie about the same bytes with each of these NarSizes in turn.
+async fn lying(two: &Two, plan: &Plan, upstream: &Arc<Upstream>, refusal: Refusal, sizes: &[u64]) -> Record {
+    for nar_size in sizes {
+        let claim = Claim { nar_size: *nar_size, ..Claim::clone(plan.claim.as_ref().unwrap()) };
+        let plan = Plan { claim: Some(Arc::new(claim)), ..plan.clone() };
+        let source = Source { upstream: Arc::clone(upstream), ..plan.sources[0].clone() };
+        two.pipeline.judge().refuted(&source, &plan, &broken(refusal), false).await;
+    }
+    two.pipeline.quarantined(&Meant::by(&two.info)).await.unwrap()
+}
+
+fn sizes(record: &Record) -> Vec<u64> {
+    record.claims.iter().map(|(_, size)| *size).collect()
+}
+
+#[tokio::test]
+async fn who_claims_now_this_and_now_that_has_neither_forgotten() {
+    let two = Two::new(xz(true));
+    let (plan, right) = (two.keep().await, two.info.nar_size);
+    lying(&two, &plan, &two.a, Refusal::WrongNarHash, &[right, right + 1, right, right + 9]).await;
+    let wrong = Some(Refusal::Quarantined);
+    assert_eq!(two.known().await, [wrong, wrong, wrong], "and whoever says one of them");
+    // They are as many as they may be.
+    let many: Vec<u64> = (100..150).collect();
+    let record = lying(&two, &plan, &two.a, Refusal::WrongNarHash, &many).await;
+    assert_eq!(sizes(&record), (142..150).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_doubt_is_kept_beside_another_of_the_same_upstream_only() {
+    let two = Two::new(xz(true));
+    let (plan, b) = (two.keep().await, Arc::clone(&two.b));
+    assert_eq!(sizes(&lying(&two, &plan, &two.a, Refusal::WrongSize, &[1, 2]).await), [2, 1]);
+    let record = lying(&two, &plan, &b, Refusal::WrongSize, &[3]).await;
+    assert_eq!((sizes(&record), &*record.upstream), (vec![3], "b"));
+    // What is wrong for good is not mixed with doubts, before or after.
+    assert_eq!(sizes(&lying(&two, &plan, &b, Refusal::WrongNarHash, &[4]).await), [4]);
+    assert_eq!(sizes(&lying(&two, &plan, &b, Refusal::WrongSize, &[5]).await), [4]);
+}
+
+#[tokio::test]
+async fn who_lied_about_the_bytes_may_say_what_they_are_later() {
+    let two = Two::new(xz(true));
+    let plan = two.keep().await;
+    let record = lying(&two, &plan, &two.a, Refusal::WrongNarHash, &[1]).await;
+    assert!(two.pipeline.kept_entry(hash(HASH)).await.is_none());
+    two.keep().await;
+    let meant = Meant::by(&two.info);
+    assert_eq!(two.pipeline.instead(meant, &record).await, Some(meant));
 }
