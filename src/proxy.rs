@@ -109,6 +109,7 @@ impl Proxy {
     /// under it.
     pub fn reload(&self, policy: Policy) {
         let before = self.policy.swap(Arc::new(policy));
+        before.retire();
         // Another key or another upstream may have what was not there before.
         self.shared.store.forget_negatives();
         self.shared.reloads.spawn(async move { before.finish().await });

@@ -242,7 +242,8 @@ impl Pipeline {
             return true;
         }
         // Another path's narinfo may still announce it.
-        if manifest.announced.is_some_and(|announced| announced.store_hash == *hash.as_bytes()) {
+        let its_own = manifest.announced.is_some_and(|announced| announced.store_hash == *hash.as_bytes());
+        if its_own && !self.policy.is_replaced() {
             tracing::info!(key = %hash, "a NAR that is here is not announced by any narinfo trusted now: it is dropped");
             self.shared.store.remove_manifest(manifest.blob);
         }

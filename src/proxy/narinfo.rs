@@ -127,7 +127,7 @@ impl Pipeline {
     pub(super) async fn expire(&self, hash: HashPart) {
         if let Some(mut entry) = self.kept_entry(hash).await {
             entry.expires = UnixSeconds(0);
-            self.shared.store.put_entry(narinfo_key(hash), entry.encode()).await;
+            self.put_entry(narinfo_key(hash), &entry).await;
         }
     }
 
@@ -146,7 +146,7 @@ impl Pipeline {
                 let now = UnixSeconds::now();
                 let kept = Entry { fetched: now, expires: now.plus(self.kept_for(&kept)), ..kept };
                 publish.say(Found::Have(kept.clone()));
-                self.shared.store.put_entry(key, kept.encode()).await;
+                self.put_entry(key, &kept).await;
             }
             (Together::Have(upstream, verified), _) => {
                 let verified = self.seen(*verified).await;
@@ -156,7 +156,7 @@ impl Pipeline {
                 self.shared.store.forget_negative(&meant_key(&Meant::by(verified.info())));
                 let entry = self.entry_of(&upstream, &verified, lifetime);
                 publish.say(Found::Have(entry.clone()));
-                self.shared.store.put_entry(key, entry.encode()).await;
+                self.put_entry(key, &entry).await;
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }
@@ -165,7 +165,7 @@ impl Pipeline {
                 kept.fetched = UnixSeconds::now();
                 kept.expires = kept.fetched.plus(self.kept_for(&kept));
                 publish.say(Found::Stale(kept.clone()));
-                self.shared.store.put_entry(key, kept.encode()).await;
+                self.put_entry(key, &kept).await;
             }
             (Together::Unknown(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
@@ -174,13 +174,13 @@ impl Pipeline {
             (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
             (together @ (Together::HaveNot | Together::Refused(..)), kept) => {
                 if kept.is_some() {
-                    self.shared.store.remove_entry(&key);
+                    self.drop_entry(key);
                 }
                 let (reason, found) = match together {
                     Together::Refused(reason, why) => (Some(reason), Found::Refused(why.into())),
                     _ => (None, Found::HaveNot),
                 };
-                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0, reason);
+                self.put_negative(key, reason);
                 publish.say(found);
             }
         }

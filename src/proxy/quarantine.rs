@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 
 use super::Pipeline;
-use super::entry::{narinfo_key, put_text, quarantine_key, take_array, take_text};
+use super::entry::{Entry, narinfo_key, put_text, quarantine_key, take_array, take_text};
 use super::nar::Meant;
 use super::trust::Verified;
 use crate::clock::UnixSeconds;
@@ -105,8 +105,9 @@ impl Record {
         let mut merged = if lasting { before.clone() } else { self };
         if alike {
             let earlier = before.claims.into_iter().filter(|claim| !merged.claims.contains(claim));
-            let earlier: Vec<_> = earlier.take(CLAIMS - 1).collect();
+            let earlier: Vec<_> = earlier.collect();
             merged.claims.extend(earlier);
+            merged.claims.truncate(CLAIMS);
         }
         let until = if instead.is_some() { UnixSeconds(u64::MAX) } else { merged.until };
         Self { instead, left, until, ..merged }
@@ -124,9 +125,8 @@ impl Record {
         out.put_u8(u8::from(self.left));
         out.put_u8(u8::from(self.instead.is_some()));
         out.put_slice(self.instead.as_ref().map_or(&[0; 32], Sha256::as_bytes).as_slice());
-        let claims = self.claims.iter().take(CLAIMS);
-        out.put_u8(u8::try_from(claims.len()).unwrap_or(u8::MAX));
-        for (nar_hash, nar_size) in claims {
+        out.put_u8(u8::try_from(self.claims.len()).unwrap_or(u8::MAX));
+        for (nar_hash, nar_size) in &self.claims {
             out.put_slice(nar_hash.as_bytes());
             out.put_u64_le(*nar_size);
         }
@@ -179,7 +179,7 @@ impl Pipeline {
         let meant = Meant::by(info);
         let record = record.after(self.quarantined(&meant).await);
         self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
-        self.shared.store.remove_entry(&narinfo_key(hash));
+        self.drop_entry(narinfo_key(hash));
     }
 
     /// The record of these bytes, while it stands.
@@ -306,9 +306,11 @@ impl Judge for Verdicts {
             let record = record.after(pipeline.quarantined(&meant).await);
             let store = &pipeline.shared.store;
             store.put_entry(quarantine_key(&meant), record.encode()).await;
-            if let Some(entry) = pipeline.kept_entry(hash).await
-                && pipeline.info_of(&entry).is_some_and(|info| Meant::by(&info) == meant)
-            {
+            // What is wrong is so under every policy; what somebody else claims of the same bytes is another matter.
+            let kept = store.entry(narinfo_key(hash)).await.and_then(|bytes| Entry::decode(&bytes));
+            if kept.and_then(|entry| pipeline.info_of(&entry)).is_some_and(|info| {
+                Meant::by(&info) == meant && (info.nar_hash, info.nar_size) == (claim.nar_hash, claim.nar_size)
+            }) {
                 store.remove_entry(&narinfo_key(hash));
             }
         })

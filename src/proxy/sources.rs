@@ -88,7 +88,7 @@ impl Pipeline {
 
     /// Remembers for a moment that nobody has these bytes, so that who asks for them again and again asks only here.
     pub(super) fn remember_missing(&self, meant: &Meant) {
-        self.shared.store.put_negative(meant_key(meant), self.policy.options.negative_ttl.0, None);
+        self.put_negative(meant_key(meant), None);
     }
 
     /// Asks every upstream who announces the bytes that are meant, whatever is kept. Many who ask at once ask once.

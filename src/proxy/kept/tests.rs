@@ -203,3 +203,24 @@ async fn r3_a_nar_that_is_here_and_was_seen_for_another_path_signs_nothing_here(
         assert_eq!(seen().await, proven, "{manifest:?}");
     }
 }
+
+/// What is still being answered under a policy when another one is put in force costs nothing that the next one keeps.
+#[tokio::test]
+async fn p8_what_was_asked_before_a_reload_leaves_what_is_kept_since() {
+    let (one, two) = (Theirs::new("cache-1", 1), Theirs::new("cache-2", 2));
+    let (old, new) = (upstream("keys", &[&one]), upstream("keys", &[&two]));
+    let before = pipeline(policy(&[Arc::clone(&old)], Vec::new()));
+    let after = under(&before, policy(&[Arc::clone(&new)], Vec::new()));
+    let plain = unsigned(&file_nar(b"x"));
+    let kept = after.keep(&new, &verified(&after, &two.signed(&plain), &new), LIFETIME).await;
+    before.policy.retire();
+    assert_eq!(before.kept_entry(hash(HASH)).await, None, "no key that is trusted under it signed this");
+    assert_eq!(after.kept_entry(hash(HASH)).await, Some(kept.clone()));
+    before.keep(&old, &verified(&before, &one.signed(&plain), &old), LIFETIME).await;
+    before.withhold(hash(HASH), &plain, &old, "it is gone").await;
+    assert_eq!(after.kept_entry(hash(HASH)).await, Some(kept));
+    // It is the policy in force that drops what it does not believe.
+    let third = under(&before, policy(&[old], Vec::new()));
+    assert_eq!(third.kept_entry(hash(HASH)).await, None);
+    assert_eq!(after.kept_entry(hash(HASH)).await, None);
+}

@@ -192,3 +192,34 @@ async fn head_of_a_small_nar_whose_size_was_not_told_waits_for_the_proof_too() {
     let (head, get, _) = head_and_get(&info, file, false).await;
     assert_eq!((head, get), (Err(FailureKind::NotFound), Some(FailureKind::NotFound)));
 }
+
+/// A NAR that was announced on ground that a policy does not believe in.
+#[tokio::test]
+async fn p8_a_request_of_before_a_reload_does_not_drop_a_nar_of_after_it() {
+    for replaced in [false, true] {
+        let pipeline = pipeline(policy(&[silent(Vec::new()).await.upstream(10, "name = 'a'")], Vec::new()));
+        let meant = Meant::by(&unsigned(&file_nar(b"x")));
+        let announced = crate::store::Announced {
+            store_hash: *hash(HASH).as_bytes(),
+            nar_hash: *meant.digest.as_bytes(),
+            nar_size: 1,
+            basis: [7; 16],
+        };
+        let manifest = Manifest {
+            blob: meant.blob(),
+            size: 0,
+            file_hash: *meant.digest.as_bytes(),
+            compression: code_of(meant.compression),
+            inside: None,
+            announced: Some(announced),
+            digests: Vec::new(),
+        };
+        pipeline.shared.store.keep_body(Arc::new(manifest)).await;
+        if replaced {
+            pipeline.policy.retire();
+        }
+        let name = NarName::Full { hash: hash(HASH), digest: meant.digest, compression: meant.compression };
+        assert_eq!(got(pipeline.nar(name, false).await).await, Err(FailureKind::NotFound));
+        assert_eq!(pipeline.shared.store.manifest(meant.blob()).await.is_some(), replaced);
+    }
+}

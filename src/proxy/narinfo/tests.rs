@@ -5,7 +5,7 @@ use super::*;
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::StoreDir;
-use crate::upstream::testing::{Origin, answer, not_found, upstream};
+use crate::upstream::testing::{Origin, Step, answer, not_found, upstream};
 
 fn text(info: &NarInfo) -> String {
     info.render(&StoreDir::default())
@@ -173,4 +173,26 @@ async fn of_what_nobody_had_a_moment_ago_no_more_is_told() {
         let text = format!("no upstream has {HASH}");
         assert_eq!(failure(&pipeline).await, (FailureKind::NotFound, outcome, text));
     }
+}
+
+#[tokio::test]
+async fn r18_who_was_not_asked_before_a_reload_is_asked_after_it() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let a = Origin::start(move |_| [vec![Step::Hold(Arc::clone(&held))], not_found()].concat()).await;
+    let b = telling(text(&unsigned(&file_nar(b"x")))).await;
+    let pipeline = pipeline(policy(&[a.upstream(10, "name = 'a'")], Vec::new()));
+    let proxy = super::super::Proxy {
+        shared: Arc::clone(&pipeline.shared),
+        policy: Arc::new(arc_swap::ArcSwap::new(Arc::clone(&pipeline.policy))),
+    };
+    let before = tokio::spawn(async move { pipeline.narinfo(hash(HASH)).await.outcome });
+    while a.asked("narinfo") == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.reload(policy(&[b.upstream(10, "name = 'b'")], Vec::new()));
+    gate.add_permits(1);
+    assert_eq!(before.await.unwrap(), Outcome::NotFound);
+    let asked = super::super::Request::NarInfo(hash(HASH));
+    assert_eq!(proxy.answer(asked, false).await.outcome, Outcome::Miss);
 }

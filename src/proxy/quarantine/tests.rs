@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::fill::{FillFailure, Prove, code_of};
 use crate::nix::narinfo::Compression;
-use crate::proxy::entry::Entry;
 use crate::proxy::kept::Lifetime;
 use crate::proxy::testing::{HASH, compressed, dir, file_nar, hash, pipeline, policy, unsigned, upstream_at};
 use crate::store::{Inside, Manifest};
@@ -247,9 +246,14 @@ async fn what_is_no_refusal_or_about_no_path_leaves_no_record() {
 async fn other_bytes_of_the_path_cost_the_kept_narinfo_nothing() {
     let two = Two::new(xz(true));
     let plan = two.keep().await;
-    let other = Plan { digest: Sha256::of(b"other"), ..plan };
+    let other = Plan { digest: Sha256::of(b"other"), ..plan.clone() };
     assert_eq!(two.refuted(&other, &broken(Refusal::WrongNarHash), true).await, None);
     assert!(two.pipeline.kept_entry(hash(HASH)).await.is_some());
+    // Nor does what somebody else claims of the same bytes.
+    lying(&two, &plan, &two.b, Refusal::WrongNarHash, &[1]).await;
+    assert!(two.pipeline.kept_entry(hash(HASH)).await.is_some());
+    lying(&two, &plan, &two.b, Refusal::WrongNarHash, &[two.info.nar_size]).await;
+    assert!(two.pipeline.kept_entry(hash(HASH)).await.is_none());
 }
 
 #[tokio::test]
@@ -319,7 +323,6 @@ async fn who_lied_about_the_bytes_may_say_what_they_are_later() {
     let two = Two::new(xz(true));
     let plan = two.keep().await;
     let record = lying(&two, &plan, &two.a, Refusal::WrongNarHash, &[1]).await;
-    assert!(two.pipeline.kept_entry(hash(HASH)).await.is_none());
     two.keep().await;
     let meant = Meant::by(&two.info);
     assert_eq!(two.pipeline.instead(meant, &record).await, Some(meant));
