@@ -1,14 +1,18 @@
 //! Certificates: where they come from and how a handshake finds the one in force.
 //!
 //! `files` or `self_signed` gives a [`CertifiedKey`]; [`Resolver`] holds it and can be given another one while
-//! connections run; [`server_config`] makes of it what the listener needs. The crypto provider is always
+//! connections run; [`Acceptor`] makes of it what a listener needs, beside what a CA asks to see ([`Challenges`]) and whom
+//! clients' certificates let in. The crypto provider is always
 //! [`provider`], handed in explicitly: a process default could become ambiguous through a dependency.
 //!
 //! Out of scope: the handshake itself (see `edge`).
 
+mod challenges;
+mod clients;
 mod files;
 mod resolver;
 mod self_signed;
+mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +21,11 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 
-pub use resolver::{Resolver, server_config};
+pub use challenges::{ACME_TLS, Challenges, Shown};
+pub use clients::{ClientAuth, ClientCertificates, ClientName, check_client_ca_file};
+pub use resolver::Resolver;
 pub use self_signed::{Origin, SelfSigned};
+pub use server::{Acceptor, is_for_challenge};
 
 use crate::clock::UnixSeconds;
 use crate::options::Mistakes;

@@ -18,6 +18,9 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     for (n, upstream) in config.upstream.iter().enumerate() {
         upstream.check(&format!("{}[{n}]", places.upstream), mistakes);
     }
+    for (n, listen) in config.listen.iter().enumerate() {
+        listen.check(&format!("{}[{n}]", places.listen), mistakes);
+    }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.sign.check(&format!("{}sign", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), mistakes);
@@ -50,6 +53,9 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
     }
     config.tls.check_files(&at("tls"), mistakes);
     config.sign.check_files(&at("sign"), mistakes);
+    for (n, listen) in config.listen.iter().enumerate() {
+        listen.check_files(&format!("{}[{n}]", places.listen), mistakes);
+    }
     for (n, upstream) in config.upstream.iter().enumerate() {
         if let Some(Err(why)) = upstream.ca_file.as_deref().map(upstream::check_ca_file) {
             mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);

@@ -158,7 +158,7 @@ fn the_operators_files_are_loaded() {
     let loaded = load(&files(&state.file("cert.pem"), &state.file("key.pem")), Path::new("/none"), NOW).unwrap();
     assert_eq!(loaded.key.cert.len(), 1);
     assert_eq!(loaded.self_signed, None);
-    server_config(Resolver::new(loaded.key)).unwrap();
+    Acceptor::new(Resolver::new(loaded.key), Challenges::default(), None).unwrap();
 }
 
 #[test]
