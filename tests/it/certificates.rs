@@ -20,6 +20,8 @@ use crate::support::trust::eventually;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use std::net::SocketAddr;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The name that most tests order a certificate for.
 const NAME: &str = "cache.example.org";
@@ -51,4 +53,11 @@ fn entry(snowbank: &Snowbank, name: &str) -> Option<Value> {
     let value: Value = serde_json::from_str(object).unwrap_or_else(|error| panic!("{error}: {page}"));
     let all = value["certificates"].as_array().expect("a list").clone();
     all.into_iter().find(|entry| entry["names"].as_array().expect("names").iter().any(|n| n == name))
+}
+
+/// Unix seconds of a date in the list.
+#[track_caller]
+fn moment(value: &Value) -> i64 {
+    let text = value.as_str().unwrap_or_else(|| panic!("not a date: {value}"));
+    OffsetDateTime::parse(text, &Rfc3339).expect("RFC 3339").unix_timestamp()
 }

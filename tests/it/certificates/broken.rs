@@ -42,7 +42,7 @@ fn all(authority: &Authority) -> Vec<Broken> {
     vec![
         broken("expired", dated(-7200, -3600), &["pair.crt", "expired"]),
         broken("not yet valid", dated(3600, 7200), &["pair.crt", "not valid before"]),
-        broken("wrong name", authority.issue(&["other.example.net"], Leaf::default()), &["pair.crt", NAME]),
+        broken("wrong name", authority.issue(&["other.example.net"], Leaf::default()), &["other.example.net", NAME]),
         broken("mismatched key", good().with_key_of(&good()), &["pair.key", "pair.crt"]),
         broken("truncated", good().cut(), &["pair.crt"]),
         broken("empty", empty, &["pair.crt"]),

@@ -1,13 +1,11 @@
 //! What the operator sees: the list of certificates, their metrics, and the command that prints them.
 
 use super::files::lines;
-use super::{NAME, entry, trusted};
+use super::{NAME, entry, moment, trusted};
 use crate::support::authority::{Authority, Leaf, since_epoch};
 use crate::support::pebble::{Pebble, Shape, free_port};
 use crate::support::snowbank::{Setup, Snowbank, run};
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// The value of a metric for this certificate.
 #[track_caller]
@@ -16,13 +14,6 @@ fn sample(snowbank: &Snowbank, metric: &str, name: &str) -> f64 {
     let start = format!("{metric}{{name=\"{name}\"}} ");
     let line = page.lines().find_map(|line| line.strip_prefix(&start));
     line.unwrap_or_else(|| panic!("no {start} in\n{page}")).parse().expect("a number")
-}
-
-/// Unix seconds of a date in the list.
-#[track_caller]
-fn moment(value: &Value) -> i64 {
-    let text = value.as_str().unwrap_or_else(|| panic!("not a date: {value}"));
-    OffsetDateTime::parse(text, &Rfc3339).expect("RFC 3339").unix_timestamp()
 }
 
 #[tokio::test]

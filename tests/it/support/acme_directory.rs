@@ -248,7 +248,7 @@ impl Script {
         let Some(request) = payload["csr"].as_str().and_then(|csr| URL_SAFE_NO_PAD.decode(csr).ok()) else {
             return problem(400, "badCSR", "no request");
         };
-        let pem = self.authority.sign_request(&request, Leaf { until: self.validity, ..Leaf::default() });
+        let pem = self.authority.sign_request(&request, Leaf { from: 0, until: self.validity, ..Leaf::default() });
         if let Some(issued) = self.state.lock().expect("the state").issued.get_mut(nth) {
             *issued = Some(pem);
         }
