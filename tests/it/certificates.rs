@@ -44,15 +44,27 @@ async fn shown(address: SocketAddr, name: &str) -> Told {
     tell(&chain[0])
 }
 
-/// What the admin address says about the certificate with this name.
+/// Whether what is shown for this name is what the program made itself until there is something better: it is for the
+/// name, and for the machine's own.
+async fn stands_in(address: SocketAddr, name: &str) -> bool {
+    let names = shown(address, name).await.names;
+    names.iter().any(|n| n == "localhost") && names.iter().any(|n| n == name)
+}
+
+/// What the admin address says about the certificate with this name: the one that is wanted comes first.
 fn entry(snowbank: &Snowbank, name: &str) -> Option<Value> {
+    entries(snowbank, name).into_iter().next()
+}
+
+/// Everything that the admin address says about this name.
+fn entries(snowbank: &Snowbank, name: &str) -> Vec<Value> {
     let page = snowbank.admin("/certificates");
     let (_, body) = page.split_once("\r\n\r\n").expect("a body");
     // The page may come in chunks; the object is all of it that has braces.
     let object = &body[body.find('{').expect("an object")..=body.rfind('}').expect("an object")];
     let value: Value = serde_json::from_str(object).unwrap_or_else(|error| panic!("{error}: {page}"));
     let all = value["certificates"].as_array().expect("a list").clone();
-    all.into_iter().find(|entry| entry["names"].as_array().expect("names").iter().any(|n| n == name))
+    all.into_iter().filter(|entry| entry["names"].as_array().expect("names").iter().any(|n| n == name)).collect()
 }
 
 /// Unix seconds of a date in the list.

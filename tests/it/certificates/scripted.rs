@@ -1,6 +1,6 @@
 //! What only a scripted authority does on demand: renewal information (RFC 9773), rate limits, orders that all fail.
 
-use super::{NAME, entry, moment, shown, trusted};
+use super::{NAME, entry, moment, shown, stands_in, trusted};
 use crate::support::acme_directory::{Directory, Order, Window, after};
 use crate::support::authority::since_epoch;
 use crate::support::pebble::free_port;
@@ -112,7 +112,7 @@ async fn a_rate_limit_is_waited_for() {
     eventually("the limit is told", async || entry(&snowbank, NAME).is_some_and(|e| !e["last_error"].is_null())).await;
     let said = snowbank.warnings_with(&["too many orders, says the script"]);
     assert_eq!(said.len(), 1, "{}", snowbank.log().join("\n"));
-    assert!(shown(secure, NAME).await.self_issued);
+    assert!(stands_in(secure, NAME).await);
     // A reload is no reason to ask before the time either.
     snowbank.hang_up();
     eventually("it orders again", async || directory.orders().len() >= 2).await;
@@ -150,7 +150,7 @@ async fn orders_that_all_fail_are_few_even_across_restarts() {
             let said = snowbank.warnings_with(&["the script refuses this proof"]);
             assert_eq!(said.len(), directory.orders().len(), "{}", snowbank.log().join("\n"));
         }
-        assert!(shown(secure, NAME).await.self_issued);
+        assert!(stands_in(secure, NAME).await);
         snowbank.kill();
     }
     let orders = directory.orders().len();

@@ -185,10 +185,6 @@ pub struct Told {
     pub not_after: i64,
     /// The serial number in hexadecimal.
     pub serial: String,
-    /// True when issuer and subject are the same.
-    pub self_issued: bool,
-    /// The object identifier of its key's algorithm.
-    pub key_algorithm: String,
 }
 
 /// Reads a certificate.
@@ -208,8 +204,5 @@ pub fn tell(certificate: &CertificateDer<'_>) -> Told {
         not_before: parsed.validity().not_before.timestamp(),
         not_after: parsed.validity().not_after.timestamp(),
         serial: parsed.raw_serial_as_string(),
-        // Both may be empty, as those of pebble are.
-        self_issued: parsed.issuer().as_raw() == parsed.subject().as_raw(),
-        key_algorithm: parsed.public_key().algorithm.algorithm.to_id_string(),
     }
 }
