@@ -204,6 +204,9 @@ impl Script {
             "authorizations": [format!("{url}/proofs/{nth}")],
             "finalize": format!("{url}/finalize/{nth}"),
         });
+        if !asked.payload["replaces"].is_null() {
+            object["replaces"] = asked.payload["replaces"].clone();
+        }
         if issued {
             object["certificate"] = format!("{url}/certificate/{nth}").into();
         }
