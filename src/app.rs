@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused before the first socket is served. The disk tier is recovered while clients
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
+pub mod certificates;
+mod operator;
 mod reload;
 pub mod verify;
 
@@ -20,7 +22,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::clock::UnixSeconds;
 use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::body::Body;
 use crate::edge::{self, Listen, ListenAddress, Listeners, Peer, Service, Stop};
@@ -49,14 +50,11 @@ struct App {
     proxy: Proxy,
     /// What clients verify our signatures with.
     own_keys: Vec<PublicKey>,
-    certificate: Option<Certificate>,
+    /// With a listener that speaks TLS.
+    certificates: Option<tls::Certificates>,
     listeners: Listeners,
     admin: Arc<Admin>,
     admin_listeners: Listeners,
-}
-
-struct Certificate {
-    self_signed: Option<tls::SelfSigned>,
 }
 
 /// Serves until SIGTERM or SIGINT. SIGHUP has the configuration read again from `origin`; where there is no file to read,
@@ -122,21 +120,24 @@ impl App {
         let policy = Policy::new(config.cache.clone(), upstreams, signer);
         let proxy = Proxy::new(policy, store.clone(), fills, metrics.proxy.clone());
 
-        let (server_config, certificate) = match config.listen.iter().any(|listen| listen.tls) {
-            false => (None, None),
+        let certificates = match config.speaks_tls() {
+            false => None,
             true => {
                 let state_dir = config.state_dir().context("store.dir is not set")?;
-                let loaded = tls::load(&config.tls, state_dir, UnixSeconds::now())?;
-                let server_config = tls::server_config(tls::Resolver::new(loaded.key))?;
-                (Some(server_config), Some(Certificate { self_signed: loaded.self_signed }))
+                let metrics = metrics.certificates.clone();
+                Some(tls::Certificates::load(&config.tls, config.acme_challenge(), state_dir, metrics)?)
             }
+        };
+        let server_config = match &certificates {
+            None => None,
+            Some(certificates) => Some(tls::server_config(certificates.resolver())?),
         };
         let listeners = edge::bind(&config.listen, server_config.as_ref())?;
         let admin_address =
             config.admin.address.map(|address| Listen { address: ListenAddress::Tcp(address), tls: false });
         let admin_listeners = edge::bind(admin_address.as_slice(), None)?;
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
-        Ok(Self { config, metrics, store, proxy, own_keys, certificate, listeners, admin, admin_listeners })
+        Ok(Self { config, metrics, store, proxy, own_keys, certificates, listeners, admin, admin_listeners })
     }
 
     /// Says where it listens (to the log) and what to paste into nix.conf (to stdout).
@@ -148,8 +149,8 @@ impl App {
         for address in self.admin_listeners.addresses() {
             tracing::info!("admin on {address}");
         }
-        let ca_file = self.certificate.as_ref().and_then(|c| c.self_signed.as_ref()).map(ca_file);
-        let lines = nix_conf_lines(&self.config, &bound, ca_file, &self.own_keys);
+        let self_signed = self.certificates.as_ref().and_then(tls::Certificates::self_signed);
+        let lines = nix_conf_lines(&self.config, &bound, self_signed.as_ref().map(ca_file), &self.own_keys);
         let mut stdout = std::io::stdout().lock();
         // Whoever reads them may be gone, or the disk full: no reason not to serve.
         let _ = writeln!(stdout, "{}", lines.trim_end()).and_then(|()| stdout.flush());
@@ -163,6 +164,16 @@ impl App {
         tokio::spawn(async move {
             if let Some(scrubber) = scrubber {
                 stop.run_until_cancelled(scrubber.run()).await;
+            }
+        })
+    }
+
+    /// Files and the CA, until the drain begins: what is in force then stays in force to the end.
+    fn keeping_certificates(&self, stop: &CancellationToken) -> JoinHandle<()> {
+        let (certificates, stop) = (self.certificates.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Some(certificates) = certificates {
+                certificates.run(stop).await;
             }
         })
     }
@@ -181,6 +192,7 @@ impl App {
             }
         });
         let scrubbing = self.scrubbing(&stop.drain);
+        let keeping_certificates = self.keeping_certificates(&stop.drain);
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), connections, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
@@ -188,11 +200,13 @@ impl App {
         let pages = Arc::new(Pages {
             admin: Arc::clone(&self.admin),
             proxy: self.proxy.clone(),
+            certificates: self.certificates.clone(),
             examinations: Arc::new(Semaphore::new(1)),
         });
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
 
-        let mut reloads = Reloads::new(self.config, origin, self.proxy.clone(), self.metrics.clone());
+        let mut reloads =
+            Reloads::new(self.config, origin, self.proxy.clone(), self.certificates.clone(), self.metrics.clone());
         let asked = loop {
             match signals.next().await {
                 // A file system that hangs must not keep it from ending.
@@ -214,6 +228,7 @@ impl App {
             self.proxy.stop().await;
             let _ = opening.await;
             let _ = scrubbing.await;
+            let _ = keeping_certificates.await;
         };
         if tokio::time::timeout(FINISH, background).await.is_err() {
             tracing::warn!("what ran in the background did not end within {FINISH:?}");
@@ -241,6 +256,7 @@ impl edge::Answers for Proxy {
 struct Pages {
     admin: Arc<Admin>,
     proxy: Proxy,
+    certificates: Option<tls::Certificates>,
     /// One at a time.
     examinations: Arc<Semaphore>,
 }
@@ -261,11 +277,26 @@ impl Pages {
     }
 }
 
+impl Pages {
+    /// `GET /certificates`: how each stands.
+    fn certificates(&self) -> Response<Body> {
+        let shown = self.certificates.as_ref().map(tls::Certificates::overview).unwrap_or_default();
+        let body = format!("{:#}\n", certificates::json(&shown)).into_bytes();
+        page(admin::Page { status: 200, content_type: "application/json", body })
+    }
+}
+
 impl edge::Handler for Pages {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
         match request.uri().path() {
             verify::PATH => self.verify(request.method()),
-            path => page(self.admin.page(path)),
+            certificates::PATH => self.certificates(),
+            path => {
+                if let Some(certificates) = &self.certificates {
+                    certificates.measure();
+                }
+                page(self.admin.page(path))
+            }
         }
     }
 }

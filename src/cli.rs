@@ -29,6 +29,8 @@ pub enum Next {
     Serve(Box<Config>, Box<Origin>),
     /// Examine what is kept under this configuration, with the report into this file, or to stdout.
     Verify(Box<Config>, Option<PathBuf>),
+    /// Tell how the certificates of the server with this configuration stand, as JSON if asked so.
+    Certificates(Box<Config>, bool),
     /// All is said; exit with this status.
     Exit(u8),
 }
@@ -63,6 +65,10 @@ pub fn run(
         },
         Command::Verify { source, json } => match source.origin(environment).load() {
             Ok(config) => Ok(Next::Verify(Box::new(config), json)),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::Certificates { source, json } => match source.origin(environment).load() {
+            Ok(config) => Ok(Next::Certificates(Box::new(config), json)),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
         Command::CheckConfig { file } => match check(file.path(), environment) {
@@ -137,6 +143,17 @@ enum Command {
         /// A file for the report, instead of stdout
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// Tell how the certificates of the running server stand
+    ///
+    /// Asks it at its [admin] address: names, issuer, end, next renewal, and what went wrong last. Exits with 2 when it
+    /// cannot be asked.
+    Certificates {
+        #[command(flatten)]
+        source: Source,
+        /// Print what the server says, as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Make a secret key to sign with
     ///

@@ -103,6 +103,17 @@ impl Config {
         self.store.dir.as_deref()
     }
 
+    /// Whether a listener speaks TLS.
+    pub fn speaks_tls(&self) -> bool {
+        self.listen.iter().any(|listen| listen.tls)
+    }
+
+    /// How a CA is shown that a name is ours, where one is asked.
+    pub fn acme_challenge(&self) -> Option<tls::acme::Challenge> {
+        let has_plain = check::has_plain(&self.listen);
+        self.tls.acme.as_ref().map(|acme| acme.way(has_plain))
+    }
+
     /// The whole configuration as TOML that [`Config::load`] reads again.
     pub fn print(&self, detail: Detail) -> String {
         print::print(&Self::DESCRIPTION, &self.write_table(), detail)

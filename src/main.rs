@@ -16,7 +16,7 @@ use snowbank::{app, telemetry};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit status of `verify` when it could not be done.
+/// The exit status of `verify` and `certificates` when it could not be done.
 const EX_NOT_DONE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -36,6 +36,13 @@ fn main() -> ExitCode {
             Ok(Verdict::Wrong) => ExitCode::FAILURE,
             Err(error) => {
                 // Whoever asked may not read it.
+                let _ = writeln!(stderr(), "{}", on_one_line(&error));
+                ExitCode::from(EX_NOT_DONE)
+            }
+        },
+        Ok(Next::Certificates(config, json)) => match certificates(&config, json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
                 let _ = writeln!(stderr(), "{}", on_one_line(&error));
                 ExitCode::from(EX_NOT_DONE)
             }
@@ -62,6 +69,11 @@ fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
     telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
     runtime.block_on(app::verify::run(config, json))
+}
+
+fn certificates(config: &Config, json: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(app::certificates::run(config, json))
 }
 
 /// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).

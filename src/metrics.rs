@@ -6,12 +6,15 @@
 //!
 //! Out of scope: serving the page (see `admin`).
 
+mod certificates;
 mod declare;
 mod labels;
 
+pub use certificates::{CertificateMetrics, NameGauges};
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
 pub use labels::{
-    ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier,
+    CertificateFailure, ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed,
+    StoreTier,
 };
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
@@ -31,6 +34,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// The scrubber's group.
     pub scrub: ScrubMetrics,
+    /// The certificates' group.
+    pub certificates: CertificateMetrics,
     /// How often the configuration was read again.
     pub reloads: CounterBy<ReloadEnd>,
     upstreams: UpstreamFamilies,
@@ -54,8 +59,8 @@ impl Default for Metrics {
             "snowbank_reloads_total",
             "How often the configuration was read again (SIGHUP). refused: something is wrong in it and the old one is still in force; the log says what.",
         );
-        let scrub = ScrubMetrics::new(&declare);
-        Self { registry, edge, proxy, fill, store, scrub, reloads, upstreams }
+        let (scrub, certificates) = (ScrubMetrics::new(&declare), CertificateMetrics::new(&declare));
+        Self { registry, edge, proxy, fill, store, scrub, certificates, reloads, upstreams }
     }
 }
 

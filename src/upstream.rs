@@ -11,7 +11,6 @@ mod error;
 pub mod options;
 #[cfg(test)]
 pub(crate) mod testing;
-mod tls;
 mod url;
 mod wire;
 
@@ -19,4 +18,3 @@ pub use answer::{Asked, Body, Opened, Said, Streamed};
 pub use client::Upstream;
 pub use error::{Cause, UpstreamError};
 pub use options::{Options, Trust, WhenDown};
-pub use tls::check_ca_file;

@@ -1,8 +1,9 @@
 //! Reading the configuration again while clients are served.
 //!
 //! Everything is read and checked first; with one mistake nothing changes (R34). What can change while the program runs
-//! is the policy: the upstreams, the keys, the cache. It is replaced as a whole, and each request sees one of the two.
-//! An upstream whose options did not change stays, with its connections. The rest of the file is told to need a restart.
+//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, and the
+//! certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
+//! a restart.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::{Config, Origin, Proxy};
 use crate::metrics::{Metrics, ReloadEnd};
 use crate::proxy::Policy;
 use crate::proxy::sign::Signer;
+use crate::tls::Certificates;
 use crate::upstream::Upstream;
 
 /// Reloads, one after the other.
@@ -18,12 +20,19 @@ pub(super) struct Reloads {
     started_with: Config,
     origin: Arc<Origin>,
     proxy: Proxy,
+    certificates: Option<Certificates>,
     metrics: Metrics,
 }
 
 impl Reloads {
-    pub(super) fn new(started_with: Config, origin: Arc<Origin>, proxy: Proxy, metrics: Metrics) -> Self {
-        Self { started_with, origin, proxy, metrics }
+    pub(super) fn new(
+        started_with: Config,
+        origin: Arc<Origin>,
+        proxy: Proxy,
+        certificates: Option<Certificates>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { started_with, origin, proxy, certificates, metrics }
     }
 
     /// Whether there is anything to read again.
@@ -32,9 +41,10 @@ impl Reloads {
     }
 
     pub(super) async fn reload(&mut self) {
-        let end = match self.policy().await {
-            Ok(policy) => {
+        let end = match self.read().await {
+            Ok((config, policy)) => {
                 self.proxy.reload(policy);
+                self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
                 ReloadEnd::Applied
             }
@@ -48,7 +58,17 @@ impl Reloads {
         self.metrics.reloads.of(end).inc();
     }
 
-    async fn policy(&self) -> Result<Policy, String> {
+    /// The names, the files and the CA; the files of before are looked at too.
+    async fn reload_certificates(&self, config: Config) {
+        let Some(certificates) = self.certificates.clone() else { return };
+        let reloaded =
+            tokio::task::spawn_blocking(move || certificates.reload(&config.tls, config.acme_challenge())).await;
+        if let Err(error) = reloaded {
+            tracing::error!(%error, "the certificates could not be read again");
+        }
+    }
+
+    async fn read(&self) -> Result<(Config, Policy), String> {
         let origin = Arc::clone(&self.origin);
         let loaded = tokio::task::spawn_blocking(move || {
             let config = origin.load().map_err(|mistakes| mistakes.to_string())?;
@@ -59,7 +79,8 @@ impl Reloads {
         let before = self.proxy.policy();
         let upstreams = upstreams(&config, before.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
         self.tell_what_needs_a_restart(&config);
-        Ok(Policy::new(config.cache, upstreams, signer))
+        let policy = Policy::new(config.cache.clone(), upstreams, signer);
+        Ok((config, policy))
     }
 
     fn tell_what_needs_a_restart(&self, config: &Config) {
@@ -69,7 +90,6 @@ impl Reloads {
             ("limits", config.limits != was.limits),
             ("store", config.store != was.store),
             ("cache.fills", config.cache.fills != was.cache.fills),
-            ("tls", config.tls != was.tls),
             ("admin", config.admin != was.admin),
             ("log", config.log != was.log),
             ("shutdown", config.shutdown != was.shutdown),

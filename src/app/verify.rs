@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::reload;
+use super::{operator, reload};
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
@@ -96,13 +95,9 @@ async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Resul
 
 /// Has the server examine its store.
 async fn there(address: &str) -> anyhow::Result<Value> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut client, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::builder().method(Method::POST).uri(PATH).header("Host", address).body(Empty::<Bytes>::new());
-    let response = client.send_request(request?).await?;
-    let status = response.status();
-    let mut body = response.into_body();
+    let mut asked = operator::ask(address, Method::POST, PATH).await?;
+    let status = asked.response.status();
+    let body = asked.response.body_mut();
     let (mut text, mut report, mut told, mut latest) = (Vec::new(), None, Told::new(), String::new());
     while let Some(frame) = body.frame().await {
         text.extend_from_slice(&frame?.into_data().unwrap_or_default());
@@ -122,9 +117,6 @@ async fn there(address: &str) -> anyhow::Result<Value> {
         }
     }
     told.last(&latest);
-    // It lives as long as anybody could ask more.
-    drop(client);
-    connection.abort();
     report.context("the server ended before it had seen everything")
 }
 

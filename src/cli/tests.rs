@@ -7,7 +7,7 @@ fn told(args: &[&str]) -> (String, String, Option<u8>) {
     let environment = Environment { root: true, ..Environment::default() };
     let next = run(args, &environment, &mut out, &mut err).unwrap();
     let status = match next {
-        Next::Serve(..) | Next::Verify(..) => None,
+        Next::Serve(..) | Next::Verify(..) | Next::Certificates(..) => None,
         Next::Exit(status) => Some(status),
     };
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), status)
@@ -18,7 +18,7 @@ fn served(args: &[&str]) -> Config {
     let args = ["snowbank"].iter().chain(args).map(OsString::from);
     match run(args, &environment, &mut Vec::new(), &mut Vec::new()).unwrap() {
         Next::Serve(config, _) => *config,
-        Next::Verify(..) => panic!("verify"),
+        Next::Verify(..) | Next::Certificates(..) => panic!("verify"),
         Next::Exit(status) => panic!("exit {status}"),
     }
 }

@@ -11,7 +11,6 @@ use super::Config;
 use super::flags::Places;
 use crate::edge::{Listen, ListenAddress};
 use crate::options::Mistakes;
-use crate::upstream;
 
 /// Checks everything that needs no look at the machine.
 pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
@@ -20,7 +19,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.sign.check(&format!("{}sign", places.file), mistakes);
-    config.tls.check(&format!("{}tls", places.file), mistakes);
+    config.tls.check(&format!("{}tls", places.file), has_plain(&config.listen), mistakes);
     config.limits.check(&format!("{}limits", places.file), mistakes);
     config.store.check(&format!("{}store", places.file), mistakes);
     // The listeners by which others are judged.
@@ -33,7 +32,11 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
 /// Checks every file that is named, the way it is loaded for serving.
 pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
     let at = |key: &str| format!("{}{key}", places.file);
-    let mut named = vec![(at("tls.cert_file"), &config.tls.cert_file), (at("tls.key_file"), &config.tls.key_file)];
+    let mut named = Vec::new();
+    if let Some(acme) = &config.tls.acme {
+        let files = [("ca_file", &acme.ca_file), ("dns_hook", &acme.dns_hook), ("eab_key_file", &acme.eab_key_file)];
+        named.extend(files.map(|(key, path)| (at(&format!("tls.acme.{key}")), path)));
+    }
     for (n, upstream) in config.upstream.iter().enumerate() {
         named.push((format!("{}[{n}].ca_file", places.upstream), &upstream.ca_file));
     }
@@ -49,9 +52,14 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         }
     }
     config.tls.check_files(&at("tls"), mistakes);
+    if let Some(Err(why)) =
+        config.tls.acme.as_ref().and_then(|acme| acme.ca_file.as_deref()).map(crate::tls::check_ca_file)
+    {
+        mistakes.say(&at("tls.acme.ca_file"), &why);
+    }
     config.sign.check_files(&at("sign"), mistakes);
     for (n, upstream) in config.upstream.iter().enumerate() {
-        if let Some(Err(why)) = upstream.ca_file.as_deref().map(upstream::check_ca_file) {
+        if let Some(Err(why)) = upstream.ca_file.as_deref().map(crate::tls::check_ca_file) {
             mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);
         }
     }
@@ -87,9 +95,14 @@ fn listeners(config: &Config, served: &[Listen], places: &Places, mistakes: &mut
     }
 }
 
+/// Whether a TCP listener has no TLS, so that it can answer http-01.
+pub(super) fn has_plain(listen: &[Listen]) -> bool {
+    listen.iter().any(|listener| !listener.tls && matches!(listener.address, ListenAddress::Tcp(_)))
+}
+
 /// A certificate that is made here is for this machine alone unless `tls.names` says what others call it.
 fn names_for_tls(config: &Config, served: &[Listen], places: &Places, mistakes: &mut Mistakes) {
-    if config.tls.cert_file.is_some() || !config.tls.names.is_empty() {
+    if config.tls.are_given() || !config.tls.names.is_empty() {
         return;
     }
     if mistakes.is_about(&format!("{}tls.cert_file", places.file)) {

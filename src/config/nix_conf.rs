@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{Config, defaults};
 use crate::edge::{BoundAddress, ListenAddress};
 use crate::nix::signature::PublicKey;
+use crate::tls::Name;
 use crate::upstream::{Options as Upstream, Trust};
 
 /// The lines that make Nix on this machine (or on others, where a listener is open to them) use this server, with
@@ -100,10 +101,13 @@ fn public_keys(config: &Config, own_keys: &[PublicKey]) -> Vec<String> {
 fn client_url(config: &Config, bound: &BoundAddress) -> Option<String> {
     let ListenAddress::Tcp(address) = bound.address else { return None };
     let ip = address.ip();
-    let name = config.tls.names.first().filter(|_| !ip.is_loopback());
+    let called = config.tls.names.iter().find(|name| !matches!(name, Name::Wildcard(_)));
+    // A certificate of a CA is not for an address of loopback, whoever listens there.
+    let by_name = !ip.is_loopback() || (bound.tls && config.tls.are_given());
+    let name = called.filter(|_| by_name).map(ToString::to_string);
     let host = match (name, address) {
         (Some(name), _) if name.contains(':') => format!("[{name}]"),
-        (Some(name), _) => name.clone(),
+        (Some(name), _) => name,
         (None, SocketAddr::V4(_)) if ip.is_unspecified() => "127.0.0.1".to_owned(),
         (None, SocketAddr::V6(_)) if ip.is_unspecified() => "[::1]".to_owned(),
         (None, SocketAddr::V4(_)) => ip.to_string(),

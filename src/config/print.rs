@@ -31,12 +31,11 @@ impl Page {
     fn fields(&mut self, description: &Description, table: &toml::Table, at: &str) {
         // A list of no tables has no heading to stand under: it is written as a value.
         let empty = |f: &Field| table.get(f.name).and_then(toml::Value::as_array).is_some_and(Vec::is_empty);
-        let (plain, nested): (Vec<&Field>, Vec<&Field>) =
-            description.fields.iter().partition(|f| matches!(f.shape, Shape::Plain) || empty(f));
-        for field in plain {
+        let is_plain = |f: &&Field| matches!(f.shape, Shape::Plain);
+        for field in description.fields.iter().filter(|f| is_plain(f) || empty(f)) {
             self.value(field, table.get(field.name));
         }
-        for field in nested {
+        for field in description.fields.iter().filter(|f| !is_plain(f)) {
             let place = crate::options::key(at, field.name);
             match (field.shape, table.get(field.name)) {
                 (Shape::Table(inner), Some(toml::Value::Table(table))) => {
@@ -49,6 +48,28 @@ impl Page {
                 }
                 _ => {}
             }
+            if let (Shape::Table(inner), None) | (Shape::Tables(inner), _) = (field.shape, table.get(field.name))
+                && table.get(field.name).is_none_or(|value| value.as_array().is_some_and(Vec::is_empty))
+            {
+                self.absent(field, inner, &place);
+            }
+        }
+    }
+
+    /// A table that is not there: what could stand in it, as comments.
+    fn absent(&mut self, field: &Field, inner: &Description, place: &str) {
+        if self.detail == Detail::Values {
+            return;
+        }
+        self.text.push('\n');
+        self.doc(inner.doc);
+        let heading = match field.shape {
+            Shape::Tables(_) => format!("[[{place}]]"),
+            _ => format!("[{place}]"),
+        };
+        self.text.push_str(&format!("# {heading}: not set; these are its options\n"));
+        for field in inner.fields {
+            self.value(field, None);
         }
     }
 
@@ -129,6 +150,8 @@ mod tests {
             pub list: Vec<Inner> = Vec::new(),
             /// One.
             pub one: Inner,
+            /// None.
+            pub none: Option<Inner> = None,
             /// A word.
             ///
             /// And more.
@@ -157,7 +180,8 @@ mod tests {
         let text = printed(Detail::Documented);
         assert_eq!(Outer::from_toml(&text), Outer::from_toml(&printed(Detail::Values)));
         assert!(text.starts_with("\n# A word.\n#\n# And more.\nword = "), "{text}");
-        assert_eq!(text.matches("# How long.").count(), 2, "once for [[list]], once for [one]: {text}");
+        assert_eq!(text.matches("# How long.").count(), 3, "once for [[list]], [one] and [none] each: {text}");
+        assert!(text.contains("# [none]: not set;") && text.contains("# time: not set; takes a time"), "{text}");
     }
 
     #[test]

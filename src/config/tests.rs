@@ -200,14 +200,11 @@ fn files_are_looked_for() {
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(
         found[0],
-        format!("FILE: tls.key_file = {:?}: expected a file that can be read; this is a directory", dir.path())
-    );
-    assert_eq!(
-        found[1],
         "FILE: upstream[0].ca_file = \"/does/not/exist.pem\": expected a file that can be read; No such file or \
          directory (os error 2)"
     );
-    assert!(found[2].starts_with("FILE: tls.cert_file: ") && found[2].contains("BEGIN CERTIFICATE"), "{found:?}");
+    assert!(found[1].starts_with("FILE: tls.cert_file: ") && found[1].contains("BEGIN CERTIFICATE"), "{found:?}");
+    assert!(found[2].starts_with("FILE: tls.key_file: ") && found[2].contains("directory"), "{found:?}");
     let half = mistakes(&format!("[tls]\ncert_file = {present:?}"));
     assert_eq!(half, ["FILE: tls.key_file: missing; expected a path, because cert_file is set"]);
 }

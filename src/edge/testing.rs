@@ -21,9 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answers, BoundAddress, Listen, Service, Stop, bind};
-use crate::clock::UnixSeconds;
 use crate::metrics::{EdgeMetrics, Metrics, Outcome};
-use crate::options::Table;
 use crate::proxy::answer::{Answer, BodyStream, Nar, Object, ObjectBody, Reply};
 use crate::proxy::request;
 use crate::tls;
@@ -48,17 +46,16 @@ impl<F: Fn(request::Request) -> Answer + Send + Sync + 'static> Answers for Fake
 /// A certificate of our own and the CA that signed it, made once for all tests.
 pub(super) struct Certificate {
     pub(super) server: Arc<rustls::ServerConfig>,
-    pub(super) key: rustls::sign::CertifiedKey,
+    pub(super) certificate: tls::certificate::Certificate,
     pub(super) ca: CertificateDer<'static>,
 }
 
 pub(super) static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("a directory");
-    let options = tls::Options::from_toml("").expect("all options have defaults");
-    let loaded = tls::load(&options, dir.path(), UnixSeconds::now()).expect("a certificate");
-    let ca = CertificateDer::from_pem_file(loaded.self_signed.expect("it is self-signed").ca).expect("a CA");
-    let server = tls::server_config(tls::Resolver::new(loaded.key.clone())).expect("a configuration");
-    Certificate { server, key: loaded.key, ca }
+    let (resolver, certificate, ca) = tls::for_tests(dir.path());
+    let ca = CertificateDer::from_pem_file(ca).expect("a CA");
+    let server = tls::server_config(resolver).expect("a configuration");
+    Certificate { server, certificate, ca }
 });
 
 /// A server with one plain and one TLS address.

@@ -3,7 +3,9 @@
 use std::marker::PhantomData;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// A closed set of label values.
 pub trait Label: Copy + Send + Sync + 'static {
@@ -107,6 +109,10 @@ impl Declare<'_> {
     /// A family of counters whose label values are known at start (upstream names).
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels).expect("metric names are valid"))
+    }
+    /// A family of gauges whose label values come from the configuration.
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels).expect("metric names are valid"))
     }
     /// A family of histograms of seconds whose label values are known at start.
     pub fn seconds_of(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {

@@ -189,3 +189,41 @@ label! {
         Mended = "mended",
     }
 }
+
+label! {
+    /// Why a certificate could not be had, or not be put in force.
+    pub enum CertificateFailure as "reason" {
+        /// A file cannot be read.
+        Unreadable = "unreadable",
+        /// A file is not what it should be.
+        Malformed = "malformed",
+        /// The key has a passphrase.
+        Passphrase = "passphrase",
+        /// The key is another certificate's.
+        Mismatch = "mismatch",
+        /// The certificate's life is over.
+        Expired = "expired",
+        /// The certificate's life has not begun.
+        NotYetValid = "not-yet-valid",
+        /// The certificate is for other names.
+        OtherNames = "other-names",
+        /// The CA does not answer, or answers something that is not ACME.
+        Unreachable = "unreachable",
+        /// The CA asks for fewer orders.
+        RateLimited = "rate-limited",
+        /// The CA has no account for us.
+        Account = "account",
+        /// The CA does not take the order.
+        Refused = "refused",
+        /// The CA could not see that the name is ours.
+        Validation = "validation",
+        /// The program for DNS records failed.
+        Hook = "hook",
+        /// The certificate that came is of no use.
+        Unusable = "unusable",
+        /// The state directory cannot be read or written.
+        Storage = "storage",
+        /// A mistake of ours.
+        Internal = "internal",
+    }
+}

@@ -12,8 +12,7 @@
 //! set is made anew at the next start, as is one that lacks a name or is near its end.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,11 +22,13 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::UnixTime;
 
-use super::{Error, files, provider};
+use super::certificate::Certificate;
+use super::files::Pair;
+use super::name::Name;
+use super::vault::place;
+use super::{Error, Problem, files, provider};
 use crate::clock::UnixSeconds;
 
 const DAY: u64 = 86_400;
@@ -69,11 +70,34 @@ pub struct SelfSigned {
     pub origin: Origin,
 }
 
+/// The certificate kept below `state_dir`, made where there is none that does; one that is not kept where the directory cannot
+/// be written (full, read-only), which must not keep a cache from serving.
+///
+/// # Errors
+/// None can be made for these names.
+pub(super) fn kept_or_passing(
+    state_dir: &Path,
+    names: &[String],
+    now: UnixSeconds,
+) -> Result<(Certificate, Option<SelfSigned>), Error> {
+    match load_or_make(state_dir, names, now) {
+        Ok((certificate, kept)) => Ok((certificate, Some(kept))),
+        Err(error) if matches!(error.problem, Problem::Write(_)) => {
+            tracing::error!(
+                "{error}; HTTPS is served with a certificate that nobody has seen and that is gone at the next start: make \
+                 the directory writable, or set tls.cert_file and tls.key_file"
+            );
+            Ok((passing(names, now)?, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Loads the kept certificate, or makes one.
 ///
 /// # Errors
 /// When a new one is needed and cannot be made or written.
-pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Result<(CertifiedKey, SelfSigned), Error> {
+fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Result<(Certificate, SelfSigned), Error> {
     let dir = directory(state_dir)?;
     let names = all_names(names);
     let (key, origin) = match load(&dir, &names, now) {
@@ -81,7 +105,7 @@ pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Res
         Err(reason) => {
             make(&dir, &names, now)?;
             tracing::info!(dir = %dir.display(), ?names, %reason, "made a self-signed certificate; clients need its ca.pem");
-            (files::load(&dir.join("cert.pem"), &dir.join("key.pem"))?, Origin::Made)
+            (pair(&dir).load(now)?, Origin::Made)
         }
     };
     let bundle = refresh_bundle(&dir);
@@ -95,16 +119,17 @@ pub fn load_or_make(state_dir: &Path, names: &[String], now: UnixSeconds) -> Res
 ///
 /// # Errors
 /// When none can be made for these names.
-pub fn passing(names: &[String], now: UnixSeconds) -> Result<CertifiedKey, Error> {
+pub(super) fn passing(names: &[String], now: UnixSeconds) -> Result<Certificate, Error> {
     let names = all_names(names);
-    let made = generate(&names, now).map_err(|source| Error::Generate { names, source })?;
-    let chain = CertificateDer::from_pem_slice(made.cert.as_bytes()).map(|cert| vec![cert]);
-    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes());
+    let made = generate(&names, now).map_err(|source| Problem::Generate { names, source })?;
+    let text = format!("{}{}", made.key, made.cert);
     // What was written as PEM a moment ago is read back.
-    let (Ok(chain), Ok(key)) = (chain, key) else {
-        return Err(Error::Setup(rustls::Error::General("the certificate just made cannot be read".to_owned())));
-    };
-    Ok(CertifiedKey::from_der(chain, key, &provider())?)
+    Certificate::from_pem(text.as_bytes())
+        .map_err(|unfit| Problem::Setup(rustls::Error::General(format!("the certificate just made: {unfit}"))).into())
+}
+
+fn pair(dir: &Path) -> Pair {
+    Pair { cert_file: dir.join("cert.pem"), key_file: dir.join("key.pem") }
 }
 
 fn all_names(more: &[String]) -> Vec<String> {
@@ -118,11 +143,11 @@ fn all_names(more: &[String]) -> Vec<String> {
 }
 
 /// The kept certificate, or in words why it cannot be used.
-fn load(dir: &Path, names: &[String], now: UnixSeconds) -> Result<CertifiedKey, String> {
+fn load(dir: &Path, names: &[String], now: UnixSeconds) -> Result<Certificate, String> {
     if !dir.join("cert.pem").exists() {
         return Err("there is none yet".into());
     }
-    let key = files::load(&dir.join("cert.pem"), &dir.join("key.pem")).map_err(|e| e.to_string())?;
+    let certificate = pair(dir).load(now).map_err(|e| e.to_string())?;
     let ca = files::certificates(&dir.join("ca.pem")).map_err(|e| e.to_string())?;
     let mut roots = RootCertStore::empty();
     for certificate in ca {
@@ -130,18 +155,19 @@ fn load(dir: &Path, names: &[String], now: UnixSeconds) -> Result<CertifiedKey, 
     }
     let verifier =
         WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().map_err(|e| e.to_string())?;
-    let end_entity = key.end_entity_cert().map_err(|e| e.to_string())?;
+    let end_entity = certificate.key.end_entity_cert().map_err(|e| e.to_string())?;
     // One check answers all: signed by this CA, valid now and for a while, and for each of the names.
     for moment in [now, now.plus(RENEW_BEFORE)] {
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(moment.0));
         for name in names {
-            let server_name = ServerName::try_from(name.as_str()).map_err(|e| format!("{name}: {e}"))?;
+            let server_name = name.parse().ok().and_then(|name: Name| name.example());
+            let server_name = server_name.ok_or_else(|| format!("{name} is no name"))?;
             verifier
                 .verify_server_cert(end_entity, &[], &server_name, &[], moment)
                 .map_err(|e| format!("the one there does not do for {name}: {e}"))?;
         }
     }
-    Ok(key)
+    Ok(certificate)
 }
 
 /// The directory of the files, made if it does not exist, with a way to it for every user. A state directory that was
@@ -151,7 +177,7 @@ fn directory(state_dir: &Path) -> Result<PathBuf, Error> {
     let dir = tls.join("self-signed");
     let made = (!state_dir.exists()).then_some(state_dir);
     let created = fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir);
-    created.map_err(|source| Error::Write { path: dir.clone(), source })?;
+    created.map_err(|source| Error::new(Problem::Write(source), &dir))?;
     for path in made.into_iter().chain([tls.as_path(), dir.as_path()]) {
         widen(path, 0o755);
     }
@@ -171,7 +197,7 @@ fn widen(path: &Path, mode: u32) {
 }
 
 fn make(dir: &Path, names: &[String], now: UnixSeconds) -> Result<(), Error> {
-    let made = generate(names, now).map_err(|source| Error::Generate { names: names.to_vec(), source })?;
+    let made = generate(names, now).map_err(|source| Problem::Generate { names: names.to_vec(), source })?;
     write(&dir.join("key.pem"), 0o600, made.key.as_bytes())?;
     write(&dir.join("cert.pem"), 0o644, made.cert.as_bytes())?;
     write(&dir.join("ca.pem"), 0o644, made.ca.as_bytes())
@@ -245,7 +271,7 @@ fn refresh_bundle(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The first readable file of roots, and our CA after it.
-pub(super) fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
+fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: &[u8]) -> Vec<u8> {
     // Our own bundle may be what SSL_CERT_FILE names: taking it as the system's roots would grow it at each start.
     let mut bundle = candidates.filter(|path| path != own).find_map(|path| fs::read(path).ok()).unwrap_or_else(|| {
         tracing::warn!("found no file of trusted roots on this system: ca-bundle.pem holds our CA only");
@@ -258,19 +284,10 @@ pub(super) fn bundle(candidates: impl Iterator<Item = PathBuf>, own: &Path, ca: 
     bundle
 }
 
-/// Writes a file so that a reader sees the old one or the whole new one, with `mode` from its first byte on.
+/// Writes a file in one step, with `mode` from its first byte on.
 fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("pem.new");
-    let written = || {
-        // A rest of an earlier crash may have another mode, which opening would keep.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    written().map_err(|source| Error::Write { path: path.into(), source })
+    place(path, mode, bytes).map_err(|source| Error::new(Problem::Write(source), path))
 }
+
+#[cfg(test)]
+mod tests;

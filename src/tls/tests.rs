@@ -1,207 +1,103 @@
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::testing::{DAY, Made, good, signed};
 use super::*;
 use crate::options::Table;
 
-const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
-const DAY: u64 = 86_400;
-const YEAR: u64 = 365 * DAY;
-
-fn named(names: &[&str]) -> Options {
-    Options { names: names.iter().map(ToString::to_string).collect(), ..Options::from_toml("").unwrap() }
+fn options(text: &str) -> Options {
+    Options::from_toml(text).unwrap()
 }
 
-fn files(cert: &Path, key: &Path) -> Options {
-    Options { cert_file: Some(cert.into()), key_file: Some(key.into()), ..named(&[]) }
+fn files(dir: &Path, rest: &str) -> Options {
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    options(&format!("cert_file = '{}'\nkey_file = '{}'\n{rest}", cert.display(), key.display()))
 }
 
-/// A state directory with a self-signed certificate in it.
-struct State(tempfile::TempDir);
-
-impl State {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-    fn load(&self, names: &[&str], now: UnixSeconds) -> SelfSigned {
-        load(&named(names), self.0.path(), now).unwrap().self_signed.expect("self-signed")
-    }
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join("tls/self-signed").join(name)
-    }
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.file(name)).unwrap()
-    }
-}
-
-#[test]
-fn the_first_start_makes_a_certificate_and_the_next_one_keeps_it() {
-    let state = State::new();
-    let made = state.load(&[], NOW);
-    assert_eq!((made.origin, made.ca), (Origin::Made, state.file("ca.pem")));
-    let cert = state.text("cert.pem");
-    let kept = state.load(&[], NOW.plus(YEAR));
-    assert_eq!(kept.origin, Origin::Kept);
-    assert_eq!(state.text("cert.pem"), cert);
-}
-
-#[test]
-fn only_we_can_read_the_key() {
-    let state = State::new();
-    state.load(&[], NOW);
-    assert_eq!(mode(&state.file("key.pem")), 0o600);
-    assert!(!state.text("ca.pem").contains("KEY"), "the CA's key is nowhere");
-    let names: Vec<_> = fs::read_dir(state.file("")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 4, "key, certificate, CA and bundle: {names:?}");
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
-#[test]
-fn every_user_can_read_the_ca() {
-    let home = tempfile::tempdir().unwrap();
-    let state = home.path().join("state");
-    let dir = state.join("tls/self-signed");
-    let load = || load(&named(&[]), &state, NOW).unwrap().self_signed.expect("self-signed");
-    let files = load();
-    assert_eq!(files.ca, dir.join("ca.pem"));
-    let bundle = files.bundle.expect("it could be written");
-    let directories = [state.clone(), state.join("tls"), dir.clone()];
-    let check = |state_mode: u32| {
-        assert_eq!(directories.each_ref().map(|path| mode(path)), [state_mode, 0o755, 0o755]);
-        assert_eq!([&dir.join("ca.pem"), &bundle, &dir.join("key.pem")].map(|path| mode(path)), [0o644, 0o644, 0o600]);
-    };
-    check(0o755);
-    // What an earlier version or a narrow umask left; the state directory may be narrow on purpose.
-    let narrow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    directories.iter().for_each(|path| narrow(path, 0o700));
-    [&files.ca, &bundle].into_iter().for_each(|path| narrow(path, 0o600));
-    assert_eq!(load().origin, Origin::Kept);
-    check(0o700);
-}
-
-#[test]
-fn a_name_that_is_missing_makes_a_new_one() {
-    let state = State::new();
-    assert_eq!(state.load(&["cache.example.org", "192.0.2.7"], NOW).origin, Origin::Made);
-    assert_eq!(state.load(&["cache.example.org"], NOW).origin, Origin::Kept, "a name more does no harm");
-    assert_eq!(state.load(&["192.0.2.7"], NOW).origin, Origin::Kept);
-    let ca = state.text("ca.pem");
-    assert_eq!(state.load(&["other.example.org"], NOW).origin, Origin::Made);
-    assert_ne!(state.text("ca.pem"), ca, "there is no key left to sign with, so the CA is new, too");
-    assert_eq!(state.load(&["192.0.2.8"], NOW).origin, Origin::Made);
-}
-
-#[test]
-fn one_that_is_near_its_end_is_made_anew() {
-    let state = State::new();
-    state.load(&[], NOW);
-    assert_eq!(state.load(&[], NOW.plus(9 * YEAR)).origin, Origin::Kept);
-    assert_eq!(state.load(&[], NOW.plus(3600 * DAY)).origin, Origin::Made);
-}
-
-#[test]
-fn files_that_do_not_belong_together_are_made_anew() {
-    for damaged in ["key.pem", "cert.pem", "ca.pem"] {
-        let (state, other) = (State::new(), State::new());
-        state.load(&[], NOW);
-        other.load(&[], NOW);
-        fs::copy(other.file(damaged), state.file(damaged)).unwrap();
-        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "{damaged} of another set");
-        fs::write(state.file(damaged), "garbage").unwrap();
-        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "{damaged} of garbage");
-        fs::remove_file(state.file(damaged)).unwrap();
-        assert_eq!(state.load(&[], NOW).origin, Origin::Made, "no {damaged}");
-        assert_eq!(state.load(&[], NOW).origin, Origin::Kept);
-    }
-}
-
-#[test]
-fn the_bundle_is_the_systems_roots_and_our_ca_however_often_we_start() {
-    let state = State::new();
-    let bundle = state.load(&[], NOW).bundle.expect("it could be written");
-    let first = fs::read_to_string(&bundle).unwrap();
-    assert!(first.ends_with(&state.text("ca.pem")));
-    state.load(&[], NOW);
-    assert_eq!(fs::read_to_string(&bundle).unwrap(), first);
-    fs::write(&bundle, "old roots").unwrap();
-    state.load(&[], NOW);
-    assert_eq!(fs::read_to_string(&bundle).unwrap(), first, "it is refreshed at each start");
-}
-
-#[test]
-fn a_bundle_never_takes_itself_for_the_systems_roots() {
-    let dir = tempfile::tempdir().unwrap();
-    let (own, system) = (dir.path().join("own"), dir.path().join("system"));
-    fs::write(&own, "own").unwrap();
-    fs::write(&system, "system").unwrap();
-    let bundle = self_signed::bundle([own.clone(), dir.path().join("none"), system].into_iter(), &own, b"ca\n");
-    assert_eq!(bundle, b"system\nca\n");
-    assert_eq!(self_signed::bundle(std::iter::empty(), &own, b"ca\n"), b"ca\n");
-}
-
-#[test]
-fn a_state_directory_that_cannot_be_written_is_told_by_name() {
-    let state = State::new();
-    fs::write(state.0.path().join("tls"), "a file where a directory should be").unwrap();
-    let error = self_signed::load_or_make(state.0.path(), &[], NOW).unwrap_err().to_string();
-    assert!(error.contains("tls/self-signed") && error.contains("cannot write"), "{error}");
-}
-
-#[test]
-fn the_operators_files_are_loaded() {
-    let state = State::new();
-    state.load(&[], NOW);
-    let loaded = load(&files(&state.file("cert.pem"), &state.file("key.pem")), Path::new("/none"), NOW).unwrap();
-    assert_eq!(loaded.key.cert.len(), 1);
-    assert_eq!(loaded.self_signed, None);
-    server_config(Resolver::new(loaded.key)).unwrap();
-}
-
-#[test]
-fn what_is_wrong_with_a_file_is_told() {
-    let (state, other) = (State::new(), State::new());
-    state.load(&[], NOW);
-    other.load(&[], NOW);
-    let garbage = state.file("garbage");
-    fs::write(&garbage, "no PEM").unwrap();
-    let (cert, key, none) = (state.file("cert.pem"), state.file("key.pem"), state.file("none"));
-    let cases = [
-        (&none, &key, &none, "cannot read the certificate"),
-        (&cert, &none, &none, "cannot read the private key"),
-        (&garbage, &key, &garbage, "BEGIN CERTIFICATE"),
-        (&cert, &garbage, &garbage, "BEGIN PRIVATE KEY"),
-        (&key, &cert, &key, "BEGIN CERTIFICATE"),
-        (&cert, &other.file("key.pem"), &other.file("key.pem"), "not the private key of"),
-    ];
-    for (cert, key, named, what) in cases {
-        let error = load(&files(cert, key), Path::new("/none"), NOW).unwrap_err().to_string();
-        assert!(error.starts_with(&named.display().to_string()) && error.contains(what), "{error}");
-    }
-}
-
-#[test]
-fn the_two_files_go_together() {
-    let options = Options::from_toml("cert_file = '/c.pem'\nnames = ['ok.example', '::1', 'not a name']").unwrap();
+fn told(options: &Options) -> Vec<String> {
     let mut mistakes = Mistakes::default();
-    options.check("tls", &mut mistakes);
-    let lines = mistakes.lines();
-    assert_eq!(lines.len(), 2, "{mistakes}");
-    assert!(lines[0].starts_with("tls.key_file: missing"), "{mistakes}");
-    assert!(lines[1].starts_with("tls.names[2] = \"not a name\""), "{mistakes}");
-    assert!(matches!(load(&options, Path::new("/none"), NOW), Err(Error::Half("cert_file"))));
+    options.check("tls", true, &mut mistakes);
+    options.check_files("tls", &mut mistakes);
+    mistakes.lines().to_vec()
 }
 
-/// A file where the directory should be: root may write everywhere, but nobody can make a directory below a file.
-#[test]
-fn without_a_place_to_keep_it_a_certificate_serves_for_this_run() {
+/// What is told when only the files change.
+fn refused(made: &Made, rest: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("file");
-    fs::write(&file, "").unwrap();
-    let loaded = load(&named(&["cache.example.org"]), &file, NOW).unwrap();
-    assert_eq!(loaded.self_signed, None);
-    assert_eq!(loaded.key.cert.len(), 1);
+    made.put(dir.path());
+    let told = told(&files(dir.path(), rest));
+    assert_eq!(told.len(), 1, "{told:?}");
+    told[0].replace(&dir.path().display().to_string(), "DIR")
+}
+
+#[test]
+fn each_kind_of_broken_file_has_a_line_of_its_own() {
+    let (right, other) = (good(&["a.example.org"]), good(&["a.example.org"]));
+    let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let day = i64::try_from(DAY).unwrap();
+    let cases = [
+        (signed(&["a.example.org"], -2 * day, -day, p256), "tls.cert_file: DIR/cert.pem: the certificate expired at "),
+        (
+            signed(&["a.example.org"], day, 2 * day, p256),
+            "tls.cert_file: DIR/cert.pem: the certificate is not valid before ",
+        ),
+        (
+            Made { key: other.key, ..right.clone() },
+            "tls.key_file: DIR/key.pem: not the private key of the first certificate in ",
+        ),
+        (
+            Made { cert: right.cert[..right.cert.len() / 2].to_owned(), ..right.clone() },
+            "tls.cert_file: DIR/cert.pem: not a certificate in PEM form: a section has no end",
+        ),
+        (
+            Made { key: right.key[..right.key.len() / 2].to_owned(), ..right.clone() },
+            "tls.key_file: DIR/key.pem: not a private key in PEM form: a section has no end",
+        ),
+        (
+            Made { key: right.key.replace("PRIVATE", "ENCRYPTED PRIVATE"), ..right.clone() },
+            "tls.key_file: DIR/key.pem: the private key has a passphrase",
+        ),
+        (
+            Made { cert: right.key.clone(), ..right.clone() },
+            "tls.cert_file: DIR/cert.pem: not a certificate in PEM form: no ",
+        ),
+        (
+            Made { key: right.cert.clone(), ..right.clone() },
+            "tls.key_file: DIR/key.pem: not a private key in PEM form: no ",
+        ),
+    ];
+    for (made, line) in cases {
+        let told = refused(&made, "");
+        assert!(told.starts_with(line) && !told.contains('\n'), "{told}");
+    }
+    let told = refused(&right, "names = ['a.example.org', 'b.example.org']");
+    assert!(
+        told.starts_with("tls.names[1] = \"b.example.org\"") && told.contains("they are for a.example.org"),
+        "{told}"
+    );
+}
+
+#[test]
+fn files_that_are_not_there_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = told(&files(dir.path(), ""));
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("tls.cert_file") && told[0].contains("cannot read the certificate"), "{told:?}");
+    assert!(told[1].starts_with("tls.key_file") && told[1].contains("cannot read the private key"), "{told:?}");
+}
+
+#[test]
+fn what_goes_together_is_asked_for() {
+    let told = |text: &str| told(&options(text));
+    assert!(told("cert_file = '/c.pem'")[0].starts_with("tls.key_file: missing"));
+    assert!(told("[acme]\ndirectory = 'letsencrypt'")[0].starts_with("tls.names: missing"));
+    let acme = |rest: &str| told(&format!("names = ['*.example.org']\n[acme]\ndirectory = 'letsencrypt'\n{rest}"));
+    assert!(acme("")[0].starts_with("tls.acme.challenge = \"http-01\"") && acme("")[0].contains("*.example.org"));
+    assert!(acme("challenge = 'dns-01'")[0].starts_with("tls.acme.dns_hook: missing"));
+    assert_eq!(acme("dns_hook = '/hook'"), [""; 0]);
+    assert!(acme("dns_hook = '/hook'\neab_key_id = 'x'")[0].starts_with("tls.acme.eab_key_file: missing"));
+    assert!(acme("dns_hook = '/hook'\ncontact = ['ops']")[0].starts_with("tls.acme.contact[0] = \"ops\""));
+    let mut mistakes = Mistakes::default();
+    assert_eq!(Options::from_toml("names = ['not a name']").unwrap_err().lines().len(), 1);
+    options("names = ['ok.example', '::1']").check("tls", true, &mut mistakes);
+    assert!(mistakes.is_empty(), "{mistakes}");
 }

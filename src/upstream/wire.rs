@@ -33,7 +33,7 @@ pub(super) fn pool(options: &Options, multiplexed: bool) -> Result<Pool, String>
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(options.connect_timeout.0));
     tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let tls = super::tls::client_config(options.ca_file.as_deref())?;
+    let tls = crate::tls::client_config(options.ca_file.as_deref())?;
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
     let https = if multiplexed { https.enable_http2().wrap_connector(tcp) } else { https.wrap_connector(tcp) };
     let mut builder = Client::builder(TokioExecutor::new());

@@ -276,12 +276,8 @@ async fn a_panic_costs_its_own_request_only() {
 
 #[tokio::test]
 async fn a_new_certificate_is_for_the_next_handshake() {
-    let load = || {
-        let dir = tempfile::tempdir().unwrap();
-        let options = crate::tls::Options::from_toml("").unwrap();
-        crate::tls::load(&options, dir.path(), crate::clock::UnixSeconds::now()).unwrap().key
-    };
-    let resolver = crate::tls::Resolver::new(load());
+    let dir = tempfile::tempdir().unwrap();
+    let (resolver, ..) = crate::tls::for_tests(dir.path());
     let config = crate::tls::server_config(Arc::clone(&resolver)).unwrap();
     let listeners = bind(&[listen("127.0.0.1:0", true)], Some(&config)).unwrap();
     let address = tcp(&listeners.addresses()[0]);
@@ -294,8 +290,7 @@ async fn a_new_certificate_is_for_the_next_handshake() {
         handshake_over(stream, "h2").await
     };
     assert!(connect().await.is_err(), "the client trusts another CA");
-    let trusted = rustls::sign::CertifiedKey::clone(&CERTIFICATE.key);
-    resolver.replace(trusted);
+    resolver.replace(vec![CERTIFICATE.certificate.clone()], None);
     assert!(connect().await.is_ok());
     drain.cancel();
     assert!(soon(serving).await.unwrap());

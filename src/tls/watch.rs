@@ -1,0 +1,133 @@
+//! The operator's files, looked at again and again: what changes is in force without a restart, what is broken is not.
+//!
+//! A look is a few calls of stat(2), once a second. Files are read when something about them changed: the inode behind
+//! symbolic links too, which is what changes where Kubernetes or a secrets manager swaps a link. A pair that does not load
+//! is looked at once more before it is told: the two files of a pair are not replaced in one step.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::certificate::{Certificate, date};
+use super::files::Pair;
+use super::name::Name;
+use super::{Error, Problem};
+use crate::clock::UnixSeconds;
+use crate::metrics::CertificateMetrics;
+
+/// What tells that a file is another one: device, inode, size, and when it was changed.
+type Mark = Option<(u64, u64, u64, i64, i64)>;
+
+/// A pair of files and the certificate that was in them when they last made sense.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) pair: Pair,
+    pub(super) certificate: Option<Certificate>,
+    /// What was read last.
+    seen: [Mark; 2],
+    /// What did not load at the last look.
+    doubted: Option<[Mark; 2]>,
+    /// When what is there is in force, where it is not yet.
+    later: Option<UnixSeconds>,
+    pub(super) replaced: Option<UnixSeconds>,
+    pub(super) error: Option<String>,
+}
+
+/// What the certificates have to be for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// `tls.names`; none means whatever the files are for.
+    pub(super) names: &'a [Name],
+    /// Names that no file is for are ordered from a CA.
+    pub(super) others_are_ordered: bool,
+}
+
+impl Watched {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// They cannot be served.
+    pub(super) fn load(pair: Pair, now: UnixSeconds) -> Result<Self, Error> {
+        let seen = marks(&pair);
+        let certificate = Some(pair.load(now)?);
+        Ok(Self { pair, certificate, seen, doubted: None, later: None, replaced: Some(now), error: None })
+    }
+
+    /// Looks whether the files changed, and takes what is in them if that can be served. Says whether there is another
+    /// certificate. `urgent` tells at once what is wrong.
+    pub(super) fn look(
+        &mut self,
+        wanted: Wanted<'_>,
+        now: UnixSeconds,
+        urgent: bool,
+        metrics: &CertificateMetrics,
+    ) -> bool {
+        let marks = marks(&self.pair);
+        let its_time_came = self.later.is_some_and(|later| now >= later);
+        if marks == self.seen && !its_time_came {
+            return false;
+        }
+        let loaded = self.pair.load(now).and_then(|fresh| self.fits(fresh, wanted));
+        match loaded {
+            Ok(fresh) => {
+                let until = date(fresh.facts.not_after);
+                tracing::info!(
+                    "{}: another certificate is in force, good until {until}",
+                    self.pair.cert_file.display()
+                );
+                (self.seen, self.doubted, self.later) = (marks, None, None);
+                (self.certificate, self.replaced, self.error) = (Some(fresh), Some(now), None);
+                true
+            }
+            Err(_) if self.doubted != Some(marks) && !urgent => {
+                self.doubted = Some(marks);
+                false
+            }
+            Err(error) => {
+                (self.seen, self.doubted) = (marks, None);
+                self.later = match error.problem {
+                    Problem::NotYetValid(from) => Some(from),
+                    _ => None,
+                };
+                metrics.failures.of(error.reason()).inc();
+                let until = self.certificate.as_ref().map(|held| date(held.facts.not_after)).unwrap_or_default();
+                tracing::error!(reason = %error.reason(), "{error}; the certificate before it stays in force, good until {until}");
+                self.error = Some(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// A certificate for other names than clients use would be refused by each of them.
+    fn fits(&self, fresh: Certificate, wanted: Wanted<'_>) -> Result<Certificate, Error> {
+        let lost = wanted.names.iter().find(|name| {
+            let had = self.certificate.as_ref().is_some_and(|held| held.covers(name));
+            had && !fresh.covers(name) && !wanted.others_are_ordered
+        });
+        let of_use = wanted.names.is_empty() || wanted.names.iter().any(|name| fresh.covers(name));
+        match (lost, of_use) {
+            (None, true) => Ok(fresh),
+            (lost, _) => {
+                let missing = lost.into_iter().chain(wanted.names).take(1).cloned().collect();
+                Err(Error::new(Problem::OtherNames { has: fresh.facts.names, missing }, &self.pair.cert_file))
+            }
+        }
+    }
+}
+
+fn marks(pair: &Pair) -> [Mark; 2] {
+    [mark(&pair.cert_file), mark(&pair.key_file)]
+}
+
+fn mark(path: &Path) -> Mark {
+    let found = std::fs::metadata(path).ok()?;
+    Some((
+        found.dev(),
+        found.ino(),
+        found.size(),
+        found.mtime() * 1_000_000_000 + found.mtime_nsec(),
+        found.ctime_nsec(),
+    ))
+}
+
+#[cfg(test)]
+mod tests;
