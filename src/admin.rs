@@ -52,7 +52,7 @@ impl Admin {
             "/healthz" => Page::text(200, "ok\n"),
             "/readyz" if self.draining.load(Ordering::Relaxed) => Page::text(503, "draining\n"),
             "/readyz" => Page::text(200, "ready\n"),
-            _ => Page::text(404, "not found; there are /metrics, /healthz, /readyz, and POST /verify\n"),
+            _ => Page::text(404, "not found; there are /metrics, /healthz, /readyz, /certificates, and POST /verify\n"),
         }
     }
 

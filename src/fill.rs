@@ -37,6 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use examine::{Examined, compression_of};
 use prove::Prover;
 pub use reader::Reader;
+use state::HOLD_WHOLE;
 pub use state::{Broken, Fill, Ready};
 
 pub use crate::metrics::FillFailure;
@@ -98,7 +99,7 @@ pub enum Prove {
     Never,
     /// After its fill, except that a small one is proven before anything of it is read.
     Afterwards,
-    /// Before anything of it is read.
+    /// Before anything of it is read. Where nothing is claimed of what is inside, that is the proof of its hash.
     First,
 }
 
@@ -135,6 +136,11 @@ impl Plan {
     pub fn claims_the_same(&self, other: &Self) -> bool {
         let says = |plan: &Self| plan.claim.as_ref().map(|claim| (claim.nar_hash, claim.nar_size));
         self.size == other.size && self.file_hash == other.file_hash && says(self) == says(other)
+    }
+
+    /// Whether nothing leaves of a body of this size before all of it is proven (R9).
+    pub fn is_held_back(&self, size: Option<u64>) -> bool {
+        self.prove == Prove::First || size.is_some_and(|size| size <= HOLD_WHOLE)
     }
 
     /// The name of the NAR in the store.

@@ -81,7 +81,8 @@ impl Proxy {
         }
     }
 
-    /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need.
+    /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need, unless the
+    /// head depends on it.
     pub async fn answer(&self, request: Request, head: bool) -> Answer {
         let pipeline = self.pipeline();
         if self.shared.store.is_open() {
@@ -108,6 +109,7 @@ impl Proxy {
     /// under it.
     pub fn reload(&self, policy: Policy) {
         let before = self.policy.swap(Arc::new(policy));
+        before.retire();
         // Another key or another upstream may have what was not there before.
         self.shared.store.forget_negatives();
         self.shared.reloads.spawn(async move { before.finish().await });

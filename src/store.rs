@@ -58,7 +58,7 @@ use self::negative::Negatives;
 pub use self::open::OpenError;
 pub use self::peek::Peeked;
 pub use self::walk::{Kept, Walk, Walked};
-use crate::metrics::{Place, StoreMetrics, StoreTier};
+use crate::metrics::{Place, Refusal, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, Period, key};
 
 crate::options! {
@@ -334,9 +334,14 @@ impl Store {
         self.0.negatives.holds(&key)
     }
 
-    /// Remembers a negative answer for `ttl`, at most [`negative::LONGEST`].
-    pub fn put_negative(&self, key: EntryKey, ttl: Duration) {
-        self.0.negatives.put(key, ttl);
+    /// Why what was offered under `key` was refused, where that is the negative answer that still holds.
+    pub fn refused(&self, key: EntryKey) -> Option<Refusal> {
+        self.0.negatives.refused(&key)
+    }
+
+    /// Remembers a negative answer for `ttl`, at most [`negative::LONGEST`], and with it why something was `refused`.
+    pub fn put_negative(&self, key: EntryKey, ttl: Duration, refused: Option<Refusal>) {
+        self.0.negatives.put(key, ttl, refused);
     }
 
     /// Forgets every negative answer.

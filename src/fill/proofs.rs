@@ -27,7 +27,7 @@ impl Plan {
 
     /// Whether a stored body is the one that is planned, and proven where that comes first.
     pub(super) fn is_met_by(&self, manifest: &Manifest) -> bool {
-        let proven = self.claim.as_ref().is_some_and(|claim| claim.holds_for(manifest) == Some(true));
+        let proven = self.claim.as_ref().is_none_or(|claim| claim.holds_for(manifest) == Some(true));
         self.is_of(manifest) && (self.prove != Prove::First || proven)
     }
 }

@@ -94,7 +94,7 @@ impl Verifier {
                     Proof::AsItComes(prover.begin(compression, &claim, Pace::AsItComes).await, turn)
                 }
             }
-            _ if plan.file_hash.is_none() || plan.prove == Prove::First => {
+            _ if plan.file_hash.is_none() || (plan.prove == Prove::First && plan.claim.is_some()) => {
                 let text = format!("upstream {upstream} has a NAR that cannot be proven");
                 return Err(Broken::refused(Refusal::Unprovable, text));
             }

@@ -35,7 +35,8 @@ impl CertificateMetrics {
                 ),
                 succeeded: declare.gauges(
                     "snowbank_certificate_last_success_timestamp_seconds",
-                    "When this process put the certificate for this name in force last; 0 where it did not since its start.",
+                    "When the certificate for this name was put in force; of one that was there when the process started, when its \
+                     life began. 0 where there is none.",
                     &["name"],
                 ),
                 told: Arc::default(),

@@ -102,6 +102,11 @@ impl Entry {
         (end <= entry.body.len() as u64).then_some(entry)
     }
 
+    /// Whether it is a narinfo whose NAR turned out to be gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.expires == UnixSeconds(0)
+    }
+
     /// Whether its lifetime lasts still. A clock that was set back far does not make entries live for ever.
     pub(super) fn is_fresh(&self, now: UnixSeconds) -> bool {
         now < self.expires && self.fetched <= now.plus(24 * 3600)

@@ -99,7 +99,7 @@ impl Pipeline {
         if let Err(Refused { reason, text }) = checked.and_then(|_| self.our_signatures_hold(&entry)) {
             // By the look that clients take: it may have been replaced meanwhile.
             if self.shared.store.entry(narinfo_key(hash)).await.as_ref() == Some(bytes) {
-                self.shared.store.remove_entry(&narinfo_key(hash));
+                self.drop_entry(narinfo_key(hash));
             }
             report.narinfo_is_wrong(hash, upstream.name(), reason, &text);
         }

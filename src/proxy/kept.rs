@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An entry is served as it is while it rests on what is configured now. When that has changed it is checked again from
-//! its text, and either signed anew or dropped (R5). What may be signed only after its NAR was seen (R3) is kept without
+//! its text, and either signed anew or dropped (R5); by the policy in force, not by a question that was asked before it. What may be signed only after its NAR was seen (R3) is kept without
 //! our signatures until then, and served so only where clients need none.
 
 use std::time::Duration;
@@ -23,9 +23,10 @@ use super::sign::Demand;
 use super::trust::{Verified, Voucher};
 use crate::clock::UnixSeconds;
 use crate::fill::{Broken, FillFailure};
+use crate::metrics::Refusal;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::HashPart;
-use crate::store::Manifest;
+use crate::store::{EntryKey, Manifest};
 use crate::upstream::{Upstream, WhenDown};
 
 /// How long an answer waits for the proof that comes before its signature: less than the 300 s after which Nix gives up.
@@ -57,7 +58,7 @@ impl Pipeline {
         });
         let Some(verified) = verified else {
             tracing::info!(key = %hash, upstream = %upstream.name(), "the narinfo that was kept is not trusted any more");
-            self.shared.store.remove_entry(&narinfo_key(hash));
+            self.drop_entry(narinfo_key(hash));
             return None;
         };
         let verified = self.seen(verified).await;
@@ -77,8 +78,32 @@ impl Pipeline {
     /// Keeps a narinfo, with our signatures where it may have them.
     pub(super) async fn keep(&self, upstream: &Upstream, verified: &Verified, lifetime: Lifetime) -> Entry {
         let entry = self.entry_of(upstream, verified, lifetime);
-        self.shared.store.put_entry(narinfo_key(verified.info().store_path.hash()), entry.encode()).await;
+        self.put_entry(narinfo_key(verified.info().store_path.hash()), &entry).await;
         entry
+    }
+
+    /// Keeps something, unless the policy was replaced that it was accepted under: what is kept by now may be of the next.
+    pub(super) async fn put_entry(&self, key: EntryKey, entry: &Entry) {
+        if !self.policy.is_replaced() {
+            self.shared.store.put_entry(key, entry.encode()).await;
+        }
+    }
+
+    /// Drops what was kept, unless the policy was replaced by one that may believe it.
+    pub(super) fn drop_entry(&self, key: EntryKey) {
+        if !self.policy.is_replaced() {
+            self.shared.store.remove_entry(&key);
+        }
+    }
+
+    /// Remembers for a moment that nobody has something, or why what was offered was refused. Another policy's upstreams
+    /// were not asked (R18).
+    pub(super) fn put_negative(&self, key: EntryKey, refused: Option<Refusal>) {
+        self.shared.store.put_negative(key, self.policy.options.negative_ttl.0, refused);
+        // Looked at afterwards: a reload forgets what was put before it.
+        if self.policy.is_replaced() {
+            self.shared.store.forget_negative(&key);
+        }
     }
 
     /// A narinfo as it is kept.
@@ -240,3 +265,6 @@ pub(super) fn nar_is_refused(broken: &Broken) -> String {
         None => broken.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! NARs: from the store, from a running fill, or from an upstream by a fill started here.
 //!
-//! A NAR URL says which bytes are meant ([`Meant`]), so the store is asked without any narinfo. Only on a miss is the
+//! A NAR URL says which bytes are meant ([`Meant`], see `name`), so the store is asked without any narinfo. Only on a miss is the
 //! narinfo needed: it tells where the bytes can be had (see `sources`), and when what it names is gone, everybody is asked
 //! anew, once.
+
+mod name;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -109,20 +111,27 @@ impl From<Nowhere> for Answer {
 
 impl Pipeline {
     pub(super) async fn nar(&self, name: NarName, head: bool) -> Answer {
-        let meant = match self.meant(name).await {
-            Ok(meant) => meant,
+        let named = match self.named(name).await {
+            Ok(named) => named,
             Err(nowhere) => return nowhere.into(),
         };
-        match self.nar_of(meant, head).await {
-            Ok(answer) => answer,
-            Err(nowhere) if nowhere.outcome == Outcome::Refused => {
-                let Some(record) = self.quarantined(&meant).await else { return nowhere.into() };
-                match self.stand_in(meant, &record, head).await {
-                    Some(Ok(answer)) => answer,
-                    _ => nowhere.into(),
-                }
-            }
-            Err(nowhere) => nowhere.into(),
+        let found = match self.nar_or_stand_in(named.meant, head).await {
+            Err(nowhere) => self.nar_by_name(&named, nowhere, head).await,
+            found => found,
+        };
+        found.unwrap_or_else(Answer::from)
+    }
+
+    /// The NAR, or what is served in its place since it was found out to be wrong just now.
+    async fn nar_or_stand_in(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
+        let nowhere = match self.nar_of(meant, head).await {
+            Err(nowhere) if nowhere.outcome == Outcome::Refused => nowhere,
+            found => return found,
+        };
+        let Some(record) = self.quarantined(&meant).await else { return Err(nowhere) };
+        match self.stand_in(meant, &record, head).await {
+            Some(Ok(answer)) => Ok(answer),
+            _ => Err(nowhere),
         }
     }
 
@@ -164,8 +173,15 @@ impl Pipeline {
 
     /// The NAR from an upstream.
     async fn fetched(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
-        let plan = self.plan(meant).await?;
-        if head { self.head(meant, &plan).await } else { self.filled(meant, plan).await }
+        self.fetched_by(meant, self.plan(meant).await?, head).await
+    }
+
+    /// The same, by this plan. What GET waits for the proof of is not told to exist before either.
+    async fn fetched_by(&self, meant: Meant, plan: Plan, head: bool) -> Result<Answer, Nowhere> {
+        match head && !plan.is_held_back(plan.size) {
+            true => self.head(meant, plan).await,
+            false => self.filled(meant, plan).await,
+        }
     }
 
     /// What of stored bytes may be served for this path: `None` is a miss. Nothing when the narinfo they came for is not
@@ -226,44 +242,12 @@ impl Pipeline {
             return true;
         }
         // Another path's narinfo may still announce it.
-        if manifest.announced.is_some_and(|announced| announced.store_hash == *hash.as_bytes()) {
+        let its_own = manifest.announced.is_some_and(|announced| announced.store_hash == *hash.as_bytes());
+        if its_own && !self.policy.is_replaced() {
             tracing::info!(key = %hash, "a NAR that is here is not announced by any narinfo trusted now: it is dropped");
             self.shared.store.remove_manifest(manifest.blob);
         }
         false
-    }
-
-    /// Which bytes a URL means; the shapes without a digest are looked up.
-    async fn meant(&self, name: NarName) -> Result<Meant, Nowhere> {
-        match name {
-            NarName::Full { hash, digest, compression } => Ok(Meant { hash: Some(hash), digest, compression }),
-            NarName::ByNarHash { nar_hash, hash } => {
-                Ok(Meant { hash: Some(hash), digest: nar_hash, compression: Compression::None })
-            }
-            NarName::ByStorePath { hash, path } => {
-                let (entry, info) = self.narinfo_for_nar(hash).await?;
-                // An uncompressed NAR has many names, but none that says it is compressed.
-                if entry.note == path || info.compression == Compression::None && path.ends_with(".nar") {
-                    return Ok(Meant::by(&info));
-                }
-                Err(Nowhere::not_found(format!("{path} is not the NAR that the narinfo of {hash} names")))
-            }
-            NarName::ByFileHash { file_hash, compression } => {
-                let by_name = Meant { hash: None, digest: file_hash, compression };
-                if self.shared.store.manifest(by_name.blob()).await.is_some_and(|manifest| by_name.is(&manifest)) {
-                    return Ok(by_name);
-                }
-                let path = format!("nar/{}.nar{}", file_hash.nix32(), compression.extension());
-                // A name that is a hash means what has that hash, as a file or, as newer Hydras name it, as a NAR.
-                let announced = self.announced(&path).await;
-                let named = announced.filter(|alias| alias.digest == file_hash || alias.nar_hash == file_hash);
-                Ok(named.map_or(by_name, Meant::from))
-            }
-            NarName::Opaque(path) => match self.announced(&path).await {
-                Some(alias) => Ok(alias.into()),
-                None => Err(Nowhere::not_found(format!("no narinfo that was served here names {path}"))),
-            },
-        }
     }
 
     pub(super) async fn narinfo_for_nar(&self, hash: HashPart) -> Result<(Entry, NarInfo), Nowhere> {
@@ -272,7 +256,7 @@ impl Pipeline {
                 Some(info) => Ok((entry, info)),
                 None => Err(Nowhere::unknown(format!("the narinfo of {hash} that was kept cannot be read"))),
             },
-            Found::HaveNot => Err(Nowhere::not_found(format!("no upstream has {hash}"))),
+            Found::HaveNot => Err(Nowhere::not_found(self.nobody_has(hash))),
             Found::Refused(why) => Err(Nowhere::refused(why.as_ref())),
             Found::Unknown(why) => Err(Nowhere::unknown(why.as_ref())),
         }
@@ -323,8 +307,8 @@ impl Pipeline {
         }
     }
 
-    /// HEAD of a NAR that is not here: true to what the upstream has, without fetching it.
-    async fn head(&self, meant: Meant, plan: &Plan) -> Result<Answer, Nowhere> {
+    /// HEAD of a large NAR that is not here: true to what the upstream has, without fetching it.
+    async fn head(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
         let mut failure = Nowhere::not_found("no upstream has this NAR any more");
         for source in &plan.sources {
             // A GET whose body is not read closes its connection; HEAD would not be safe (nix-serve-wire.md, 1).
@@ -334,6 +318,8 @@ impl Pipeline {
                 {
                     failure = Nowhere::unknown(format!("upstream {} has another size for it", source.upstream.name()));
                 }
+                // Only now it is seen to be a small one.
+                Ok(Said::Have(opened)) if plan.is_held_back(opened.total) => return self.filled(meant, plan).await,
                 Ok(Said::Have(opened)) => {
                     let size = plan.size.or(opened.total);
                     let open = |_| -> BodyStream { Box::pin(futures_util::stream::empty()) };
@@ -378,3 +364,6 @@ fn nar_answer(
 fn into_body(reader: Reader) -> BodyStream {
     Box::pin(reader.into_stream().map(|piece| piece.map_err(BodyError::from)))
 }
+
+#[cfg(test)]
+mod tests;

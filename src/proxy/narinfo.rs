@@ -1,5 +1,6 @@
 //! Narinfos: from the store while fresh, else from the upstreams, verified; stale when no upstream can be asked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -35,20 +36,36 @@ pub(super) enum Found {
     Unknown(Arc<str>),
 }
 
-/// What the upstreams said about one path.
+/// What one upstream said about a path.
 pub(super) enum Asked {
     Have(Arc<Upstream>, Box<Verified>),
     /// The same, but its NAR was wrong when it came last: for want of a better one.
     Doubtful(Arc<Upstream>, Box<Verified>),
     HaveNot,
-    Refused(String),
-    /// Unknown, but only by upstreams whose `when_down` makes a miss of that: nothing kept is given up for it.
+    /// Not believed, or not any more: the reason at the root of it, and what there is to say.
+    Refused(Refusal, String),
+    /// Unknown, but its `when_down` makes a miss of that: nothing kept is given up for it.
     Down(String),
+    Unknown(String),
+}
+
+/// What the upstreams said together.
+enum Together {
+    Have(Arc<Upstream>, Box<Verified>),
+    HaveNot,
+    /// Offered, and not believed; nobody who could have a better one was out of reach.
+    Refused(Refusal, String),
+    /// One could not be asked, and what it might have counts (R18).
     Unknown(String),
 }
 
 /// Answers that are still to come.
 type Others<'a> = FuturesUnordered<BoxFuture<'a, Asked>>;
+
+/// An answer that has come already.
+fn said<'a>((upstream, verified): (Arc<Upstream>, Box<Verified>)) -> BoxFuture<'a, Asked> {
+    Box::pin(std::future::ready(Asked::Doubtful(upstream, verified)))
+}
 
 impl Pipeline {
     pub(super) async fn narinfo(&self, hash: HashPart) -> Answer {
@@ -66,19 +83,18 @@ impl Pipeline {
             },
             Found::HaveNot => {
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
-                Answer::failed(
-                    outcome,
-                    FailureKind::NotFound,
-                    match outcome {
-                        Outcome::Negative => {
-                            format!("no upstream had {hash} a moment ago, or what it had was refused: see the log")
-                        }
-                        _ => format!("no upstream has {hash}"),
-                    },
-                )
+                Answer::failed(outcome, FailureKind::NotFound, self.nobody_has(hash))
             }
             Found::Refused(why) => Answer::failed(Outcome::Refused, FailureKind::NotFound, why.as_ref()),
             Found::Unknown(why) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, why.as_ref()),
+        }
+    }
+
+    /// What a client is told of a path that is not to be had; with the reason, where what was offered was refused.
+    pub(super) fn nobody_has(&self, hash: HashPart) -> String {
+        match self.shared.store.refused(narinfo_key(hash)) {
+            Some(reason) => format!("what upstreams had of {hash} was refused a moment ago ({reason}): see the log"),
+            None => format!("no upstream has {hash}"),
         }
     }
 
@@ -111,7 +127,7 @@ impl Pipeline {
     pub(super) async fn expire(&self, hash: HashPart) {
         if let Some(mut entry) = self.kept_entry(hash).await {
             entry.expires = UnixSeconds(0);
-            self.shared.store.put_entry(narinfo_key(hash), entry.encode()).await;
+            self.put_entry(narinfo_key(hash), &entry).await;
         }
     }
 
@@ -123,16 +139,16 @@ impl Pipeline {
         {
             return publish.say(Found::Have(entry));
         }
-        let (asked, others) = self.ask_narinfo(hash).await;
-        match (asked, kept) {
-            (Asked::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
+        let (together, others) = self.ask_narinfo(hash, kept.as_ref()).await;
+        match (together, kept) {
+            (Together::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
                 self.conflict(hash, &upstream, &verified, &kept.upstream);
                 let now = UnixSeconds::now();
                 let kept = Entry { fetched: now, expires: now.plus(self.kept_for(&kept)), ..kept };
                 publish.say(Found::Have(kept.clone()));
-                self.shared.store.put_entry(key, kept.encode()).await;
+                self.put_entry(key, &kept).await;
             }
-            (Asked::Have(upstream, verified), _) => {
+            (Together::Have(upstream, verified), _) => {
                 let verified = self.seen(*verified).await;
                 let now = UnixSeconds::now();
                 let lifetime = Lifetime { fetched: now, expires: now.plus(upstream.narinfo_ttl().as_secs()) };
@@ -140,31 +156,32 @@ impl Pipeline {
                 self.shared.store.forget_negative(&meant_key(&Meant::by(verified.info())));
                 let entry = self.entry_of(&upstream, &verified, lifetime);
                 publish.say(Found::Have(entry.clone()));
-                self.shared.store.put_entry(key, entry.encode()).await;
+                self.put_entry(key, &entry).await;
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }
-            (Asked::HaveNot | Asked::Refused(_), Some(mut kept)) if self.has_nar_of(&kept).await => {
+            (Together::HaveNot | Together::Refused(..), Some(mut kept)) if self.has_nar_of(&kept).await => {
                 // Gone upstream (a local store was collected), but whole here, and a path's content does not change.
                 kept.fetched = UnixSeconds::now();
                 kept.expires = kept.fetched.plus(self.kept_for(&kept));
                 publish.say(Found::Stale(kept.clone()));
-                self.shared.store.put_entry(key, kept.encode()).await;
+                self.put_entry(key, &kept).await;
             }
-            (Asked::Unknown(why) | Asked::Down(why), Some(kept)) => {
+            (Together::Unknown(why), Some(kept)) => {
                 tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
                 publish.say(Found::Stale(kept));
             }
-            (Asked::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (asked @ (Asked::HaveNot | Asked::Down(_) | Asked::Refused(_) | Asked::Doubtful(..)), kept) => {
+            (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
+            (together @ (Together::HaveNot | Together::Refused(..)), kept) => {
                 if kept.is_some() {
-                    self.shared.store.remove_entry(&key);
+                    self.drop_entry(key);
                 }
-                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
-                publish.say(match asked {
-                    Asked::Refused(why) => Found::Refused(why.into()),
-                    _ => Found::HaveNot,
-                });
+                let (reason, found) = match together {
+                    Together::Refused(reason, why) => (Some(reason), Found::Refused(why.into())),
+                    _ => (None, Found::HaveNot),
+                };
+                self.put_negative(key, reason);
+                publish.say(found);
             }
         }
     }
@@ -176,40 +193,45 @@ impl Pipeline {
     }
 
     /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side
-    /// with the one that has it, are still to come.
-    async fn ask_narinfo(&self, hash: HashPart) -> (Asked, Others<'_>) {
-        let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, None);
+    /// with the one that has it, are still to come; those of doubtful ones are among them.
+    async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> (Together, Others<'_>) {
+        let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, VecDeque::new());
         for group in self.policy.groups() {
             let mut answers: Others<'_> =
                 group.iter().map(|upstream| Box::pin(self.ask_one(upstream, hash)) as BoxFuture<'_, Asked>).collect();
             while let Some(asked) = answers.next().await {
                 match asked {
-                    Asked::Have(..) => return (asked, answers),
-                    Asked::Doubtful(upstream, verified) => doubtful = doubtful.or(Some((upstream, verified))),
+                    Asked::Have(upstream, verified) => {
+                        answers.extend(doubtful.into_iter().map(said));
+                        return (Together::Have(upstream, verified), answers);
+                    }
+                    Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
                     Asked::HaveNot => {}
-                    Asked::Refused(why) => refused = refused.or(Some(why)),
+                    Asked::Refused(reason, why) => refused = refused.or(Some((reason, why))),
                     Asked::Down(why) => down = down.or(Some(why)),
                     Asked::Unknown(why) => unknown = unknown.or(Some(why)),
                 }
             }
         }
-        let asked = match (doubtful, unknown, refused, down) {
-            (Some((upstream, verified)), ..) => Asked::Have(upstream, verified),
-            (None, Some(why), _, _) => Asked::Unknown(why),
-            (None, None, Some(why), _) => Asked::Refused(why),
-            (None, None, None, Some(why)) => Asked::Down(why),
-            (None, None, None, None) => Asked::HaveNot,
+        // Whoever is out of reach may have what is kept, so that no doubt and no refusal of another one is weighed against
+        // it, whatever `when_down` says; but what has no NAR any more is not worth a doubtful one.
+        let counts = kept.is_some_and(|kept| !kept.is_gone() || doubtful.is_empty());
+        let unreachable = if counts { unknown.clone().or(down) } else { None };
+        let together = match (unreachable, doubtful.pop_front(), unknown, refused) {
+            (Some(why), ..) | (None, None, Some(why), _) => Together::Unknown(why),
+            (None, Some((upstream, verified)), ..) => Together::Have(upstream, verified),
+            (None, None, None, Some((reason, why))) => Together::Refused(reason, why),
+            (None, None, None, None) => Together::HaveNot,
         };
-        (asked, Others::new())
+        (together, doubtful.into_iter().map(said).collect())
     }
 
     /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams
     /// contradict each other, and the first answer stays as long as its NAR can be had. Where nothing vouches, or it is
     /// the same upstream, the path was rebuilt.
     fn stays(&self, kept: &Entry, upstream: &Upstream, verified: &Verified) -> bool {
-        let gone = kept.expires == UnixSeconds(0);
         let trusted = |voucher| voucher != Voucher::Nobody;
-        !gone
+        !kept.is_gone()
             && trusted(kept.signed.voucher)
             && trusted(verified.voucher())
             && kept.upstream != **upstream.name()
@@ -219,7 +241,8 @@ impl Pipeline {
     /// What the others of a group say, now that one of them has been believed.
     async fn compare(&self, hash: HashPart, first: &Upstream, verified: &Verified, mut others: Others<'_>) {
         while let Some(asked) = others.next().await {
-            if let Asked::Have(upstream, other) = asked
+            // That its NAR came wrong once does not make it agree.
+            if let Asked::Have(upstream, other) | Asked::Doubtful(upstream, other) = asked
                 && other.info().nar_hash != verified.info().nar_hash
                 && other.voucher() != Voucher::Nobody
                 && verified.voucher() != Voucher::Nobody
@@ -258,7 +281,7 @@ impl Pipeline {
                     upstream.name()
                 );
                 self.refuse(upstream, hash, reason, &text);
-                Asked::Refused(text)
+                Asked::Refused(reason, text)
             }
             Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
                 Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
@@ -274,7 +297,7 @@ impl Pipeline {
 
     /// A narinfo that an upstream sent: verified, or refused with a reason.
     async fn believe(&self, upstream: &Arc<Upstream>, hash: HashPart, body: &[u8]) -> Asked {
-        let (reason, text) = match Verified::check(body, hash, upstream, self.policy.rules()) {
+        let (reason, root, text) = match Verified::check(body, hash, upstream, self.policy.rules()) {
             Ok(verified) => match self.known_of(upstream, &verified).await {
                 Known::Nothing => {
                     if !looks_like_nix_serve(&verified) {
@@ -283,13 +306,14 @@ impl Pipeline {
                     return Asked::Have(Arc::clone(upstream), Box::new(verified));
                 }
                 Known::Doubtful => return Asked::Doubtful(Arc::clone(upstream), Box::new(verified)),
-                Known::Wrong(reason, text) => (reason, text),
+                Known::Wrong(text) => (Refusal::WrongNarHash, Refusal::WrongNarHash, text),
+                Known::Refused(root, text) => (Refusal::Quarantined, root, text),
             },
-            Err(Refused { reason, text }) => (reason, text),
+            Err(Refused { reason, text }) => (reason, reason, text),
         };
         let text = format!("the narinfo of {hash} from upstream {} is refused ({reason}): {text}", upstream.name());
         self.refuse(upstream, hash, reason, &text);
-        Asked::Refused(text)
+        Asked::Refused(root, text)
     }
 
     async fn has_nar_of(&self, entry: &Entry) -> bool {
@@ -310,3 +334,6 @@ fn looks_like_nix_serve(verified: &Verified) -> bool {
         && info.file_hash.is_none()
         && verified.url().as_str() == trust::nar_url(info.store_path.hash(), &info.nar_hash, Compression::None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -30,6 +31,8 @@ pub struct Policy {
     pub(super) upstreams: Vec<Arc<Upstream>>,
     pub(super) by_name: HashMap<Arc<str>, (Arc<Upstream>, Basis)>,
     grounds: HashSet<Ground>,
+    /// Whether another policy is in force by now.
+    replaced: AtomicBool,
     pub(super) signer: Signer,
     pub(super) narinfos: Flights<HashPart, narinfo::Found>,
     pub(super) announcers: Flights<Meant, sources::Announcers>,
@@ -88,6 +91,7 @@ impl Policy {
         };
         Self {
             grounds: upstreams.iter().flat_map(|upstream| Ground::all(upstream, &options.store_dir)).collect(),
+            replaced: AtomicBool::new(false),
             by_name: by_name.collect(),
             cache_info: cache_info.render().into(),
             options,
@@ -130,6 +134,16 @@ impl Policy {
             Some((_, basis)) => *basis,
             None => Basis::of(upstream, &self.options, &self.signer),
         }
+    }
+
+    /// Another policy is in force from now on: what is still being answered under this one leaves what is kept as it is.
+    pub(super) fn retire(&self) {
+        self.replaced.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether another policy is in force.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::SeqCst)
     }
 
     /// Waits until every question being asked under this policy was answered.

@@ -15,12 +15,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 
 use super::Pipeline;
-use super::entry::{narinfo_key, put_text, quarantine_key, take_array, take_text};
+use super::entry::{Entry, narinfo_key, put_text, quarantine_key, take_array, take_text};
 use super::nar::Meant;
 use super::trust::Verified;
 use crate::clock::UnixSeconds;
 use crate::fill::{Broken, Claim, Judge, Plan, Source};
-use crate::metrics::Refusal;
+use crate::metrics::{Label as _, Refusal};
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::HashPart;
@@ -30,7 +30,9 @@ use crate::upstream::Upstream;
 const DOUBTED: u64 = 600;
 /// For how many seconds a narinfo without its NAR is not offered.
 const MOMENT: u64 = 30;
-const VERSION: u8 = 1;
+/// How many claims of the same bytes are remembered (R26); the oldest is forgotten first.
+const CLAIMS: usize = 8;
+const VERSION: u8 = 2;
 
 /// What the record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +57,9 @@ pub(super) struct Record {
     kind: Kind,
     /// The name of the upstream they came from.
     upstream: String,
-    /// What was claimed to be in them.
-    nar_hash: Sha256,
-    nar_size: u64,
+    /// What was claimed to be in them, NarHash and NarSize, and is not: the last claim first. Whoever claims now this and
+    /// now that of the same bytes does not have the first one forgotten.
+    claims: Vec<(Sha256, u64)>,
     /// Whether something of them may have been served.
     left: bool,
     /// The digest of what is served in their place.
@@ -75,8 +77,7 @@ impl Record {
             Kind::Doubted => now.plus(DOUBTED),
             Kind::Absent => now.plus(MOMENT),
         };
-        let (upstream, (nar_hash, nar_size)) = (upstream.to_owned(), claimed);
-        Self { until, kind, upstream, nar_hash, nar_size, left, instead: None, text }
+        Self { until, kind, upstream: upstream.to_owned(), claims: vec![claimed], left, instead: None, text }
     }
 
     /// Whether the bytes may turn out to be right after all, or be had right from another upstream.
@@ -89,30 +90,46 @@ impl Record {
         self.instead.is_some()
     }
 
+    /// Why the bytes were refused: the text begins with it.
+    fn reason(&self) -> Refusal {
+        let word = self.text.split(':').next().unwrap_or_default();
+        Refusal::ALL.iter().copied().find(|reason| reason.text() == word).unwrap_or(Refusal::Quarantined)
+    }
+
     /// With what an earlier record of the same bytes knows and this one does not: what stands in, and what left, stay so.
     fn after(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
         let lasting = before.kind == Kind::Wrong && self.kind != Kind::Wrong;
         let (instead, left) = (self.instead.or(before.instead), self.left || before.left);
-        let merged = if lasting { before } else { self };
+        let alike = before.kind == self.kind && (self.kind == Kind::Wrong || before.upstream == self.upstream);
+        let mut merged = if lasting { before.clone() } else { self };
+        if alike {
+            let earlier = before.claims.into_iter().filter(|claim| !merged.claims.contains(claim));
+            let earlier: Vec<_> = earlier.collect();
+            merged.claims.extend(earlier);
+            merged.claims.truncate(CLAIMS);
+        }
         let until = if instead.is_some() { UnixSeconds(u64::MAX) } else { merged.until };
         Self { instead, left, until, ..merged }
     }
 
     fn is_about(&self, info: &NarInfo) -> bool {
-        self.nar_hash == info.nar_hash && self.nar_size == info.nar_size
+        self.claims.contains(&(info.nar_hash, info.nar_size))
     }
 
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(120 + self.text.len());
         out.put_u8(VERSION);
         out.put_u64_le(self.until.0);
-        out.put_slice(self.nar_hash.as_bytes());
-        out.put_u64_le(self.nar_size);
         out.put_u8(self.kind as u8);
         out.put_u8(u8::from(self.left));
         out.put_u8(u8::from(self.instead.is_some()));
-        out.put_slice(self.instead.unwrap_or(self.nar_hash).as_bytes());
+        out.put_slice(self.instead.as_ref().map_or(&[0; 32], Sha256::as_bytes).as_slice());
+        out.put_u8(u8::try_from(self.claims.len()).unwrap_or(u8::MAX));
+        for (nar_hash, nar_size) in &self.claims {
+            out.put_slice(nar_hash.as_bytes());
+            out.put_u64_le(*nar_size);
+        }
         put_text(&mut out, &self.upstream);
         put_text(&mut out, &self.text);
         out.freeze()
@@ -123,15 +140,16 @@ impl Record {
             return None;
         }
         let until = UnixSeconds(bytes.try_get_u64_le().ok()?);
-        let nar_hash = Sha256::from_bytes(take_array(&mut bytes)?);
-        let nar_size = bytes.try_get_u64_le().ok()?;
         let code = bytes.try_get_u8().ok()?;
         let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == code)?;
         let left = bytes.try_get_u8().ok()? != 0;
         let replaced = bytes.try_get_u8().ok()? != 0;
         let instead = Sha256::from_bytes(take_array(&mut bytes)?);
+        let claim = |bytes: &mut Bytes| Some((Sha256::from_bytes(take_array(bytes)?), bytes.try_get_u64_le().ok()?));
+        let count = bytes.try_get_u8().ok()?;
+        let claims = (0..count).map(|_| claim(&mut bytes)).collect::<Option<Vec<_>>>()?;
         let (upstream, text) = (take_text(&mut bytes)?, take_text(&mut bytes)?);
-        Some(Self { until, kind, upstream, nar_hash, nar_size, left, instead: replaced.then_some(instead), text })
+        Some(Self { until, kind, upstream, claims, left, instead: replaced.then_some(instead), text })
     }
 }
 
@@ -140,7 +158,10 @@ pub(super) enum Known {
     Nothing,
     /// Its NAR was wrong when it came last.
     Doubtful,
-    Wrong(Refusal, String),
+    /// Its NAR is here, and another one.
+    Wrong(String),
+    /// Its NAR was refused, for this reason.
+    Refused(Refusal, String),
 }
 
 /// For people.
@@ -158,7 +179,7 @@ impl Pipeline {
         let meant = Meant::by(info);
         let record = record.after(self.quarantined(&meant).await);
         self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
-        self.shared.store.remove_entry(&narinfo_key(hash));
+        self.drop_entry(narinfo_key(hash));
     }
 
     /// The record of these bytes, while it stands.
@@ -174,16 +195,16 @@ impl Pipeline {
             && record.is_about(verified.info())
         {
             match record.kind {
-                Kind::Wrong => return Known::Wrong(Refusal::Quarantined, record.to_string()),
+                Kind::Wrong => return Known::Refused(record.reason(), record.to_string()),
                 _ if record.upstream != **upstream.name() => {}
                 Kind::Doubted => return Known::Doubtful,
-                Kind::Absent => return Known::Wrong(Refusal::Quarantined, record.to_string()),
+                Kind::Absent => return Known::Refused(record.reason(), record.to_string()),
             }
         }
         let manifest = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest));
         if manifest.is_some_and(|manifest| verified.claim().holds_for(&manifest) == Some(false)) {
             let text = "its NAR is here, and is another one than NarHash and NarSize say".to_owned();
-            return Known::Wrong(Refusal::WrongNarHash, text);
+            return Known::Wrong(text);
         }
         Known::Nothing
     }
@@ -197,7 +218,9 @@ impl Pipeline {
         let hash = meant.hash?;
         let (entry, info) = self.narinfo_for_nar(hash).await.ok()?;
         let other = Meant::by(&info);
-        if other == meant && info.file_hash.is_some() && entry.upstream != record.upstream {
+        // What is said of them now may be right although what was said before is not.
+        let another = entry.upstream != record.upstream || !record.is_about(&info);
+        if other == meant && info.file_hash.is_some() && another {
             return Some(meant);
         }
         if record.left || other == meant || !record.is_about(&info) || info.compression != meant.compression {
@@ -265,12 +288,13 @@ impl Judge for Verdicts {
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let (Some(refusal), upstream) = (broken.refusal, &source.upstream) else { return };
-            upstream.suspect();
             let Some(claim) = &plan.claim else {
+                // Only who asked said that what is there has this hash: nobody was caught at anything.
                 upstream.metrics().refused.of(refusal).inc();
                 tracing::warn!(key = %plan.digest, upstream = %upstream.name(), reason = %refusal, "{broken}");
                 return;
             };
+            upstream.suspect();
             let (pipeline, hash) = (&self.pipeline, claim.hash);
             let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
             pipeline.refuse(upstream, hash, refusal, &text);
@@ -282,9 +306,11 @@ impl Judge for Verdicts {
             let record = record.after(pipeline.quarantined(&meant).await);
             let store = &pipeline.shared.store;
             store.put_entry(quarantine_key(&meant), record.encode()).await;
-            if let Some(entry) = pipeline.kept_entry(hash).await
-                && pipeline.info_of(&entry).is_some_and(|info| Meant::by(&info) == meant)
-            {
+            // What is wrong is so under every policy; what somebody else claims of the same bytes is another matter.
+            let kept = store.entry(narinfo_key(hash)).await.and_then(|bytes| Entry::decode(&bytes));
+            if kept.and_then(|entry| pipeline.info_of(&entry)).is_some_and(|info| {
+                Meant::by(&info) == meant && (info.nar_hash, info.nar_size) == (claim.nar_hash, claim.nar_size)
+            }) {
                 store.remove_entry(&narinfo_key(hash));
             }
         })
@@ -292,24 +318,4 @@ impl Judge for Verdicts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_record_is_read_back(
-            until: u64, hashes: [[u8; 32]; 2], nar_size: u64, kind in 0_usize..3, left: bool, replaced: bool,
-            upstream in "[a-z.]{0,64}", text in "[ -~]{0,300}",
-            cut: prop::sample::Index,
-        ) {
-            let record = Record {
-                until: UnixSeconds(until), kind: Kind::ALL[kind], upstream, nar_hash: Sha256::from_bytes(hashes[0]), nar_size, left,
-                instead: replaced.then(|| Sha256::from_bytes(hashes[1])), text,
-            };
-            let bytes = record.encode();
-            prop_assert_eq!(Record::decode(bytes.slice(..cut.index(bytes.len()))), None);
-            prop_assert_eq!(Record::decode(bytes), Some(record));
-        }
-    }
-}
+mod tests;

@@ -121,7 +121,7 @@ impl Pipeline {
                 };
                 publish.say(Found::Have(entry.clone()));
                 self.shared.store.forget_negative(&key);
-                self.shared.store.put_entry(key, entry.encode()).await;
+                self.put_entry(key, &entry).await;
             }
             (Answered::Large(upstream), _) => publish.say(Found::Large(upstream)),
             (Answered::Unknown(why), Some(kept)) => {
@@ -131,9 +131,9 @@ impl Pipeline {
             (Answered::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
             (Answered::HaveNot, kept) => {
                 if kept.is_some() {
-                    self.shared.store.remove_entry(&key);
+                    self.drop_entry(key);
                 }
-                self.shared.store.put_negative(key, self.policy.options.negative_ttl.0);
+                self.put_negative(key, None);
                 publish.say(Found::HaveNot);
             }
         }

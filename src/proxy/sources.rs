@@ -71,7 +71,7 @@ impl Pipeline {
         }
     }
 
-    fn plan_from(&self, upstream: &Arc<Upstream>, verified: &Verified) -> Plan {
+    pub(super) fn plan_from(&self, upstream: &Arc<Upstream>, verified: &Verified) -> Plan {
         let source = source(upstream, verified.url());
         self.plan_of(verified.info(), verified.voucher(), verified.ground(), source)
     }
@@ -88,7 +88,7 @@ impl Pipeline {
 
     /// Remembers for a moment that nobody has these bytes, so that who asks for them again and again asks only here.
     pub(super) fn remember_missing(&self, meant: &Meant) {
-        self.shared.store.put_negative(meant_key(meant), self.policy.options.negative_ttl.0);
+        self.put_negative(meant_key(meant), None);
     }
 
     /// Asks every upstream who announces the bytes that are meant, whatever is kept. Many who ask at once ask once.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::sign::secret_key::SecretKey;
+use super::sign::{self, Signer};
+use super::{Pipeline, Policy, Proxy};
+use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::nix::hash::Sha256;
 pub(super) use crate::nix::nar::testing::file_nar;
@@ -12,6 +15,7 @@ use crate::nix::narinfo::{Compression, ContentAddress, NarInfo};
 use crate::nix::signature::{PublicKey, Signature};
 use crate::nix::store_path::{HashPart, StoreDir, StorePath};
 use crate::options::Table as _;
+use crate::store::Store;
 use crate::upstream::{Options, Upstream};
 
 /// The hash part of what is not made from its content.
@@ -98,4 +102,23 @@ pub(super) fn upstream_at(url: &str, name: &str, trust: &str, keys: &[&Theirs]) 
     let keys: Vec<String> = keys.iter().map(|key| key.public().to_string()).collect();
     let toml = format!("url = '{url}'\nname = '{name}'\ntrust = '{trust}'\npublic_keys = {keys:?}");
     Upstream::new(Options::from_toml(&toml).unwrap(), 10, Metrics::default().upstream(name)).unwrap()
+}
+
+/// The pipeline over an empty store, under this policy.
+pub(super) fn pipeline(policy: Policy) -> Pipeline {
+    let metrics = Metrics::default();
+    let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
+    let fills = Fills::new(store.clone(), 8, metrics.fill);
+    Proxy::new(policy, store, fills, metrics.proxy).pipeline()
+}
+
+/// The same store under another policy.
+pub(super) fn under(pipeline: &Pipeline, policy: Policy) -> Pipeline {
+    Pipeline { shared: Arc::clone(&pipeline.shared), policy: Arc::new(policy) }
+}
+
+/// A policy for these upstreams that signs with these keys.
+pub(super) fn policy(upstreams: &[Arc<Upstream>], keys: Vec<SecretKey>) -> Policy {
+    let signer = Signer::new(sign::Options::from_toml("").unwrap(), keys);
+    Policy::new(super::Options::from_toml("").unwrap(), upstreams.to_vec(), signer)
 }

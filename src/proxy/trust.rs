@@ -9,10 +9,11 @@ use super::policy::Ground;
 use crate::decompress;
 use crate::fill::Claim;
 use crate::metrics::Refusal;
+use crate::nix::excerpt::Excerpt;
 use crate::nix::hash::Sha256;
 use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, ContentAddress, NarInfo};
-use crate::nix::signature::PublicKey;
+use crate::nix::signature::{PublicKey, Signature};
 use crate::nix::store_path::{HashPart, StoreDir};
 use crate::store::Manifest;
 use crate::upstream::{Trust, Upstream};
@@ -102,7 +103,8 @@ impl Verified {
         let Some((voucher, ground)) = voucher(&info, upstream, rules.dir) else {
             let names: Vec<&str> = upstream.keys().iter().map(PublicKey::name).collect();
             let names = names.join(", ");
-            let text = format!("it has no valid signature by a key trusted for this upstream ({names})");
+            let found = signers(&info.sigs);
+            let text = format!("it has no valid signature by a key trusted for this upstream ({names}); {found}");
             return Err(Refused::new(Refusal::Untrusted, text));
         };
         if info.file_size.is_some_and(|size| size > NarInfo::largest_file(info.nar_size)) {
@@ -171,6 +173,20 @@ impl Verified {
             info.ca = None;
         }
         info
+    }
+}
+
+/// Whose names are in the signatures that were found, so that an operator can see which key is missing: a few, shortened.
+fn signers(sigs: &[Signature]) -> String {
+    const SHOWN: usize = 4;
+    let mut names: Vec<&str> = sigs.iter().map(|sig| sig.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| Excerpt::of(name).to_string()).collect();
+    match (shown.join(", "), names.len().saturating_sub(SHOWN)) {
+        (_, _) if names.is_empty() => "it has none at all".to_owned(),
+        (shown, 0) => format!("those that it has are in the name of {shown}"),
+        (shown, more) => format!("those that it has are in the name of {shown} and {more} more"),
     }
 }
 

@@ -243,7 +243,7 @@ impl Acme {
 
     /// Asks the CA when it wants a certificate renewed. That it does not say is no failure: then two thirds of the life count.
     async fn ask_window(&self, setting: &Setting, name: &Name, http: &Http) {
-        const NOT_BEFORE: Duration = Duration::from_secs(60);
+        const AT_MOST_EACH_SECOND: Duration = Duration::from_secs(1);
         const AT_LEAST_DAILY: Duration = Duration::from_secs(86_400);
         const AFTER_A_FAILURE: Duration = Duration::from_secs(6 * 3600);
         let certificate = self.of(name, |watched| watched.certificate.clone()).flatten();
@@ -269,7 +269,7 @@ impl Acme {
                     let why = info.explanation_url.map(|url| format!(" ({url})")).unwrap_or_default();
                     tracing::info!(%name, "acme: the CA wants it renewed between {from} and {to}{why}");
                 }
-                (Some(window), again.clamp(NOT_BEFORE, AT_LEAST_DAILY))
+                (Some(window), again.clamp(AT_MOST_EACH_SECOND, AT_LEAST_DAILY))
             }
             Ok(None) => (None, AT_LEAST_DAILY),
             Err(why) => {
@@ -364,7 +364,7 @@ pub struct Standing {
     pub facts: Option<super::certificate::Facts>,
     /// When the next order is made.
     pub next: UnixSeconds,
-    /// When this process got its certificate last.
+    /// When its certificate was had: by this process, or when its life began.
     pub succeeded: Option<UnixSeconds>,
     /// What kept it from one since.
     pub error: Option<String>,

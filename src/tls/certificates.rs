@@ -43,6 +43,7 @@ struct Inner {
 #[derive(Debug)]
 struct Shelf {
     options: Options,
+    challenge: Option<Challenge>,
     files: Vec<Watched>,
     self_signed: Option<(Certificate, Option<SelfSigned>)>,
 }
@@ -71,7 +72,7 @@ pub struct Shown {
     pub facts: Option<Facts>,
     /// When it is renewed; `None` where that is not our business.
     pub next: Option<UnixSeconds>,
-    /// When this process got it.
+    /// When this process put it in force, or when its life began, of one that was there already.
     pub succeeded: Option<UnixSeconds>,
     /// What went wrong since.
     pub error: Option<String>,
@@ -95,7 +96,7 @@ impl Certificates {
         let files = options.pairs().into_iter().map(|pair| Watched::load(pair, now)).collect::<Result<Vec<_>, _>>()?;
         let challenges = Challenges::default();
         let acme = Acme::new(challenges.clone(), metrics.clone());
-        let shelf = Shelf { options: options.clone(), files, self_signed: None };
+        let shelf = Shelf { options: options.clone(), challenge, files, self_signed: None };
         let inner = Inner {
             resolver: Arc::default(),
             challenges,
@@ -105,7 +106,7 @@ impl Certificates {
             metrics,
         };
         let certificates = Self(Arc::new(inner));
-        certificates.0.order(challenge);
+        certificates.0.order();
         certificates.0.fill_in(now)?;
         certificates.0.publish();
         Ok(certificates)
@@ -131,23 +132,15 @@ impl Certificates {
     /// Blocking: small files.
     pub fn reload(&self, options: &Options, challenge: Option<Challenge>) {
         let now = UnixSeconds::now();
-        self.0.take(options, now);
-        self.0.order(challenge);
-        if let Err(error) = self.0.fill_in(now) {
-            tracing::error!("{error}");
-        }
-        self.0.publish();
+        self.0.take(options, challenge, now);
+        self.0.order();
+        self.0.renew_shelf(now);
     }
 
     /// Watches files, orders and renews, until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
         let inner = &self.0;
-        let publish = || {
-            if let Err(error) = inner.fill_in(UnixSeconds::now()) {
-                tracing::error!("{error}");
-            }
-            inner.publish();
-        };
+        let publish = || inner.renew_shelf(UnixSeconds::now());
         tokio::join!(inner.acme.run(&stop, &publish), self.watch(&stop));
     }
 
@@ -164,7 +157,9 @@ impl Certificates {
             let inner = Arc::clone(&self.0);
             let looked = tokio::task::spawn_blocking(move || {
                 if inner.look(now, false) {
-                    inner.publish();
+                    // They may be for other names than before.
+                    inner.order();
+                    inner.renew_shelf(now);
                 }
             });
             if let Err(error) = looked.await {
@@ -224,7 +219,7 @@ impl Inner {
     }
 
     /// Holds another configuration's pairs against the files.
-    fn take(&self, options: &Options, now: UnixSeconds) {
+    fn take(&self, options: &Options, challenge: Option<Challenge>, now: UnixSeconds) {
         let mut shelf = self.shelf();
         let mut before = std::mem::take(&mut shelf.files);
         for pair in options.pairs() {
@@ -240,7 +235,7 @@ impl Inner {
                 },
             }
         }
-        shelf.options = options.clone();
+        (shelf.options, shelf.challenge) = (options.clone(), challenge);
         drop(shelf);
         self.look(now, true);
     }
@@ -254,13 +249,18 @@ impl Inner {
     }
 
     /// Has the CA sign for what no file is for.
-    fn order(&self, challenge: Option<Challenge>) {
+    fn order(&self) {
         let shelf = self.shelf();
         let uncovered = |name: &&Name| {
             !shelf.files.iter().filter_map(|pair| pair.certificate.as_ref()).any(|held| held.covers(name))
         };
-        let names: Vec<Name> = shelf.options.names.iter().filter(uncovered).cloned().collect();
-        self.acme.configure(shelf.options.acme.as_ref().zip(challenge), &names, &self.state_dir);
+        let mut names: Vec<Name> = Vec::new();
+        for name in shelf.options.names.iter().filter(uncovered) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        self.acme.configure(shelf.options.acme.as_ref().zip(shelf.challenge), &names, &self.state_dir);
     }
 
     /// Makes a self-signed certificate where there is no other: the one that is kept where that is all there will be, a
@@ -280,6 +280,14 @@ impl Inner {
             Some(self_signed::kept_or_passing(&self.state_dir, &names(&shelf.options.names), now)?)
         };
         Ok(())
+    }
+
+    /// Puts what there is now in force.
+    fn renew_shelf(&self, now: UnixSeconds) {
+        if let Err(error) = self.fill_in(now) {
+            tracing::error!("{error}");
+        }
+        self.publish();
     }
 
     fn publish(&self) {

@@ -48,8 +48,9 @@ impl Watched {
     /// They cannot be served.
     pub(super) fn load(pair: Pair, now: UnixSeconds) -> Result<Self, Error> {
         let seen = marks(&pair);
-        let certificate = Some(pair.load(now)?);
-        Ok(Self { pair, certificate, seen, doubted: None, later: None, replaced: Some(now), error: None })
+        let certificate = pair.load(now)?;
+        let replaced = Some(certificate.facts.not_before);
+        Ok(Self { pair, certificate: Some(certificate), seen, doubted: None, later: None, replaced, error: None })
     }
 
     /// Looks whether the files changed, and takes what is in them if that can be served. Says whether there is another

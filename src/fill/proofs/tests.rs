@@ -181,6 +181,45 @@ async fn what_is_here_and_unproven_is_proven_without_asking() {
 }
 
 #[tokio::test]
+async fn a_proof_leaves_who_announced_the_bytes_and_is_of_the_bytes_that_are_meant() {
+    let (nar, fills) = (file_nar(b"contents"), fills());
+    let origin = origin(&nar).await;
+    let (first, _) = plan(&nar, claim(&nar), Prove::Afterwards, &origin);
+    unproven(&fills, &first).await;
+    // Half of a digest is a body's name: the other half may be another's.
+    let other = Plan { file_hash: Some(Sha256::of(b"other")), prove: Prove::Never, ..first.clone() };
+    assert_eq!(fills.proven(&other).await.unwrap_err().refusal, Some(Refusal::WrongFileHash));
+    idle(&fills).await;
+    unproven(&fills, &first).await;
+    let again = Plan { claim: Some(Arc::new(Claim { basis: [1; 16], ..claim(&nar) })), ..first };
+    assert_eq!(fills.proven(&again).await.unwrap().announced.unwrap().basis, [0; 16]);
+}
+
+/// Somebody waits for the proof of what would be read at once otherwise: whoever reads along waits with him, so that
+/// nothing of it has left when it is refuted.
+#[tokio::test]
+async fn what_somebody_needs_proven_is_read_by_nobody_before() {
+    let (nar, fills) = (large(), fills());
+    let origin = origin(&nar).await;
+    for prove in [Prove::Never, Prove::Afterwards, Prove::First] {
+        let (wrong, judge) = plan(&nar, wrong(&nar), prove, &origin);
+        assert_eq!(fills.proven(&wrong).await.unwrap_err().refusal, Some(Refusal::WrongNarHash), "{prove:?}");
+        idle(&fills).await;
+        assert_eq!(told(&judge), [(Some(Refusal::WrongNarHash), false)], "{prove:?}");
+        assert_eq!(manifest(&fills, &wrong).await, None);
+    }
+}
+
+#[test]
+fn a_body_waits_once() {
+    let (fills, blob) = (fills(), BlobId([1; 16]));
+    let first = Waiting::begin(&fills, blob);
+    assert!(first.is_some() && Waiting::begin(&fills, blob).is_none());
+    drop(first);
+    assert!(Waiting::begin(&fills, blob).is_some());
+}
+
+#[tokio::test]
 async fn a_hole_in_what_is_to_be_proven_is_no_verdict_and_it_is_filled_anew() {
     let (nar, fills) = (large(), fills());
     let origin = origin(&nar).await;
@@ -345,7 +384,7 @@ async fn a_stored_body_meets_a_plan_by_its_hash_and_where_it_must_by_its_proof()
     let later = Plan { prove: Prove::Afterwards, ..first.clone() };
     assert!(first.is_met_by(&proven) && !first.is_met_by(&unproven));
     assert!(later.is_met_by(&proven) && later.is_met_by(&unproven));
-    assert!(!Plan { claim: None, ..first.clone() }.is_met_by(&proven));
+    assert!(Plan { claim: None, ..first.clone() }.is_met_by(&proven), "its hash is all there is to prove");
     assert!(!Plan { claim: Some(Arc::new(wrong(&nar))), ..first.clone() }.is_met_by(&proven));
     for prove in [Prove::First, Prove::Afterwards] {
         let other = Some(Sha256::of(b"other"));

@@ -74,6 +74,12 @@ fn what_has_the_hash_and_is_no_nar_is_refused() {
 }
 
 #[test]
+fn what_is_no_nar_is_told_at_once_whatever_its_hash_is() {
+    let found = prove(Compression::None, &claim(&file_nar(b"contents")), &[b'x'; 64][..], || false);
+    assert_eq!(refusal(found), Some(Refusal::BadNar));
+}
+
+#[test]
 fn r3_a_content_address_is_held_against_the_content() {
     let nar = file_nar(b"contents");
     let with = |address: &str| Claim { address: Some((ContentAddress::parse(address).unwrap(), false)), ..claim(&nar) };

@@ -14,7 +14,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, FsWord, Stat, StatVfsMountFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, FsWord, Mode, OFlags, Stat, StatVfsMountFlags};
+use rustix::io::Errno;
 use rustix::process::Gid;
 use zeroize::Zeroizing;
 
@@ -22,6 +24,9 @@ use super::secret_key::{self, SecretKey};
 
 /// The longest file: a key with a name of 255 characters takes 344 bytes.
 const MOST: usize = 4096;
+
+/// How a key file is opened. Nonblocking, because a pipe in its place would be waited for.
+const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// File systems that live in memory, by their magic numbers (`statfs(2)`).
 const TMPFS: FsWord = 0x0102_1994;
@@ -139,10 +144,20 @@ fn load_as(path: &Path, process: &Process) -> Result<SecretKey, KeyFileError> {
 /// Reads the key in this file, whoever else may have done so: to tell its public half.
 ///
 /// # Errors
-/// When the file cannot be read or holds no key.
+/// When the file cannot be read or holds no key, and when it is something else than a file: nothing is waited for.
 pub fn load_unguarded(path: &Path) -> Result<SecretKey, KeyFileError> {
-    let key = File::open(path).map_err(Why::Open).and_then(|mut file| read(&mut file));
+    let key = open_unguarded(path).and_then(|file| read(&mut File::from(file)));
     key.map_err(|why| KeyFileError { path: path.to_owned(), why })
+}
+
+fn open_unguarded(path: &Path) -> Result<OwnedFd, Why> {
+    let failed = |error: Errno| Why::Open(error.into());
+    // Looked at before it is opened, since opening a device may do something, and after, since it may be another one.
+    if !is_file(&rustix::fs::stat(path).map_err(failed)?) {
+        return Err(Why::NoFile);
+    }
+    let file = rustix::fs::open(path, READING, Mode::empty()).map_err(failed)?;
+    if is_file(&rustix::fs::fstat(&file).map_err(failed)?) { Ok(file) } else { Err(Why::NoFile) }
 }
 
 /// Reads the key that comes from `input`, which is called `name` in the error.
@@ -173,7 +188,7 @@ impl Process {
 }
 
 /// Looks at the file that was opened.
-fn check(file: &rustix::fd::OwnedFd, path: &Path, process: &Process) -> Result<(), Why> {
+fn check(file: &OwnedFd, path: &Path, process: &Process) -> Result<(), Why> {
     let stat = rustix::fs::fstat(file).map_err(|error| Why::Open(error.into()))?;
     let (mode, file_name) = (stat.st_mode & 0o7777, || shown(path));
     if !process.trusts(stat.st_uid) {
@@ -194,7 +209,7 @@ fn check(file: &rustix::fd::OwnedFd, path: &Path, process: &Process) -> Result<(
 }
 
 /// Whether the file lies in memory and is mounted read-only.
-fn is_mounted_secret(file: &rustix::fd::OwnedFd) -> bool {
+fn is_mounted_secret(file: &OwnedFd) -> bool {
     let in_memory = rustix::fs::fstatfs(file).is_ok_and(|found| [TMPFS, RAMFS].contains(&found.f_type));
     in_memory && rustix::fs::fstatvfs(file).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }

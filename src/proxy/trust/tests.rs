@@ -66,10 +66,7 @@ fn r1_a_signature_counts_by_a_key_of_this_upstream_and_for_this_content_alone() 
     assert_eq!(reason(check(&mine.signed(&plain()), &a)), None);
     assert_eq!(reason(check(&mine.signed(&plain()), &b)), Some(Refusal::Untrusted), "a key of another upstream");
     assert_eq!(reason(check(&namesake.signed(&plain()), &a)), Some(Refusal::Untrusted), "a name is no key");
-    let renamed = NarInfo {
-        sigs: vec![crate::nix::signature::Signature { name: "cache-2".into(), ..mine.sign(&plain()) }],
-        ..plain()
-    };
+    let renamed = NarInfo { sigs: vec![Signature { name: "cache-2".into(), ..mine.sign(&plain()) }], ..plain() };
     assert_eq!(reason(check(&renamed, &upstream("keys", &[&mine, &other]))), Some(Refusal::Untrusted));
 
     let signed = mine.signed(&plain());
@@ -83,7 +80,8 @@ fn r1_a_signature_counts_by_a_key_of_this_upstream_and_for_this_content_alone() 
     ] {
         let refused = check(&changed, &a).unwrap_err();
         assert_eq!(refused.reason, Refusal::Untrusted, "{changed:?}");
-        assert!(refused.text.ends_with("trusted for this upstream (cache-1)"), "{}", refused.text);
+        let told = "trusted for this upstream (cache-1); those that it has are in the name of `cache-1`";
+        assert!(refused.text.ends_with(told), "{}", refused.text);
     }
     // What nobody signs may be another, and one right signature among wrong ones is enough.
     let mut many = NarInfo { url: "nar/y.nar".into(), ..other.signed(&plain()) };
@@ -367,4 +365,21 @@ fn vouchers_are_kept_by_number() {
     }
     assert_eq!(Voucher::ALL, [Voucher::Key, Voucher::ContentAddress, Voucher::Operator, Voucher::Nobody]);
     assert_eq!((Voucher::of_code(4), Voucher::of_code(255)), (None, None));
+}
+
+#[test]
+fn an_operator_is_told_which_keys_signed_in_few_words() {
+    let upstream = upstream("keys", &[&Theirs::new("cache-1", 1)]);
+    let told = |names: &[String]| {
+        let sigs = names.iter().map(|name| Signature { name: name.clone(), bytes: [7; 64] }).collect();
+        let refused = check(&NarInfo { sigs, ..unsigned(&file_nar(b"x")) }, &upstream).unwrap_err();
+        refused.text.split_once("; ").unwrap().1.to_owned()
+    };
+    assert_eq!(told(&[]), "it has none at all");
+    let names = |count| (0..count).map(|n| format!("k-{n}")).collect::<Vec<_>>();
+    assert_eq!(told(&names(1)), "those that it has are in the name of `k-0`");
+    assert_eq!(told(&[names(2), names(2)].concat()), "those that it has are in the name of `k-0`, `k-1`");
+    assert_eq!(told(&names(9)), "those that it has are in the name of `k-0`, `k-1`, `k-2`, `k-3` and 5 more");
+    let long: Vec<String> = (0..9).map(|n| n.to_string().repeat(255)).collect();
+    assert!(told(&long).len() < 400, "{}", told(&long));
 }

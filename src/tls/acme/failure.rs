@@ -95,3 +95,48 @@ fn one_line(text: &str) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: &str, rest: &str) -> Problem {
+        serde_json::from_str(&format!("{{\"type\": \"urn:ietf:params:acme:error:{kind}\"{rest}}}")).unwrap()
+    }
+
+    #[test]
+    fn the_cas_words_are_told_on_one_line() {
+        let sub = r#", "detail": "one\nor more", "subproblems": [{"type": "urn:x:caa", "detail": "CAA forbids",
+            "identifier": {"type": "dns", "value": "a.test"}}]"#;
+        let failure = Failure::answered(&problem("rejectedIdentifier", sub), "the order was not taken", None);
+        assert_eq!(failure.reason, Reason::Refused);
+        assert!(
+            failure.text.starts_with("the order was not taken: one or more (rejectedIdentifier); "),
+            "{}",
+            failure.text
+        );
+        assert!(failure.text.contains("a.test") && failure.text.contains("CAA forbids"), "{}", failure.text);
+        let long = Failure::new(Reason::Refused, "x".repeat(10_000));
+        assert!(long.text.len() < 700);
+    }
+
+    #[test]
+    fn each_kind_has_its_reason() {
+        for (kind, reason) in [
+            ("rateLimited", Reason::RateLimited),
+            ("externalAccountRequired", Reason::Account),
+            ("accountDoesNotExist", Reason::Account),
+            ("dns", Reason::Validation),
+            ("unauthorized", Reason::Validation),
+            ("serverInternal", Reason::Unreachable),
+            ("badCSR", Reason::Refused),
+            ("of the future", Reason::Refused),
+        ] {
+            let failure = Failure::answered(&problem(kind, ""), "it", Some(Duration::from_secs(7)));
+            assert_eq!((failure.reason, failure.wait), (reason, Some(Duration::from_secs(7))), "{kind}");
+            assert_eq!(failure.account_is_gone, kind == "accountDoesNotExist");
+        }
+        let silent = Failure::of(&Error::Other("no route".into()), "it", None);
+        assert_eq!((silent.reason, silent.text.as_str()), (Reason::Unreachable, "it: no route"));
+    }
+}

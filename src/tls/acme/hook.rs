@@ -57,3 +57,52 @@ async fn beginning(stderr: Option<impl AsyncRead + Unpin>) -> String {
         text => format!(": {text}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A program of shell, with a directory to write into as `$DIR`.
+    fn program(dir: &Path, text: &str) -> std::path::PathBuf {
+        let path = dir.join("hook");
+        fs::write(&path, format!("#!/bin/sh\nDIR={}\n{text}\n", dir.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn it_is_given_verb_name_and_value_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let hook = program(dir.path(), "printf '%s|' \"$@\" > $DIR/told; cat >> $DIR/told");
+        run(&hook, "add", "_acme-challenge.a.test", "v a$(lue);\"'").await.unwrap();
+        let told = fs::read_to_string(dir.path().join("told")).unwrap();
+        assert_eq!(told, "add|_acme-challenge.a.test|v a$(lue);\"'|");
+    }
+
+    #[tokio::test]
+    async fn what_fails_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let hook = program(dir.path(), "echo no such zone >&2; exit 3");
+        let why = run(&hook, "add", "n", "v").await.unwrap_err();
+        assert!(why.contains("exit status: 3") && why.ends_with(": no such zone"), "{why}");
+        let why = run(&dir.path().join("none"), "add", "n", "v").await.unwrap_err();
+        assert!(why.contains("cannot be run"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn much_said_and_children_left_hold_nothing_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let hook = program(dir.path(), "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1");
+        let why = run(&hook, "add", "n", "v").await.unwrap_err();
+        assert!(why.len() < 3000, "{}", why.len());
+        // Something that was left running holds the pipe.
+        let hook = program(dir.path(), "sleep 20 & echo $! > $DIR/pid");
+        tokio::time::timeout(Duration::from_secs(10), run(&hook, "add", "n", "v")).await.expect("at once").unwrap();
+        let pid: i32 = fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}

@@ -64,11 +64,11 @@ impl Watched {
         let latest = UnixSeconds::now().plus(LONGEST_WAIT);
         Self {
             name: name.clone(),
+            succeeded: certificate.as_ref().map(|held| held.facts.not_before),
             certificate,
             ledger: kept.map(|kept| Ledger::read(kept, latest)).unwrap_or_default(),
             window: None,
             ask: UnixSeconds(0),
-            succeeded: None,
             error: None,
         }
     }

@@ -200,6 +200,33 @@ fn what_is_no_file_is_told() {
 }
 
 #[test]
+fn nothing_is_waited_for_where_the_public_half_is_told() {
+    let shelf = Shelf::new();
+    shelf.directory("directory", 0o700);
+    rustix::fs::mknodat(CWD, shelf.path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    symlink("pipe", shelf.path("to-pipe")).unwrap();
+    symlink("key", shelf.path("to-key")).unwrap();
+    shelf.mode("key", 0o666);
+    let told = |path: PathBuf| {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            tell.send(load_unguarded(&path).map(|key| key.name().to_owned()).map_err(|error| error.to_string()))
+        });
+        told.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for something")
+    };
+    for name in ["key", "to-key"] {
+        assert_eq!(told(shelf.path(name)).as_deref(), Ok("shelf-1"), "whoever else can read it");
+    }
+    let no_file = "this is no regular file; give the file that holds the key";
+    for path in [shelf.path("pipe"), shelf.path("to-pipe"), shelf.path("directory"), "/dev/zero".into()] {
+        let expected = format!("key file {}: {no_file}", path.display());
+        assert_eq!(told(path), Err(expected));
+    }
+    let missing = told(shelf.path("missing")).unwrap_err();
+    assert!(missing.contains(": cannot be opened: No such file"), "{missing}");
+}
+
+#[test]
 fn what_is_in_it_is_a_key_and_nothing_else() {
     let shelf = Shelf::new();
     let key = std::fs::read_to_string(shelf.key()).unwrap();

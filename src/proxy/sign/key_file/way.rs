@@ -15,7 +15,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{GROUP_WRITE, OTHERS_WRITE, Process, STICKY, Why, is_file};
+use super::{GROUP_WRITE, OTHERS_WRITE, Process, READING, STICKY, Why, is_file};
 
 /// Links that are followed; as many as the system itself follows.
 const LINKS: usize = 40;
@@ -102,10 +102,8 @@ impl Walk<'_> {
 
     /// Opens the file of this name. It may be another one than a moment ago: what was opened counts from here on.
     fn read_from(&self, name: &OsStr) -> Result<OwnedFd, Why> {
-        // Nonblocking, because a pipe in its place would be waited for.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(&self.at.dir, name, flags, Mode::empty()).map_err(|error| Why::Open(error.into()))?;
+        let file = rustix::fs::openat(&self.at.dir, name, READING | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|error| Why::Open(error.into()))?;
         let stat = rustix::fs::fstat(&file).map_err(|error| Why::Open(error.into()))?;
         if is_file(&stat) { Ok(file) } else { Err(Why::NoFile) }
     }
