@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use rustls::server::ResolvesServerCert;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::body::Body;
-use crate::edge::{self, Listen, ListenAddress, Listeners, Peer, Service, Stop};
+use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Peer, Service, Stop};
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::nix::signature::PublicKey;
@@ -38,6 +39,9 @@ use self::reload::Reloads;
 
 /// Files and sockets besides clients' connections, for the bound on those: block files, upstreams' connections.
 const OTHER_FILES: u64 = 1024;
+
+/// Between two looks at files that may change.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// How long what runs in the background may take to end.
 const FINISH: Duration = Duration::from_secs(5);
@@ -128,14 +132,11 @@ impl App {
                 Some(tls::Certificates::load(&config.tls, config.acme_challenge(), state_dir, metrics)?)
             }
         };
-        let server_config = match &certificates {
-            None => None,
-            Some(certificates) => Some(tls::server_config(certificates.resolver())?),
-        };
-        let listeners = edge::bind(&config.listen, server_config.as_ref())?;
-        let admin_address =
-            config.admin.address.map(|address| Listen { address: ListenAddress::Tcp(address), tls: false });
-        let admin_listeners = edge::bind(admin_address.as_slice(), None)?;
+        let challenges = certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
+        let resolver = certificates.as_ref().map(|certificates| certificates.resolver() as Arc<dyn ResolvesServerCert>);
+        let listeners = edge::bind(&config.listen, resolver.as_ref(), &challenges)?;
+        let admin_address = config.admin.address.map(|address| Listen::plain(ListenAddress::Tcp(address)));
+        let admin_listeners = edge::bind(admin_address.as_slice(), None, &challenges)?;
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
         Ok(Self { config, metrics, store, proxy, own_keys, certificates, listeners, admin, admin_listeners })
     }
@@ -179,7 +180,7 @@ impl App {
     }
 
     async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<()> {
-        let connections = self.config.limits.connections(OTHER_FILES);
+        let bounds = self.config.limits.bounds(OTHER_FILES);
         let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
 
         let opening = tokio::spawn({
@@ -193,8 +194,10 @@ impl App {
         });
         let scrubbing = self.scrubbing(&stop.drain);
         let keeping_certificates = self.keeping_certificates(&stop.drain);
-        let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone()));
-        let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), connections, stop.clone()));
+        let refreshing = tokio::spawn(refresh(self.listeners.with_client_certificates(), stop.drain.clone()));
+        let challenges = self.certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
+        let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges));
+        let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
         let pages = Arc::new(Pages {
@@ -203,7 +206,8 @@ impl App {
             certificates: self.certificates.clone(),
             examinations: Arc::new(Semaphore::new(1)),
         });
-        let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), 64, admin_stop.clone()));
+        let few = Bounds { connections: 64, handshakes: 1 };
+        let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
 
         let mut reloads =
             Reloads::new(self.config, origin, self.proxy.clone(), self.certificates.clone(), self.metrics.clone());
@@ -229,6 +233,7 @@ impl App {
             let _ = opening.await;
             let _ = scrubbing.await;
             let _ = keeping_certificates.await;
+            let _ = refreshing.await;
         };
         if tokio::time::timeout(FINISH, background).await.is_err() {
             tracing::warn!("what ran in the background did not end within {FINISH:?}");
@@ -238,6 +243,21 @@ impl App {
         let _ = admin.await;
         tracing::info!(drained, "stopped");
         Ok(())
+    }
+}
+
+/// Has the CA files for clients looked at once a second until the drain begins.
+async fn refresh(acceptors: Vec<Arc<tls::Acceptor>>, stop: CancellationToken) {
+    if acceptors.is_empty() {
+        return;
+    }
+    let acceptors = Arc::new(acceptors);
+    let mut ticks = tokio::time::interval(REFRESH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let acceptors = Arc::clone(&acceptors);
+        let looked = tokio::task::spawn_blocking(move || acceptors.iter().for_each(|acceptor| acceptor.refresh()));
+        let _ = stop.run_until_cancelled(looked).await; // a file system that hangs must not hold up the end
     }
 }
 

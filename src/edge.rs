@@ -1,6 +1,6 @@
 //! The side that faces clients: sockets, TLS, HTTP, and the shape of every response.
 //!
-//! A request's way: [`listener`] takes the connection, [`connection`] shakes hands and speaks HTTP, [`service`] checks
+//! A request's way: [`listener`] takes the connection, [`handshake`] makes it a TLS one, [`connection`] speaks HTTP, [`service`] checks
 //! the head and lets [`route`] say what is asked for; the proxy answers, [`respond`] writes the response, [`range`]
 //! deciding how much of it, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
 //! [`access`] writes the log.
@@ -9,7 +9,10 @@
 //! 400 KiB for each of 256 HTTP/2 streams (all of it parts of chunks the store holds anyway, none of it copies); 16 KiB
 //! of request head. Their number is bounded by [`Limits`].
 //!
-//! Out of scope: where answers come from, certificates (see `tls`), the admin address.
+//! Certificates are those of `tls`: this room asks which to show ([`Acceptor`](crate::tls::Acceptor)) and what a CA wants to
+//! read ([`Challenges`](crate::tls::Challenges)).
+//!
+//! Out of scope: where answers come from, where certificates come from, the admin address.
 
 pub mod access;
 pub mod activity;
@@ -17,15 +20,19 @@ pub mod address;
 pub mod body;
 pub mod connection;
 pub mod cork;
+pub mod handshake;
 pub mod listener;
+pub mod options;
 pub mod range;
+pub mod redirect;
 pub mod respond;
 pub mod route;
 pub mod service;
 #[cfg(test)]
 mod testing;
 
-pub use address::{BoundAddress, ListenAddress, Peer};
+pub use address::{BoundAddress, Entrance, ListenAddress, Peer};
 pub use connection::Handler;
-pub use listener::{BindError, Limits, Listen, Listeners, Stop, bind};
+pub use listener::{BindError, Listeners, Stop, bind};
+pub use options::{Bounds, Limits, Listen};
 pub use service::{Answers, Service};

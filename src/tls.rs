@@ -14,14 +14,16 @@
 
 pub mod acme;
 pub mod certificate;
-mod certificates;
+pub mod certificates;
 mod challenges;
 mod client;
+mod clients;
 mod files;
 mod name;
 mod resolver;
 mod self_signed;
 mod server;
+mod stamp;
 #[cfg(test)]
 mod testing;
 mod vault;
@@ -33,14 +35,15 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use certificates::{Certificates, Shown, Source};
-pub use challenges::Challenges;
+pub use certificates::{Certificates, Source};
+pub use challenges::{ACME_TLS, Challenges};
 pub use client::{check_ca_file, client_config};
+pub use clients::{ClientAuth, ClientCertificates, ClientName, check_client_ca_file};
 pub use files::Pair;
 pub use name::Name;
 pub use resolver::Resolver;
 pub use self_signed::{Origin, SelfSigned};
-pub use server::server_config;
+pub use server::{Acceptor, is_for_challenge};
 
 use crate::clock::UnixSeconds;
 use crate::metrics::CertificateFailure as Reason;

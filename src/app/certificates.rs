@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::operator;
 use crate::config::Config;
-use crate::tls::Shown;
 use crate::tls::certificate::date;
+use crate::tls::certificates::Shown;
 
 /// Where the server tells, on the address for operators.
 pub(super) const PATH: &str = "/certificates";

@@ -17,6 +17,9 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     for (n, upstream) in config.upstream.iter().enumerate() {
         upstream.check(&format!("{}[{n}]", places.upstream), mistakes);
     }
+    for (n, listen) in config.listen.iter().enumerate() {
+        listen.check(&format!("{}[{n}]", places.listen), mistakes);
+    }
     config.cache.check(&format!("{}cache", places.file), mistakes);
     config.sign.check(&format!("{}sign", places.file), mistakes);
     config.tls.check(&format!("{}tls", places.file), has_plain(&config.listen), mistakes);
@@ -58,6 +61,9 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         mistakes.say(&at("tls.acme.ca_file"), &why);
     }
     config.sign.check_files(&at("sign"), mistakes);
+    for (n, listen) in config.listen.iter().enumerate() {
+        listen.check_files(&format!("{}[{n}]", places.listen), mistakes);
+    }
     for (n, upstream) in config.upstream.iter().enumerate() {
         if let Some(Err(why)) = upstream.ca_file.as_deref().map(crate::tls::check_ca_file) {
             mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);

@@ -21,7 +21,7 @@ pub fn nix_conf_lines(
     ca_file: Option<&Path>,
     own_keys: &[PublicKey],
 ) -> String {
-    let address = |tls| bound.iter().filter(|b| b.tls == tls).find_map(|b| client_url(config, b));
+    let address = |tls| bound.iter().filter(|b| b.tls == tls && !b.redirects).find_map(|b| client_url(config, b));
     let (encrypted, plain) = (address(true), address(false));
     let Some(url) = encrypted.as_deref().or(plain.as_deref()) else {
         return "# Nix cannot use a unix socket: it needs an HTTP server or a TCP listener in front of this one.\n"
@@ -134,8 +134,10 @@ mod tests {
         let mut mistakes = Mistakes::default();
         let root = Environment { root: true, ..Environment::default() };
         let config = Config::read(config, &root, &mut mistakes).ok_or(mistakes).unwrap();
-        let bound: Vec<BoundAddress> =
-            bound.iter().map(|(address, tls)| BoundAddress { address: address.parse().unwrap(), tls: *tls }).collect();
+        let bound: Vec<BoundAddress> = bound
+            .iter()
+            .map(|(address, tls)| BoundAddress { address: address.parse().unwrap(), tls: *tls, redirects: false })
+            .collect();
         let own_keys: Vec<PublicKey> = own_keys.iter().map(|key| PublicKey::parse(key).unwrap()).collect();
         nix_conf_lines(&config, &bound, ca_file.map(Path::new), &own_keys)
     }

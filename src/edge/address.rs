@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+
+use super::redirect::Redirect;
 
 /// An address to listen on: `"0.0.0.0:443"`, `"[::]:443"` or `"unix:/run/snowbank/http.sock"`.
 ///
@@ -54,6 +57,8 @@ pub struct BoundAddress {
     pub address: ListenAddress,
     /// Whether its connections begin with a TLS handshake.
     pub tls: bool,
+    /// Whether its clients are sent elsewhere.
+    pub redirects: bool,
 }
 
 impl fmt::Display for BoundAddress {
@@ -67,13 +72,24 @@ impl fmt::Display for BoundAddress {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who is at the other end of a connection, and how they came in. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The address the connection comes from; `None` over a unix socket, whose clients have none.
     pub address: Option<SocketAddr>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
+    /// The kind of listener it came to.
+    pub entrance: Entrance,
+}
+
+/// A kind of listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entrance {
+    /// Plain HTTP.
+    Plain,
+    /// HTTPS.
+    Tls,
+    /// Plain HTTP, where clients are told to go elsewhere.
+    Elsewhere(Arc<Redirect>),
 }
 
 impl fmt::Display for Peer {
@@ -102,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_bound_address_is_a_url() {
-        let shown = |text: &str, tls| BoundAddress { address: text.parse().expect(text), tls }.to_string();
+        let shown =
+            |text: &str, tls| BoundAddress { address: text.parse().expect(text), tls, redirects: false }.to_string();
         assert_eq!(shown("127.0.0.1:43121", true), "https://127.0.0.1:43121");
         assert_eq!(shown("[::1]:80", false), "http://[::1]:80");
         assert_eq!(shown("unix:/run/s", false), "unix:/run/s");

@@ -21,10 +21,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, interval_at, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,10 +31,10 @@ use super::activity::{self, Activity, Verdict, Watch, Watched};
 use super::address::Peer;
 use super::body::{Body, H2_SLICE};
 use super::cork::cork;
+use super::handshake::shake;
 use crate::metrics::{ConnectionEnd, EdgeMetrics};
+use crate::tls::Acceptor;
 
-/// Time for the whole TLS handshake (R22).
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Time for a whole HTTP/1.1 request head (R22). hyper starts it when it begins to wait for one, so it also ends idle
 /// HTTP/1.1 connections.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -63,6 +62,8 @@ pub struct Shared<H> {
     pub handler: Arc<H>,
     /// What is counted.
     pub metrics: EdgeMetrics,
+    /// Bounds how many handshakes run at a time.
+    pub handshakes: Semaphore,
     /// Knows every task there is.
     pub tasks: TaskTracker,
     /// Asks the connections to finish what runs and take nothing new.
@@ -75,7 +76,7 @@ pub struct Shared<H> {
 pub async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<Acceptor>>,
     peer: Peer,
 ) {
     shared.metrics.connections_open.inc();
@@ -83,7 +84,7 @@ pub async fn serve<H: Handler>(
     let io = Watched::new(io, Arc::clone(&activity));
     let end = match tls {
         None => serve_http1(&shared, io, peer, activity).await,
-        Some(config) => serve_tls(&shared, io, config, peer, activity).await,
+        Some(acceptor) => serve_tls(&shared, io, &acceptor, peer, activity).await,
     };
     shared.metrics.connections_open.dec();
     shared.metrics.connections.of(end).inc();
@@ -92,23 +93,20 @@ pub async fn serve<H: Handler>(
 async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: &Arc<Shared<H>>,
     io: IO,
-    config: Arc<ServerConfig>,
+    acceptor: &Acceptor,
     peer: Peer,
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
     // A drain does not wait for handshakes: no request was made yet.
-    let handshake = tokio::select! {
-        handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(io)) => handshake,
+    let shaken = tokio::select! {
+        shaken = shake(io, acceptor, &shared.handshakes) => shaken,
         () = shared.drain.cancelled() => return ConnectionEnd::Closed,
     };
-    let stream = match handshake {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "TLS handshake failed");
-            return ConnectionEnd::Handshake;
-        }
-        Err(_elapsed) => {
-            tracing::debug!(%peer, limit = ?HANDSHAKE_LIMIT, "TLS handshake took too long");
+    let stream = match shaken {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return ConnectionEnd::Closed,
+        Err(why) => {
+            tracing::debug!(%peer, %why, "TLS handshake failed");
             return ConnectionEnd::Handshake;
         }
     };
@@ -127,8 +125,8 @@ async fn serve_http1<H: Handler>(
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
     let service = {
-        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
-        service_fn(move |request| answer(Arc::clone(&shared), request, peer, Arc::clone(&activity), usize::MAX))
+        let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
+        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), Arc::clone(&activity), usize::MAX))
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,7 +137,7 @@ async fn serve_http1<H: Handler>(
         // long as the upstream takes. (What is at hand is written before the end is looked for.)
         .half_close(false)
         .serve_connection(TokioIo::new(io), service);
-    drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await
+    drive(shared, connection, |_| Poll::Ready(Ok(())), &peer, &activity).await
 }
 
 async fn serve_http2<H: Handler>(
@@ -150,8 +148,8 @@ async fn serve_http2<H: Handler>(
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
     let service = {
-        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
-        service_fn(move |request| answer(Arc::clone(&shared), request, peer, Arc::clone(&activity), H2_SLICE))
+        let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
+        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), Arc::clone(&activity), H2_SLICE))
     };
     let (corked, mut uncork) = cork(io, tls);
     let connection = http2::Builder::new(TrackedExecutor(shared.tasks.clone()))
@@ -163,7 +161,7 @@ async fn serve_http2<H: Handler>(
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_LIMIT)
         .serve_connection(TokioIo::new(corked), service);
-    drive(shared, connection, move |cx| uncork.poll(cx), peer, &activity).await
+    drive(shared, connection, move |cx| uncork.poll(cx), &peer, &activity).await
 }
 
 /// Answers one request, whatever the handler does (R35).
@@ -222,7 +220,7 @@ async fn drive<H>(
     shared: &Shared<H>,
     connection: impl Connection,
     mut flush: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
-    peer: Peer,
+    peer: &Peer,
     activity: &Activity,
 ) -> ConnectionEnd {
     let mut connection = pin!(connection);

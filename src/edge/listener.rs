@@ -10,59 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::server::ResolvesServerCert;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::{BoundAddress, ListenAddress, Peer};
+use super::address::{BoundAddress, Entrance, ListenAddress, Peer};
 use super::connection::{self, Handler, Shared};
+use super::options::{Bounds, Listen};
 use crate::metrics::EdgeMetrics;
-use crate::options::{Mistakes, key};
-
-crate::options! {
-    /// An address to serve on. Without any, there is one with TLS and one without on loopback.
-    pub struct Listen {
-        /// The address and port, or the path of a unix socket. Port 0 lets the system choose; the log tells which.
-        /// A unix socket is made with mode 0666: who may enter its directory may use it. It is removed at the stop.
-        pub address: ListenAddress,
-        /// Serve HTTPS (HTTP/2 and HTTP/1.1). `false` serves plain HTTP/1.1, which is what a unix socket usually wants.
-        pub tls: bool = true,
-    }
-}
-
-crate::options! {
-    /// Bounds of what clients may take.
-    pub struct Limits {
-        /// Connections open at a time, over all addresses, at least 1; further ones wait in the system's queue. By default as many
-        /// as the limit of open files leaves, at most 10000.
-        pub connections: Option<u32> = None,
-    }
-}
-
-impl Limits {
-    /// Checks what the form of a value does not show; `at` is the table's place.
-    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
-        if self.connections == Some(0) {
-            mistakes.refuse(&key(at, "connections"), &0, "at least 1");
-        }
-    }
-
-    /// The bound on open connections, when `others` files and sockets are needed elsewhere (block files, upstreams).
-    /// 64 more stay in reserve (R30).
-    pub fn connections(&self, others: u64) -> usize {
-        const RESERVE: u64 = 64;
-        const MOST: u64 = 10_000;
-        const LEAST: u64 = 16;
-        let bound = self.connections.map(u64::from).unwrap_or_else(|| {
-            let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-            files.saturating_sub(others).saturating_sub(RESERVE).clamp(LEAST, MOST)
-        });
-        usize::try_from(bound).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
-    }
-}
+use crate::tls::{self, Challenges};
 
 /// Longest queue of connections that wait to be accepted; the system may have a lower bound of its own.
 const BACKLOG: i32 = 4096;
@@ -96,6 +55,14 @@ pub enum BindError {
     /// TLS is asked for, but no certificate was loaded.
     #[error("cannot listen on {0} with TLS: there is no certificate")]
     NoCertificate(ListenAddress),
+    /// The TLS settings cannot be made.
+    #[error("cannot listen on {address} with TLS: {source}")]
+    Tls {
+        /// The address.
+        address: ListenAddress,
+        /// Why not.
+        source: tls::Error,
+    },
 }
 
 /// Bound addresses, not yet served; connections wait in the system's queue.
@@ -104,47 +71,71 @@ pub struct Listeners(Vec<Bound>);
 
 #[derive(Debug)]
 struct Bound {
-    acceptor: Acceptor,
+    door: Door,
     _file: Option<SocketFile>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<tls::Acceptor>>,
+    entrance: Entrance,
     address: BoundAddress,
 }
 
 #[derive(Debug)]
-enum Acceptor {
+enum Door {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// Binds every address, or none. Needs the runtime it is to be served on.
+/// Binds every address, or none. Needs the runtime it is to be served on. Those with TLS show the certificates of
+/// `resolver`, and those of `challenges` to a CA.
+///
+/// Blocking: reads the CA files for clients.
 ///
 /// # Errors
 /// The first address that cannot be served.
-pub fn bind(listen: &[Listen], tls: Option<&Arc<ServerConfig>>) -> Result<Listeners, BindError> {
-    listen.iter().map(|one| bind_one(one, tls)).collect::<Result<_, _>>().map(Listeners)
+pub fn bind(
+    listen: &[Listen],
+    resolver: Option<&Arc<dyn ResolvesServerCert>>,
+    challenges: &Challenges,
+) -> Result<Listeners, BindError> {
+    listen.iter().map(|one| bind_one(one, resolver, challenges)).collect::<Result<_, _>>().map(Listeners)
 }
 
-fn bind_one(listen: &Listen, tls: Option<&Arc<ServerConfig>>) -> Result<Bound, BindError> {
-    let tls = match (listen.tls, tls) {
-        (true, None) => return Err(BindError::NoCertificate(listen.address.clone())),
-        (true, Some(config)) => Some(Arc::clone(config)),
-        (false, _) => None,
+fn acceptor(
+    listen: &Listen,
+    resolver: Option<&Arc<dyn ResolvesServerCert>>,
+    challenges: &Challenges,
+) -> Result<tls::Acceptor, BindError> {
+    let resolver = resolver.ok_or_else(|| BindError::NoCertificate(listen.address.clone()))?;
+    tls::Acceptor::new(Arc::clone(resolver), challenges.clone(), listen.clients())
+        .map_err(|source| BindError::Tls { address: listen.address.clone(), source })
+}
+
+fn bind_one(
+    listen: &Listen,
+    resolver: Option<&Arc<dyn ResolvesServerCert>>,
+    challenges: &Challenges,
+) -> Result<Bound, BindError> {
+    let tls = listen.tls.then(|| acceptor(listen, resolver, challenges)).transpose()?.map(Arc::new);
+    let entrance = match (&tls, &listen.redirect) {
+        (Some(_), _) => Entrance::Tls,
+        (None, None) => Entrance::Plain,
+        (None, Some(redirect)) => Entrance::Elsewhere(Arc::new(redirect.clone())),
     };
     let refused = |source| BindError::Refused { address: listen.address.clone(), source };
-    let (acceptor, file, address) = match &listen.address {
+    let (door, file, address) = match &listen.address {
         ListenAddress::Tcp(address) => {
             let listener = bind_tcp(*address).map_err(refused)?;
             let address = ListenAddress::Tcp(listener.local_addr().map_err(refused)?);
-            (Acceptor::Tcp(listener), None, address)
+            (Door::Tcp(listener), None, address)
         }
         ListenAddress::Unix(path) => {
             clear_stale(path, &listen.address)?;
             let (listener, file) = bind_unix(path).map_err(refused)?;
-            (Acceptor::Unix(listener), Some(file), listen.address.clone())
+            (Door::Unix(listener), Some(file), listen.address.clone())
         }
     };
-    let address = BoundAddress { address, tls: tls.is_some() };
-    Ok(Bound { acceptor, _file: file, tls, address })
+    let redirects = matches!(entrance, Entrance::Elsewhere(_));
+    let address = BoundAddress { address, tls: tls.is_some(), redirects };
+    Ok(Bound { door, _file: file, tls, entrance, address })
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
@@ -228,24 +219,24 @@ impl Listeners {
         self.0.iter().map(|bound| bound.address.clone()).collect()
     }
 
-    /// Serves until `stop.drain` is cancelled and every connection has ended. `connections` bounds how many are open.
+    /// What to [`refresh`](tls::Acceptor::refresh) while they are served: those that ask clients for certificates.
+    pub fn with_client_certificates(&self) -> Vec<Arc<tls::Acceptor>> {
+        self.0.iter().filter_map(|bound| bound.tls.clone()).filter(|tls| tls.asks_for_certificates()).collect()
+    }
+
+    /// Serves until `stop.drain` is cancelled and every connection has ended.
     ///
     /// Returns whether all of them finished in time; `false` when some were broken off.
-    pub async fn serve<H: Handler>(
-        self,
-        handler: Arc<H>,
-        metrics: EdgeMetrics,
-        connections: usize,
-        stop: Stop,
-    ) -> bool {
+    pub async fn serve<H: Handler>(self, handler: Arc<H>, metrics: EdgeMetrics, bounds: Bounds, stop: Stop) -> bool {
         let shared = Arc::new(Shared {
             handler,
             metrics,
+            handshakes: Semaphore::new(bounds.handshakes),
             tasks: TaskTracker::new(),
             drain: stop.drain.clone(),
             abort: CancellationToken::new(),
         });
-        let permits = Arc::new(Semaphore::new(connections));
+        let permits = Arc::new(Semaphore::new(bounds.connections));
         for bound in self.0 {
             shared.tasks.spawn(accept(bound, Arc::clone(&shared), Arc::clone(&permits)));
         }
@@ -273,8 +264,7 @@ async fn accept<H: Handler>(bound: Bound, shared: Arc<Shared<H>>, permits: Arc<S
         match accepted {
             Ok((stream, permit)) => {
                 failing = false;
-                let (shared, tls) = (Arc::clone(&shared), bound.tls.clone());
-                let serving = stream.serve(Arc::clone(&shared), tls);
+                let serving = stream.serve(Arc::clone(&shared), bound.tls.clone(), bound.entrance.clone());
                 shared.tasks.spawn(async move {
                     serving.await;
                     drop(permit);
@@ -302,17 +292,16 @@ enum Accepted {
 }
 
 impl Accepted {
-    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<ServerConfig>>) {
-        let encrypted = tls.is_some();
+    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<tls::Acceptor>>, entrance: Entrance) {
         match self {
             Self::Tcp(stream, address) => {
                 if let Err(error) = tune(&stream) {
                     // The client may have gone since; if not, serving it works all the same.
                     tracing::debug!(%error, peer = %address, "cannot set the connection's options");
                 }
-                connection::serve(shared, stream, tls, Peer { address: Some(address), tls: encrypted }).await;
+                connection::serve(shared, stream, tls, Peer { address: Some(address), entrance }).await;
             }
-            Self::Unix(stream) => connection::serve(shared, stream, tls, Peer { address: None, tls: encrypted }).await,
+            Self::Unix(stream) => connection::serve(shared, stream, tls, Peer { address: None, entrance }).await,
         }
     }
 }
@@ -320,9 +309,9 @@ impl Accepted {
 /// Takes a connection, then waits until it may be served. So at the bound one connection for each address is held
 /// beyond it and the others wait in the system's queue; a permit taken first would be held by every idle address.
 async fn accept_one(bound: &Bound, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-    let accepted = match &bound.acceptor {
-        Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
-        Acceptor::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+    let accepted = match &bound.door {
+        Door::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
+        Door::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
     };
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     Ok((accepted, permit))

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG,
+    ETAG, LOCATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
@@ -162,6 +162,25 @@ fn length_required(asked: Asked<'_>) -> Response<Body> {
 /// The response to a target that means nothing.
 pub fn not_found(asked: Asked<'_>) -> Response<Body> {
     with_status(reason(asked, StatusCode::NOT_FOUND, "not a path of a binary cache"), Outcome::NotFound)
+}
+
+/// What a CA reads while it validates a name: exactly this (RFC 8555 section 8.3).
+pub fn challenge(asked: Asked<'_>, key_authorization: String) -> Response<Body> {
+    let length = key_authorization.len();
+    let body = if asked.is_head() { Body::empty() } else { Body::bytes(key_authorization) };
+    let mut response = plain(StatusCode::OK, body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(CACHE_CONTROL, NOT_KEPT);
+    with_status(response, Outcome::Local)
+}
+
+/// The response where nothing is served, but `location` has it.
+pub fn elsewhere(asked: Asked<'_>, location: HeaderValue) -> Response<Body> {
+    let mut response = reason(asked, StatusCode::PERMANENT_REDIRECT, "this is served over HTTPS: see Location");
+    response.headers_mut().insert(LOCATION, location);
+    with_status(response, Outcome::Local)
 }
 
 /// The response to a method that is not served (R20).

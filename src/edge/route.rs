@@ -21,6 +21,9 @@ use crate::proxy::request::{NarName, Request, Small};
 pub enum Route {
     /// Something a binary cache has.
     Known(Request),
+    /// What a CA reads while it validates a name (RFC 8555 section 8.3): a token as it was asked for. It can only be
+    /// compared with those that are known.
+    Challenge(String),
     /// Nothing a binary cache has, `/` included.
     NotFound,
     /// Neither GET nor HEAD (R20).
@@ -41,10 +44,14 @@ impl Route {
                 Small::BuildTrace { .. } => Label::BuildTrace,
                 Small::DebugInfo { .. } => Label::DebugInfo,
             },
+            Self::Challenge(_) => Label::AcmeChallenge,
             Self::NotFound | Self::MethodNotAllowed => Label::Other,
         }
     }
 }
+
+/// Where RFC 8555 section 8.3 has tokens, after the first `/`.
+const CHALLENGES: &str = ".well-known/acme-challenge/";
 
 /// Finds out what `path` and `query` ask for. A query counts only where a NAR's name may have one.
 pub fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
@@ -52,6 +59,9 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
         return Route::MethodNotAllowed;
     }
     let Some(path) = path.strip_prefix('/') else { return Route::NotFound };
+    if let Some(token) = path.strip_prefix(CHALLENGES) {
+        return Route::Challenge(token.to_owned());
+    }
     known(path, query).map_or(Route::NotFound, Route::Known)
 }
 
@@ -175,6 +185,7 @@ pub fn fuzz(input: &[u8]) {
         Route::Known(Request::Small(small)) => {
             assert_eq!(route(&Method::GET, &format!("/{}", small.path()), None), found);
         }
+        Route::Challenge(token) => assert_eq!(format!("/{CHALLENGES}{token}"), path),
         Route::Known(Request::Nar(NarName::Opaque(name) | NarName::ByStorePath { path: name, .. })) => {
             assert_eq!(format!("/{name}"), target);
         }

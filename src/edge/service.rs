@@ -9,7 +9,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::access::Entry;
-use super::address::Peer;
+use super::address::{Entrance, Peer};
 use super::body::Body;
 use super::connection::Handler;
 use super::respond::{self, Asked};
@@ -17,6 +17,7 @@ use super::route::{Route, route};
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::request;
+use crate::tls::Challenges;
 
 /// Longest request target, in bytes (R22).
 const TARGET_SIZE: usize = 2 << 10;
@@ -32,28 +33,37 @@ pub trait Answers: Send + Sync + 'static {
 pub struct Service<A> {
     answers: A,
     metrics: EdgeMetrics,
+    challenges: Challenges,
 }
 
 impl<A: Answers> Service<A> {
-    /// Serves what `answers` has.
-    pub fn new(answers: A, metrics: EdgeMetrics) -> Self {
-        Self { answers, metrics }
+    /// Serves what `answers` has, and to CAs the tokens of `challenges`.
+    pub fn new(answers: A, metrics: EdgeMetrics, challenges: Challenges) -> Self {
+        Self { answers, metrics, challenges }
     }
 
-    async fn respond(&self, request: &Request<Incoming>, entry: &mut Entry) -> Response<Body> {
+    async fn respond(&self, request: &Request<Incoming>, entrance: &Entrance, entry: &mut Entry) -> Response<Body> {
         let asked = Asked { method: request.method(), version: request.version(), headers: request.headers() };
         let (outcome, response) = match check(request.uri(), asked, request.body().is_end_stream()) {
             Err((status, text)) => (Outcome::BadRequest, respond::bad_request(asked, status, text)),
             Ok(()) => {
                 let route = route(request.method(), request.uri().path(), request.uri().query());
                 entry.routed(route.label());
-                match route {
-                    Route::Known(wanted) => {
+                match (route, entrance) {
+                    (Route::MethodNotAllowed, _) => (Outcome::BadRequest, respond::method_not_allowed(asked)),
+                    (Route::Challenge(token), _) => match self.challenges.token(&token) {
+                        Some(authorization) => (Outcome::Local, respond::challenge(asked, authorization)),
+                        None => (Outcome::NotFound, respond::not_found(asked)),
+                    },
+                    (_, Entrance::Elsewhere(redirect)) => match redirect.location(request.uri()) {
+                        Some(location) => (Outcome::Local, respond::elsewhere(asked, location)),
+                        None => (Outcome::NotFound, respond::not_found(asked)),
+                    },
+                    (Route::Known(wanted), _) => {
                         let answer = self.answers.answer(wanted, request.method() == Method::HEAD).await;
                         (answer.outcome, respond::respond(asked, answer))
                     }
-                    Route::NotFound => (Outcome::NotFound, respond::not_found(asked)),
-                    Route::MethodNotAllowed => (Outcome::BadRequest, respond::method_not_allowed(asked)),
+                    (Route::NotFound, _) => (Outcome::NotFound, respond::not_found(asked)),
                 }
             }
         };
@@ -64,8 +74,9 @@ impl<A: Answers> Service<A> {
 
 impl<A: Answers> Handler for Service<A> {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let entrance = peer.entrance.clone();
         let mut entry = Entry::begin(request.method().clone(), request.uri().clone(), peer, self.metrics.clone());
-        let response = self.respond(&request, &mut entry).await;
+        let response = self.respond(&request, &entrance, &mut entry).await;
         response.map(|body| body.logged(entry))
     }
 }

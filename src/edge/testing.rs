@@ -1,6 +1,7 @@
 //! What the room's tests share: a server on ports of its own, and clients that speak to it over real sockets.
 
 pub(super) mod served;
+pub(super) mod shaking;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
@@ -20,11 +21,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answers, BoundAddress, Listen, Service, Stop, bind};
+use super::{Answers, BoundAddress, Bounds, Listen, Service, Stop, bind};
 use crate::metrics::{EdgeMetrics, Metrics, Outcome};
+use crate::options::Table as _;
 use crate::proxy::answer::{Answer, BodyStream, Nar, Object, ObjectBody, Reply};
 use crate::proxy::request;
-use crate::tls;
+use crate::tls::{self, Challenges};
 
 /// A deadline for what should take milliseconds: a lost wake-up then fails the test instead of hanging it.
 pub(super) const SOON: Duration = Duration::from_secs(30);
@@ -45,7 +47,7 @@ impl<F: Fn(request::Request) -> Answer + Send + Sync + 'static> Answers for Fake
 
 /// A certificate of our own and the CA that signed it, made once for all tests.
 pub(super) struct Certificate {
-    pub(super) server: Arc<rustls::ServerConfig>,
+    pub(super) resolver: Arc<dyn rustls::server::ResolvesServerCert>,
     pub(super) certificate: tls::certificate::Certificate,
     pub(super) ca: CertificateDer<'static>,
 }
@@ -54,14 +56,16 @@ pub(super) static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("a directory");
     let (resolver, certificate, ca) = tls::for_tests(dir.path());
     let ca = CertificateDer::from_pem_file(ca).expect("a CA");
-    let server = tls::server_config(resolver).expect("a configuration");
-    Certificate { server, certificate, ca }
+    Certificate { resolver, certificate, ca }
 });
 
-/// A server with one plain and one TLS address.
+/// A server, by default with one plain and one TLS address.
 pub(super) struct Server {
     pub(super) plain: SocketAddr,
     pub(super) tls: SocketAddr,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) challenges: Challenges,
+    pub(super) acceptors: Vec<Arc<tls::Acceptor>>,
     pub(super) metrics: EdgeMetrics,
     pub(super) drain: CancellationToken,
     task: JoinHandle<bool>,
@@ -73,17 +77,28 @@ impl Server {
     }
 
     pub(super) fn start_bounded(answers: impl Answers, connections: usize, limit: Duration) -> Self {
-        let listen: Vec<Listen> =
-            [false, true].map(|tls| Listen { address: "127.0.0.1:0".parse().expect("an address"), tls }).to_vec();
-        let listeners = bind(&listen, Some(&CERTIFICATE.server)).expect("free ports");
-        let bound: [BoundAddress; 2] = listeners.addresses().try_into().expect("two addresses");
-        let [plain, tls] = bound.each_ref().map(tcp);
+        Self::start_at(&[listen("tls = false"), listen("")], answers, Bounds { connections, handshakes: 100 }, limit)
+    }
+
+    /// Serves "hello" at these addresses.
+    pub(super) fn listening(listens: &[Listen]) -> Self {
+        let bounds = Bounds { connections: 100, handshakes: 100 };
+        Self::start_at(listens, Fake(|_| text("hello\n")), bounds, SOON)
+    }
+
+    pub(super) fn start_at(listens: &[Listen], answers: impl Answers, bounds: Bounds, limit: Duration) -> Self {
+        let challenges = Challenges::default();
+        let listeners = bind(listens, Some(&CERTIFICATE.resolver), &challenges).expect("free ports");
+        let (bound, acceptors) = (listeners.addresses(), listeners.with_client_certificates());
+        let first = |tls| tcp(bound.iter().find(|bound| bound.tls == tls).unwrap_or(&bound[0]));
+        let (plain, tls) = (first(false), first(true));
         let metrics = Metrics::default().edge;
         let drain = CancellationToken::new();
         let stop = Stop { drain: drain.clone(), limit };
-        let service = Arc::new(Service::new(answers, metrics.clone()));
-        let task = tokio::spawn(listeners.serve(service, metrics.clone(), connections, stop));
-        Self { plain, tls, metrics, drain, task }
+        let service = Arc::new(Service::new(answers, metrics.clone(), challenges.clone()));
+        let task = tokio::spawn(listeners.serve(service, metrics.clone(), bounds, stop));
+        let addresses = bound.iter().map(tcp).collect();
+        Self { plain, tls, addresses, challenges, acceptors, metrics, drain, task }
     }
 
     /// Stops, and says whether everything finished in time.
@@ -91,6 +106,11 @@ impl Server {
         self.drain.cancel();
         soon(self.task).await.expect("the server does not panic")
     }
+}
+
+/// An address on loopback with these other options.
+pub(super) fn listen(rest: &str) -> Listen {
+    Listen::from_toml(&format!("address = '127.0.0.1:0'\n{rest}")).expect(rest)
 }
 
 pub(super) fn tcp(bound: &BoundAddress) -> SocketAddr {
@@ -124,14 +144,7 @@ pub(super) async fn handshake_over<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     protocol: &str,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<IO>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CERTIFICATE.ca.clone()).expect("a CA");
-    let mut config = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let config = shaking::client(&shaking::VERSIONS, &[protocol], None);
     let name = ServerName::try_from("localhost").expect("a name");
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, io).await
 }

@@ -5,7 +5,7 @@ use crate::label;
 label! {
     /// How a request was answered.
     pub enum Outcome as "outcome" {
-        /// Made here: `nix-cache-info`, the status page.
+        /// Made here: `nix-cache-info`, the status page, redirects, what a CA reads.
         Local = "local",
         /// From the store.
         Hit = "hit",
@@ -109,6 +109,8 @@ label! {
         BuildTrace = "build-trace",
         /// Where the debug information of a build id is.
         DebugInfo = "debuginfo",
+        /// What a CA reads while it validates a name of this server.
+        AcmeChallenge = "acme-challenge",
         /// Nothing a binary cache has.
         Other = "other",
     }

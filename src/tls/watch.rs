@@ -4,28 +4,28 @@
 //! symbolic links too, which is what changes where Kubernetes or a secrets manager swaps a link. A pair that does not load
 //! is looked at once more before it is told: the two files of a pair are not replaced in one step.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::certificate::{Certificate, date};
 use super::files::Pair;
 use super::name::Name;
+use super::stamp::Stamp;
 use super::{Error, Problem};
 use crate::clock::UnixSeconds;
 use crate::metrics::CertificateMetrics;
 
-/// What tells that a file is another one: device, inode, size, and when it was changed.
-type Mark = Option<(u64, u64, u64, i64, i64)>;
+/// Both files; `None` for one that is not there.
+type Stamps = [Option<Stamp>; 2];
 
 /// A pair of files and the certificate that was in them when they last made sense.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) pair: Pair,
     pub(super) certificate: Option<Certificate>,
-    /// What was read last.
-    seen: [Mark; 2],
+    /// What was read last; `None` when it has to be read again in any case.
+    seen: Option<Stamps>,
     /// What did not load at the last look.
-    doubted: Option<[Mark; 2]>,
+    doubted: Option<Stamps>,
     /// When what is there is in force, where it is not yet.
     later: Option<UnixSeconds>,
     pub(super) replaced: Option<UnixSeconds>,
@@ -47,7 +47,7 @@ impl Watched {
     /// # Errors
     /// They cannot be served.
     pub(super) fn load(pair: Pair, now: UnixSeconds) -> Result<Self, Error> {
-        let seen = marks(&pair);
+        let seen = settled(stamps(&pair));
         let certificate = pair.load(now)?;
         let replaced = Some(certificate.facts.not_before);
         Ok(Self { pair, certificate: Some(certificate), seen, doubted: None, later: None, replaced, error: None })
@@ -62,40 +62,53 @@ impl Watched {
         urgent: bool,
         metrics: &CertificateMetrics,
     ) -> bool {
-        let marks = marks(&self.pair);
+        let stamps = stamps(&self.pair);
         let its_time_came = self.later.is_some_and(|later| now >= later);
-        if marks == self.seen && !its_time_came {
+        if self.seen == Some(stamps) && !its_time_came {
             return false;
         }
-        let loaded = self.pair.load(now).and_then(|fresh| self.fits(fresh, wanted));
-        match loaded {
+        match self.pair.load(now).and_then(|fresh| self.fits(fresh, wanted)) {
             Ok(fresh) => {
-                let until = date(fresh.facts.not_after);
-                tracing::info!(
-                    "{}: another certificate is in force, good until {until}",
-                    self.pair.cert_file.display()
-                );
-                (self.seen, self.doubted, self.later) = (marks, None, None);
-                (self.certificate, self.replaced, self.error) = (Some(fresh), Some(now), None);
-                true
+                (self.seen, self.doubted, self.later, self.error) = (settled(stamps), None, None, None);
+                self.take(fresh, now)
             }
-            Err(_) if self.doubted != Some(marks) && !urgent => {
-                self.doubted = Some(marks);
+            Err(_) if self.doubted != Some(stamps) && !urgent => {
+                self.doubted = Some(stamps);
                 false
             }
             Err(error) => {
-                (self.seen, self.doubted) = (marks, None);
+                self.seen = settled(stamps);
                 self.later = match error.problem {
                     Problem::NotYetValid(from) => Some(from),
                     _ => None,
                 };
-                metrics.failures.of(error.reason()).inc();
-                let until = self.certificate.as_ref().map(|held| date(held.facts.not_after)).unwrap_or_default();
-                tracing::error!(reason = %error.reason(), "{error}; the certificate before it stays in force, good until {until}");
-                self.error = Some(error.to_string());
+                self.complain(&error, metrics);
                 false
             }
         }
+    }
+
+    /// Puts a certificate in force, unless it is the one that is.
+    fn take(&mut self, fresh: Certificate, now: UnixSeconds) -> bool {
+        if self.certificate.as_ref().is_some_and(|held| held.key.cert == fresh.key.cert) {
+            return false;
+        }
+        let until = date(fresh.facts.not_after);
+        tracing::info!("{}: another certificate is in force, good until {until}", self.pair.cert_file.display());
+        (self.certificate, self.replaced) = (Some(fresh), Some(now));
+        true
+    }
+
+    /// Tells that the certificate before it stays, once for each reason.
+    fn complain(&mut self, error: &Error, metrics: &CertificateMetrics) {
+        let text = error.to_string();
+        if self.error.as_ref() == Some(&text) {
+            return;
+        }
+        metrics.failures.of(error.reason()).inc();
+        let until = self.certificate.as_ref().map(|held| date(held.facts.not_after)).unwrap_or_default();
+        tracing::error!(reason = %error.reason(), "{text}; the certificate before it stays in force, good until {until}");
+        self.error = Some(text);
     }
 
     /// A certificate for other names than clients use would be refused by each of them.
@@ -115,19 +128,14 @@ impl Watched {
     }
 }
 
-fn marks(pair: &Pair) -> [Mark; 2] {
-    [mark(&pair.cert_file), mark(&pair.key_file)]
+fn stamps(pair: &Pair) -> Stamps {
+    let stamp = |path: &Path| std::fs::metadata(path).ok().map(|found| Stamp::of(&found));
+    [stamp(&pair.cert_file), stamp(&pair.key_file)]
 }
 
-fn mark(path: &Path) -> Mark {
-    let found = std::fs::metadata(path).ok()?;
-    Some((
-        found.dev(),
-        found.ino(),
-        found.size(),
-        found.mtime() * 1_000_000_000 + found.mtime_nsec(),
-        found.ctime_nsec(),
-    ))
+/// The stamps, unless one of the files may be written once more under the same one.
+fn settled(stamps: Stamps) -> Option<Stamps> {
+    stamps.iter().flatten().all(|stamp| stamp.settled().is_some()).then_some(stamps)
 }
 
 #[cfg(test)]

@@ -12,27 +12,17 @@ use super::super::testing::{
 };
 use super::*;
 use crate::metrics::{ConnectionEnd, Metrics, Outcome, ResponseEnd, Route};
-use crate::options::Table;
 
 const GET_INFO: &str = "GET /nix-cache-info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 fn listen(address: &str, tls: bool) -> Listen {
-    Listen { address: address.parse().expect(address), tls }
+    Listen { tls, ..Listen::plain(address.parse().expect(address)) }
 }
 
-#[test]
-fn an_address_is_all_that_must_be_said() {
-    assert_eq!(Listen::from_toml("address = '[::]:443'").unwrap(), listen("[::]:443", true));
-    let mistakes = Listen::from_toml("address = 'localhost:443'").unwrap_err().to_string();
-    assert!(mistakes.contains("0.0.0.0:443") && mistakes.contains("unix:"), "{mistakes}");
-}
+const FEW: Bounds = Bounds { connections: 10, handshakes: 10 };
 
-#[test]
-fn the_bound_leaves_room_for_other_files() {
-    assert_eq!(Limits { connections: Some(7) }.connections(1_000_000), 7);
-    let by_default = Limits { connections: None };
-    assert_eq!(by_default.connections(u64::MAX), 16);
-    assert!(by_default.connections(0) <= 10_000);
+fn bind(listen: &[Listen], resolver: Option<&Arc<dyn ResolvesServerCert>>) -> Result<Listeners, BindError> {
+    super::bind(listen, resolver, &Challenges::default())
 }
 
 #[tokio::test]
@@ -116,8 +106,8 @@ async fn a_unix_socket_is_made_for_all_and_removed_at_the_stop() {
 
     let drain = CancellationToken::new();
     let metrics = Metrics::default().edge;
-    let service = Arc::new(Service::new(Fake(|_| text("hello\n")), metrics.clone()));
-    let serving = tokio::spawn(listeners.serve(service, metrics, 10, stop(&drain)));
+    let service = Arc::new(Service::new(Fake(|_| text("hello\n")), metrics.clone(), Challenges::default()));
+    let serving = tokio::spawn(listeners.serve(service, metrics, FEW, stop(&drain)));
     let mut client = UnixStream::connect(&path).await.unwrap();
     client.write_all(GET_INFO.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -278,13 +268,13 @@ async fn a_panic_costs_its_own_request_only() {
 async fn a_new_certificate_is_for_the_next_handshake() {
     let dir = tempfile::tempdir().unwrap();
     let (resolver, ..) = crate::tls::for_tests(dir.path());
-    let config = crate::tls::server_config(Arc::clone(&resolver)).unwrap();
-    let listeners = bind(&[listen("127.0.0.1:0", true)], Some(&config)).unwrap();
+    let shown: Arc<dyn ResolvesServerCert> = Arc::clone(&resolver) as _;
+    let listeners = bind(&[listen("127.0.0.1:0", true)], Some(&shown)).unwrap();
     let address = tcp(&listeners.addresses()[0]);
     let drain = CancellationToken::new();
     let metrics = Metrics::default().edge;
-    let service = Arc::new(Service::new(Fake(|_| text("")), metrics.clone()));
-    let serving = tokio::spawn(listeners.serve(service, metrics, 10, stop(&drain)));
+    let service = Arc::new(Service::new(Fake(|_| text("")), metrics.clone(), Challenges::default()));
+    let serving = tokio::spawn(listeners.serve(service, metrics, FEW, stop(&drain)));
     let connect = async || {
         let stream = TcpStream::connect(address).await.unwrap();
         handshake_over(stream, "h2").await

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
 use super::super::testing::{
-    HASH, NAR_PATH, SOON, Server, exchange, get, head_of, http1, http2, nar, nar_from, noise, soon, text,
+    HASH, NAR_PATH, SOON, Server, exchange, get, head_of, http1, http2, listen, nar, nar_from, noise, soon, text,
 };
 use crate::metrics::{Outcome, ResponseEnd, Route};
 
@@ -205,4 +205,94 @@ async fn a_client_that_leaves_before_the_answer_is_counted() {
     assert!(server.stop().await);
     assert_eq!(metrics.requests.of(Route::Nar, Outcome::Abandoned).get(), 1);
     assert_eq!(metrics.responses.of(ResponseEnd::ClientGone).get(), 1);
+}
+
+/// Head and body of the answer to a request of this line and these fields.
+async fn ask(address: std::net::SocketAddr, line: &str, fields: &str) -> (String, String) {
+    let answer = exchange(address, &format!("{line} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n")).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer}"));
+    (head.to_owned(), body.to_owned())
+}
+
+const TOKEN: &str = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA";
+const HOST: &str = "Host: cache.example.org\r\n";
+
+#[tokio::test]
+async fn a_known_token_is_answered_at_every_entrance() {
+    let redirecting = listen("tls = false\nredirect = 'https://cache.example.org'");
+    let server = Server::listening(&[listen("tls = false"), redirecting, listen("")]);
+    let authorization = format!("{TOKEN}.thumbprint");
+    let path = format!("/.well-known/acme-challenge/{TOKEN}");
+    let guard = server.challenges.answer_token(TOKEN, &authorization);
+    for address in &server.addresses[..2] {
+        let (head, body) = ask(*address, &format!("GET {path}"), HOST).await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains("content-type: application/octet-stream\r\n"), "{head}");
+        assert!(head.contains("cache-control: no-store\r\n"), "{head}");
+        assert_eq!(body, authorization);
+        let (head, body) = ask(*address, &format!("HEAD {path}"), HOST).await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty(), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", authorization.len())), "{head}");
+        let (head, _) = ask(*address, &format!("POST {path}"), HOST).await;
+        assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+        for other in [
+            "/.well-known/acme-challenge/".to_owned(),
+            "/.well-known/acme-challenge/other".to_owned(),
+            format!("{path}/"),
+            format!("{path}x"),
+            format!("{path}{}", "x".repeat(1000)),
+            path.replace("evaG", "%65vaG"),
+            path.replace("evaG", "EVAG"),
+        ] {
+            let (head, body) = ask(*address, &format!("GET {other}"), HOST).await;
+            assert!(head.starts_with("HTTP/1.1 404 "), "{other}: {head}");
+            assert_eq!(body, "not a path of a binary cache\n");
+        }
+    }
+    let (mut sender, connection) = http2(server.tls).await;
+    let response = soon(sender.send_request(get(&path))).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), authorization);
+    drop(sender);
+    soon(connection).await.unwrap().unwrap();
+    drop(guard);
+    let (head, _) = ask(server.plain, &format!("GET {path}"), HOST).await;
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    let metrics = server.metrics.clone();
+    assert!(server.stop().await);
+    assert_eq!(metrics.requests.of(Route::AcmeChallenge, Outcome::Local).get(), 5);
+    assert_eq!(metrics.requests.of(Route::AcmeChallenge, Outcome::NotFound).get(), 15);
+}
+
+#[tokio::test]
+async fn a_redirecting_address_sends_everyone_to_the_same_host() {
+    let listens = [listen("tls = false\nredirect = 'https://cache.example.org:8443/nix'"), listen("")];
+    let server = Server::start_at(
+        &listens,
+        super::super::testing::Fake(|asked| panic!("asked for {asked:?}")),
+        super::super::Bounds { connections: 10, handshakes: 10 },
+        SOON,
+    );
+    let base = "https://cache.example.org:8443/nix";
+    for (line, fields, to) in [
+        ("GET /nix-cache-info", HOST, "/nix-cache-info"),
+        ("HEAD /nix-cache-info", HOST, "/nix-cache-info"),
+        ("GET /nar/x.nar?hash=y&z=%20", HOST, "/nar/x.nar?hash=y&z=%20"),
+        ("GET /", "Host: evil.example\r\nX-Forwarded-Host: evil.example\r\n", "/"),
+        ("GET http://evil.example/x", HOST, "/x"),
+        ("GET //evil.example/x", HOST, "//evil.example/x"),
+        ("GET /.well-known/other", HOST, "/.well-known/other"),
+    ] {
+        let (head, body) = ask(server.plain, line, fields).await;
+        assert!(head.starts_with("HTTP/1.1 308 "), "{line}: {head}");
+        assert!(head.contains(&format!("\r\nlocation: {base}{to}\r\n")), "{line}: {head}");
+        assert!(!head.contains("https://evil") && !head.contains("http://"), "{head}");
+        assert_eq!(body.is_empty(), line.starts_with("HEAD"), "{body:?}");
+    }
+    let (head, _) = ask(server.plain, "POST /nix-cache-info", HOST).await;
+    assert!(head.starts_with("HTTP/1.1 405 ") && !head.contains("location"), "{head}");
+    let (head, _) = ask(server.plain, "GET /nix-cache-info", "").await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "the rules for a head come first: {head}");
+    let metrics = server.metrics.clone();
+    assert!(server.stop().await);
+    assert_eq!(metrics.requests.of(Route::CacheInfo, Outcome::Local).get(), 2);
 }

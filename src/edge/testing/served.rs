@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::connection::{self, Shared};
-use super::super::{Peer, Service};
+use super::super::{Entrance, Peer, Service};
 use super::{CERTIFICATE, Fake, NAR_PATH};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::proxy::answer::Answer;
+use crate::tls::{Acceptor, Challenges};
 
 /// A socket that keeps a copy of what is written, and counts in how many writes.
 pub(in crate::edge) struct Counting<IO> {
@@ -83,6 +85,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
     }
 }
 
+/// What shows the tests' certificate to everyone.
+pub(in crate::edge) fn acceptor() -> Acceptor {
+    Acceptor::new(Arc::clone(&CERTIFICATE.resolver), Challenges::default(), None).expect("settings")
+}
+
 /// One connection's server side: its task, what it wrote, what it counted.
 pub(in crate::edge) struct Served {
     pub(in crate::edge) task: JoinHandle<()>,
@@ -100,16 +107,17 @@ impl Served {
         let metrics = Metrics::default().edge;
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
-            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone())),
+            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone(), Challenges::default())),
             metrics: metrics.clone(),
+            handshakes: Semaphore::new(1),
             tasks: tasks.clone(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
         });
         let written = Arc::new(Mutex::new(Written::default()));
         let io = Counting { io, written: Arc::clone(&written) };
-        let peer = Peer { address: None, tls: true };
-        let task = tokio::spawn(connection::serve(shared, io, Some(Arc::clone(&CERTIFICATE.server)), peer));
+        let peer = Peer { address: None, entrance: Entrance::Tls };
+        let task = tokio::spawn(connection::serve(shared, io, Some(Arc::new(acceptor())), peer));
         Self { task, tasks, written, metrics }
     }
 

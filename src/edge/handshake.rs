@@ -1,0 +1,107 @@
+//! The TLS handshake: who waits for what, and why one failed.
+//!
+//! ```text
+//! bytes ──▶ ClientHello ──▶ a permit ──▶ which settings (tls::Acceptor) ──▶ the rest ──▶ permit back
+//! └───────────────────────────── at most 10 seconds (R22) ─────────────────────────┘
+//! ```
+//!
+//! The permit bounds how much of the processor handshakes take at a time. It is asked for once a ClientHello is there, so
+//! connections that say nothing hold none.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::tls::{self, Acceptor};
+
+/// Time for the whole TLS handshake (R22), the wait for a permit included.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Shakes hands over `io`; `permits` bounds how many do so at a time. `None`: a CA saw what it wanted to, and the connection
+/// is closed (RFC 8737).
+///
+/// # Errors
+/// Why not, for the log.
+pub async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
+    io: IO,
+    acceptor: &Acceptor,
+    permits: &Semaphore,
+) -> Result<Option<TlsStream<IO>>, Failure> {
+    match timeout(LIMIT, shake_in_time(io, acceptor, permits)).await {
+        Ok(shaken) => shaken.map_err(Failure::Broken),
+        Err(_elapsed) => Err(Failure::TooSlow),
+    }
+}
+
+async fn shake_in_time<IO: AsyncRead + AsyncWrite + Unpin>(
+    io: IO,
+    acceptor: &Acceptor,
+    permits: &Semaphore,
+) -> io::Result<Option<TlsStream<IO>>> {
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
+    let _permit = permits.acquire().await.map_err(io::Error::other)?;
+    let config = acceptor.config_for(&start.client_hello());
+    let mut stream = start.into_stream(config).await?;
+    if !tls::is_for_challenge(stream.get_ref().1) {
+        return Ok(Some(stream));
+    }
+    let _ = stream.shutdown().await; // the CA may have gone already: it saw what it came for
+    Ok(None)
+}
+
+/// Why no TLS session came about.
+#[derive(Debug)]
+pub enum Failure {
+    /// The time was up.
+    TooSlow,
+    /// The connection ended, or one of the two refused the other.
+    Broken(io::Error),
+}
+
+impl fmt::Display for Failure {
+    /// In the words of who runs the server: rustls speaks of peers on both sides.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = match self {
+            Self::TooSlow => return write!(f, "not done within {LIMIT:?}"),
+            Self::Broken(error) => error,
+        };
+        let known = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(in_words);
+        match known {
+            Some(words) => f.write_str(words),
+            None => error.fmt(f),
+        }
+    }
+}
+
+fn in_words(error: &rustls::Error) -> Option<&'static str> {
+    use CertificateError as Certificate;
+    Some(match error {
+        rustls::Error::NoCertificatesPresented => "the client showed no certificate",
+        rustls::Error::InvalidCertificate(why) => match why {
+            Certificate::Expired | Certificate::ExpiredContext { .. } => "the client's certificate has expired",
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "the client's certificate is not valid yet"
+            }
+            Certificate::UnknownIssuer => "the client's certificate was signed by no CA of client_ca_file",
+            Certificate::ApplicationVerificationFailure => "the client's certificate is for none of client_names",
+            _ => return None,
+        },
+        rustls::Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown,
+        ) => "the client does not trust this server's certificate",
+        rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            "to the client this server's certificate has expired"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! What can be set for the side that faces clients.
+
+use std::path::PathBuf;
+
+use tokio::sync::Semaphore;
+
+use super::address::ListenAddress;
+use super::redirect::Redirect;
+use crate::options::{Mistakes, key};
+use crate::tls::{self, ClientAuth, ClientCertificates, ClientName};
+
+crate::options! {
+    /// An address to serve on. Without any, there is one with TLS and one without on loopback.
+    pub struct Listen {
+        /// The address and port, or the path of a unix socket. Port 0 lets the system choose; the log tells which.
+        /// A unix socket is made with mode 0666: who may enter its directory may use it. It is removed at the stop.
+        pub address: ListenAddress,
+        /// Serve HTTPS (HTTP/2 and HTTP/1.1). `false` serves plain HTTP/1.1, which is what a unix socket usually wants.
+        pub tls: bool = true,
+        /// Send clients of a plain address to this one instead of serving them. The path and the query are kept. A CA
+        /// that validates a name is answered here all the same.
+        pub redirect: Option<Redirect> = None,
+        /// Whether clients show a certificate that was signed by a CA of `client_ca_file`. `optional`: those without one
+        /// are served too, those with a wrong one are not. `required`: nobody else is served. Sessions are not resumed
+        /// then, so that each connection is judged by what holds at its begin.
+        pub client_certificates: ClientAuth = ClientAuth::Off,
+        /// The CAs that sign clients' certificates, PEM. It is read again when it changes; one that cannot be used
+        /// changes nothing.
+        pub client_ca_file: Option<PathBuf> = None,
+        /// The DNS names of the clients to let in, of which a certificate must have one (as a subject alternative name);
+        /// `*` as the first label stands for exactly one label. Empty lets in every certificate of the CAs.
+        pub client_names: Vec<ClientName> = Vec::new(),
+    }
+}
+
+impl Listen {
+    /// A plain address.
+    pub fn plain(address: ListenAddress) -> Self {
+        Self {
+            address,
+            tls: false,
+            redirect: None,
+            client_certificates: ClientAuth::Off,
+            client_ca_file: None,
+            client_names: Vec::new(),
+        }
+    }
+
+    /// Which clients are let in, if certificates are asked for.
+    pub fn clients(&self) -> Option<ClientCertificates> {
+        let required = match self.client_certificates {
+            ClientAuth::Off => return None,
+            ClientAuth::Optional => false,
+            ClientAuth::Required => true,
+        };
+        let ca_file = self.client_ca_file.clone()?;
+        Some(ClientCertificates { required, ca_file, names: self.client_names.clone() })
+    }
+
+    /// Checks what one value alone cannot show; `at` is the table's place.
+    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if mistakes.is_about(&key(at, "tls")) || mistakes.is_about(&key(at, "client_certificates")) {
+            return;
+        }
+        if let (true, Some(redirect)) = (self.tls, &self.redirect) {
+            let accepted = "nothing, because this address serves TLS; tls = false makes it a plain one";
+            mistakes.refuse(&key(at, "redirect"), &format!("\"{redirect}\""), accepted);
+        }
+        let auth = self.client_certificates;
+        match (auth != ClientAuth::Off, self.tls) {
+            (true, false) => {
+                let accepted = "\"off\", because tls = false; certificates are shown over TLS only";
+                mistakes.refuse(&key(at, "client_certificates"), &format!("\"{auth}\""), accepted);
+            }
+            (true, true) if self.client_ca_file.is_none() => {
+                let accepted = format!("a path, because client_certificates is \"{auth}\"");
+                mistakes.missing(&key(at, "client_ca_file"), &accepted);
+            }
+            (true, true) => {}
+            (false, _) => self.check_unused(at, mistakes),
+        }
+    }
+
+    /// A list of names that nobody looks at would be taken for a locked door.
+    fn check_unused(&self, at: &str, mistakes: &mut Mistakes) {
+        let accepted = "nothing, because client_certificates is \"off\"; set it to \"required\" or \"optional\"";
+        if let Some(path) = &self.client_ca_file {
+            mistakes.refuse(&key(at, "client_ca_file"), &format!("{:?}", path.display().to_string()), accepted);
+        }
+        if let Some(name) = self.client_names.first() {
+            mistakes.refuse(&key(at, "client_names"), &format!("[\"{name}\"…]"), accepted);
+        }
+    }
+
+    /// Loads the CA file as [`bind`](super::bind) does, and tells what is wrong with it.
+    ///
+    /// Blocking: a small file.
+    pub fn check_files(&self, at: &str, mistakes: &mut Mistakes) {
+        if let Some(clients) = self.clients()
+            && let Err(error) = tls::check_client_ca_file(&clients.ca_file)
+        {
+            mistakes.say(&key(at, "client_ca_file"), &error.to_string());
+        }
+    }
+}
+
+crate::options! {
+    /// Bounds of what clients may take.
+    pub struct Limits {
+        /// Connections open at a time, over all addresses, at least 1; further ones wait in the system's queue. By default as many
+        /// as the limit of open files leaves, at most 10000.
+        pub connections: Option<u32> = None,
+        /// TLS handshakes at a time, over all addresses, at least 1. A connection counts from the moment its first message
+        /// has arrived; further ones wait within the 10 seconds that a handshake may take.
+        pub handshakes: u32 = 256,
+    }
+}
+
+/// How much is done at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Open connections.
+    pub connections: usize,
+    /// TLS handshakes.
+    pub handshakes: usize,
+}
+
+impl Limits {
+    /// Checks what the form of a value does not show; `at` is the table's place.
+    pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if self.connections == Some(0) {
+            mistakes.refuse(&key(at, "connections"), &0, "at least 1");
+        }
+        if self.handshakes == 0 {
+            mistakes.refuse(&key(at, "handshakes"), &0, "at least 1");
+        }
+    }
+
+    /// The bounds, when `others` files and sockets are needed elsewhere (block files, upstreams). 64 more stay in reserve
+    /// (R30).
+    pub fn bounds(&self, others: u64) -> Bounds {
+        let permits = |bound: u64| usize::try_from(bound).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Bounds { connections: permits(self.connections(others)), handshakes: permits(self.handshakes.into()) }
+    }
+
+    fn connections(&self, others: u64) -> u64 {
+        const RESERVE: u64 = 64;
+        const MOST: u64 = 10_000;
+        const LEAST: u64 = 16;
+        self.connections.map(u64::from).unwrap_or_else(|| {
+            let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+            files.saturating_sub(others).saturating_sub(RESERVE).clamp(LEAST, MOST)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Table;
+
+    #[test]
+    fn an_address_is_all_that_must_be_said() {
+        let read = Listen::from_toml("address = '[::]:443'").unwrap();
+        let address = "[::]:443".parse().unwrap();
+        assert_eq!(read, Listen { tls: true, ..Listen::plain(address) });
+        let mistakes = Listen::from_toml("address = 'localhost:443'").unwrap_err().to_string();
+        assert!(mistakes.contains("0.0.0.0:443") && mistakes.contains("unix:"), "{mistakes}");
+    }
+
+    /// What is said about a table that is well formed.
+    fn said(rest: &str) -> Vec<String> {
+        let listen = Listen::from_toml(&format!("address = '[::]:443'\n{rest}")).expect(rest);
+        let mut mistakes = Mistakes::default();
+        listen.check("listen[0]", &mut mistakes);
+        if mistakes.is_empty() {
+            listen.check_files("listen[0]", &mut mistakes);
+        }
+        mistakes.lines().to_vec()
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_told() {
+        let none: [&str; 0] = [];
+        assert_eq!(said("tls = false\nredirect = 'https://cache.example.org'"), none);
+        for (rest, told) in [
+            ("redirect = 'https://a'", "listen[0].redirect = \"https://a\": expected nothing, because"),
+            ("client_certificates = 'required'", "listen[0].client_ca_file: missing; expected a path, because"),
+            ("client_ca_file = '/x'", "listen[0].client_ca_file = \"/x\": expected nothing, because"),
+            ("client_names = ['a']", "listen[0].client_names = [\"a\"…]: expected nothing, because"),
+            (
+                "tls = false\nclient_certificates = 'optional'\nclient_ca_file = '/x'",
+                "listen[0].client_certificates = \"optional\": expected \"off\", because tls = false",
+            ),
+        ] {
+            let said = said(rest);
+            assert!(said.len() == 1 && said[0].starts_with(told), "{rest}: {said:?}");
+        }
+        let unknown = Listen::from_toml("address = '[::]:443'\nclient_certificates = 'yes'").unwrap_err().to_string();
+        assert!(unknown.contains("\"off\" or \"optional\" or \"required\""), "{unknown}");
+    }
+
+    #[test]
+    fn a_ca_file_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let said = || said(&format!("client_certificates = 'required'\nclient_ca_file = '{}'", path.display()));
+        let start = format!("listen[0].client_ca_file: {}: ", path.display());
+        let (none, begun) = (said(), "-----BEGIN CERTIFICATE-----\n");
+        assert!(none[0].starts_with(&start) && none[0].contains("cannot read"), "{none:?}");
+        for text in ["", "no PEM", begun, &format!("{begun}AAAA\n-----END CERTIFICATE-----\n")] {
+            std::fs::write(&path, text).unwrap();
+            let said = said();
+            assert!(said.len() == 1 && said[0].starts_with(&start) && said[0].contains("not a list of CA"), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn the_bound_leaves_room_for_other_files() {
+        let limits = |connections| Limits { connections, handshakes: 3 };
+        assert_eq!(limits(Some(7)).bounds(1_000_000), Bounds { connections: 7, handshakes: 3 });
+        assert_eq!(limits(None).bounds(u64::MAX).connections, 16);
+        assert!(limits(None).bounds(0).connections <= 10_000);
+    }
+
+    #[test]
+    fn nothing_at_all_is_no_bound() {
+        let mut mistakes = Mistakes::default();
+        Limits { connections: Some(0), handshakes: 0 }.check("limits", &mut mistakes);
+        assert_eq!(
+            mistakes.lines(),
+            ["limits.connections = 0: expected at least 1", "limits.handshakes = 0: expected at least 1"]
+        );
+    }
+}
