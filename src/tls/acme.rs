@@ -277,7 +277,7 @@ impl Acme {
                 (self.of(name, |watched| watched.window).flatten(), AFTER_A_FAILURE)
             }
         };
-        self.of(name, |watched| watched.told_window(window, UnixSeconds::now().plus(again.as_secs())));
+        self.of(name, |watched| watched.told_window(window, not_before(UnixSeconds::now(), again)));
     }
 
     /// Counts and tells a failure, and sets the wait.
@@ -296,7 +296,7 @@ impl Acme {
         // What is about the account is about all of its names.
         let for_all = failure.reason == Reason::RateLimited;
         let mut state = self.state();
-        let told = failure.wait.map(|wait| now.plus(wait.as_secs()));
+        let told = failure.wait.map(|wait| not_before(now, wait));
         for watched in state.names.iter_mut().filter(|watched| for_all || watched.name == *name) {
             if let Some(told) = told {
                 watched.ledger.told_to_wait(told);
@@ -353,6 +353,11 @@ impl Acme {
         };
         setting.vault.put(watched::LEDGER, text.as_bytes())
     }
+}
+
+/// The first whole second that is no less than `wait` away: both ends are cut to seconds, and what a CA asks for is a least.
+fn not_before(now: UnixSeconds, wait: Duration) -> UnixSeconds {
+    now.plus(wait.as_secs() + u64::from(wait.subsec_nanos() > 0) + 1)
 }
 
 /// How a name stands.

@@ -7,8 +7,11 @@ use crate::support::fixture::{COMPRESSIONS, fixture};
 use crate::support::nix::Machine;
 use crate::support::nix_serve::NixServe;
 use crate::support::origin::{Break, Framing, Gate, Origin, Reply};
+use crate::support::pebble::{Pebble, Shape};
+use crate::support::snowbank::certificates;
 use crate::support::split;
 use crate::support::static_cache;
+use crate::support::tls::{Hello, tell};
 use std::process::Command;
 use std::time::Duration;
 
@@ -173,4 +176,46 @@ async fn the_imitation_sends_a_body_on_head_and_closes_after_a_second() {
     let text = String::from_utf8(bytes).expect("text");
     assert!(text.ends_with("\r\n\r\nStoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"), "{text}");
     assert!(text.contains("Connection: keep-alive"), "{text}");
+}
+
+#[tokio::test]
+async fn the_authority_can_be_cut_off_and_can_forget() {
+    let pebble = Pebble::start(Shape::default());
+    let door = pebble.directory().replace("https://", "").replace("/dir", "").parse().expect("an address");
+    let directory = Target::Https(door, vec![certificates().authority.clone()]);
+    assert!(directory.get("/dir").await.expect(200).text().contains("newOrder"));
+    let root = pebble.root().await;
+    assert_eq!(pebble.requests("/dir"), 1);
+    pebble.shut();
+    assert!(directory.is_gone().await);
+    assert_eq!(pebble.root().await, root, "it runs on behind its door");
+    pebble.open();
+    directory.get("/dir").await.expect(200);
+    pebble.start_again();
+    assert_ne!(pebble.root().await, root);
+    assert_eq!((pebble.requests("/dir"), pebble.issued(), pebble.accounts()), (2, 0, 0));
+}
+
+#[test]
+fn the_hook_of_the_tests_notes_its_calls() {
+    let pebble = Pebble::start(Shape::default());
+    let hook = pebble.dns_hook();
+    for action in ["add", "remove"] {
+        let status = Command::new(&hook.path).args([action, "_acme-challenge.x.org", "value"]).status();
+        assert!(status.expect("sh and curl are installed").success(), "{action}");
+    }
+    let calls: Vec<String> =
+        hook.calls().into_iter().map(|(action, name, value)| action + " " + &name + " " + &value).collect();
+    assert_eq!(calls, ["add _acme-challenge.x.org value", "remove _acme-challenge.x.org value"]);
+}
+
+#[tokio::test]
+async fn a_chain_is_seen_as_it_is_presented() {
+    let tls = Origin::start_tls();
+    let chain = Hello::to("localhost").presented(tls.address()).await.expect("a handshake");
+    assert_eq!(tell(&chain[0]).names, ["localhost"]);
+    let own = [certificates().authority.clone()];
+    Hello::to("localhost").verified(tls.address(), &own).await.expect("the right authority and name");
+    Hello::to("127.0.0.1").verified(tls.address(), &own).await.expect("the right authority and address");
+    assert!(Hello::to("other.example.org").verified(tls.address(), &own).await.is_err(), "another name");
 }

@@ -8,6 +8,8 @@
 //!
 //! Upstreams run on one runtime of their own ([`runtime`]), so a test may block, and a stuck test cannot stop them.
 
+pub mod acme_directory;
+pub mod authority;
 pub mod cache;
 pub mod client;
 pub mod fixture;
@@ -15,9 +17,11 @@ pub mod lies;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;
+pub mod pebble;
 pub mod snowbank;
 pub mod split;
 pub mod static_cache;
+pub mod tls;
 pub mod trust;
 pub mod wire;
 

@@ -85,7 +85,7 @@ impl Http {
     }
 
     async fn exchange(&self, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Full<Bytes>>, String> {
-        let response = self.pool.request(request).await.map_err(|error| chain(&error))?;
+        let response = self.pool.request(request).await.map_err(|error| advised(chain(&error)))?;
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, LONGEST).collect().await.map_err(|error| chain(error.as_ref()))?;
         Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
@@ -109,6 +109,16 @@ fn seconds(value: &HeaderValue) -> Option<Duration> {
         Some(date.as_secs().saturating_sub(UnixSeconds::now().0))
     });
     seconds.map(Duration::from_secs)
+}
+
+/// Adds what to do about the one mistake that a CA inside a company invites. By the word: hyper hides the error itself.
+fn advised(why: String) -> String {
+    match why.contains("UnknownIssuer") {
+        true => {
+            why + "; if the CA's own server has a certificate of the company's, tls.acme.ca_file is to name its root"
+        }
+        false => why,
+    }
 }
 
 /// An error and its causes on one line.

@@ -342,8 +342,9 @@ fn challenge_certificate(name: &Name, digest: &[u8]) -> Result<rustls::sign::Cer
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.self_signed(&key)?;
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
-    let chain = vec![certificate.der().clone()];
-    Ok(rustls::sign::CertifiedKey::from_der(chain, key.into(), &crate::tls::provider())?)
+    let key = crate::tls::provider().key_provider.load_private_key(key.into())?;
+    // Not `from_der`, which reads the certificate and refuses its critical extension.
+    Ok(rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 /// The certificate request (RFC 8555 section 7.4), without a subject: the names are in the extension.

@@ -183,7 +183,7 @@ async fn converse(stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         let mut words = head.start.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let old = words.next().as_deref() == Some("HTTP/1.0");
-        let request = Request { method, target, fields: head.fields, connection: number };
+        let request = Request { method, target, fields: head.fields, connection: number, body: Bytes::new() };
         let close = old || request.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         let answer = if !old && request.field("host").is_none() {
             Answer { close: true, ..Answer::text(400, "Bad Request").with_length() }

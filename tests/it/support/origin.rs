@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,6 +36,8 @@ pub struct Request {
     pub fields: Vec<(String, String)>,
     /// Which connection it came on, counted from 0.
     pub connection: usize,
+    /// The body, for requests whose `Content-Length` tells it.
+    pub body: Bytes,
 }
 
 impl Request {
@@ -44,11 +46,11 @@ impl Request {
         super::wire::field(&self.fields, name)
     }
 
-    fn new(head: Head, connection: usize) -> Self {
+    fn new(head: Head, connection: usize, body: Bytes) -> Self {
         let mut words = head.start.split(' ').map(str::to_owned);
         let method = words.next().unwrap_or_default();
         let target = words.next().unwrap_or_default();
-        Self { method, target, fields: head.fields, connection }
+        Self { method, target, fields: head.fields, connection, body }
     }
 }
 
@@ -141,6 +143,14 @@ impl Reply {
     /// This status with a line of text as body.
     pub fn status(status: u16) -> Self {
         let mut reply = Self::bytes(format!("status {status}\n"));
+        reply.status = status;
+        reply.ranges = false;
+        reply
+    }
+
+    /// This status with this body.
+    pub fn with_status(status: u16, body: impl Into<Bytes>) -> Self {
+        let mut reply = Self::bytes(body);
         reply.status = status;
         reply.ranges = false;
         reply
@@ -491,10 +501,19 @@ impl Breakable for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
+/// The body of a request; empty without a `Content-Length`.
+async fn read_body(head: &Head, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    let length = head.field("content-length").and_then(|value| value.parse().ok()).unwrap_or_default();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(body.into())
+}
+
 /// Answers the requests of one connection. I/O errors end it silently: a client that left is part of many tests.
 async fn converse<S: Breakable>(mut stream: BufReader<S>, number: usize, script: &Mutex<Script>) {
     while let Ok(Some(head)) = read_head(&mut stream).await {
-        let request = Request::new(head, number);
+        let Ok(body) = read_body(&head, &mut stream).await else { return };
+        let request = Request::new(head, number, body);
         let handler = {
             let mut script = script.lock().expect("no handler panicked");
             let count = script.counts.entry(request.target.clone()).or_default();

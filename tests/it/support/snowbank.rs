@@ -22,8 +22,10 @@ pub struct Certificates {
     pub authority: CertificateDer<'static>,
     /// The authority in PEM, for clients that read files.
     pub authority_pem: String,
-    certificate_pem: String,
-    key_pem: String,
+    /// The certificate in PEM, for servers that read files.
+    pub certificate_pem: String,
+    /// Its key in PEM.
+    pub key_pem: String,
 }
 
 /// What the log says when the disk tier has been recovered and is in use.
@@ -86,6 +88,8 @@ pub enum Count {
     FillsRunning,
     /// Bytes that the store has taken and not yet written.
     Unwritten,
+    /// Certificates that were not got, not renewed or not taken, whatever the reason.
+    CertificatesFailed,
 }
 
 impl Count {
@@ -99,6 +103,7 @@ impl Count {
             Self::Received => "snowbank_upstream_received_bytes_total",
             Self::FillsRunning => "snowbank_fill_running",
             Self::Unwritten => "snowbank_store_unwritten_bytes",
+            Self::CertificatesFailed => "snowbank_certificate_failures_total",
         }
     }
 
@@ -125,6 +130,11 @@ pub struct Setup {
     store_dir: PathBuf,
     extra: String,
     wrapper: Vec<String>,
+    ports: (u16, u16),
+    admin_port: u16,
+    plain: String,
+    secure: String,
+    tls: String,
 }
 
 impl Setup {
@@ -134,7 +144,14 @@ impl Setup {
         let tls = certificates();
         std::fs::write(home.path().join("tls.crt"), &tls.certificate_pem).expect("a certificate file");
         std::fs::write(home.path().join("tls.key"), &tls.key_pem).expect("a key file");
+        let home_dir = home.path().display();
+        let tls_files = format!("cert_file = \"{home_dir}/tls.crt\"\nkey_file = \"{home_dir}/tls.key\"");
         Self {
+            ports: (0, 0),
+            admin_port: 0,
+            plain: String::new(),
+            secure: String::new(),
+            tls: tls_files,
             store_dir: home.path().join("store"),
             home: Arc::new(home),
             upstreams: String::new(),
@@ -180,6 +197,36 @@ impl Setup {
         self
     }
 
+    /// Listens on these ports, the plain one first, instead of on free ones.
+    pub fn ports(mut self, plain: u16, secure: u16) -> Self {
+        self.ports = (plain, secure);
+        self
+    }
+
+    /// The port of the admin address, for commands that ask a running program.
+    pub fn admin_port(mut self, port: u16) -> Self {
+        self.admin_port = port;
+        self
+    }
+
+    /// Adds lines to the table of the plain TCP listener.
+    pub fn plain_listener(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.plain);
+        self
+    }
+
+    /// Adds lines to the table of the TLS listener.
+    pub fn tls_listener(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.secure);
+        self
+    }
+
+    /// Sets the lines of `[tls]`, and the tables below it.
+    pub fn tls(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.tls);
+        self
+    }
+
     /// Starts the program through this command, which must `exec` what follows it.
     pub fn through(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(ToString::to_string).collect();
@@ -206,12 +253,18 @@ impl Setup {
     /// The configuration file's text.
     pub fn config(&self) -> String {
         let home = self.home.path();
+        let (plain_port, tls_port) = self.ports;
         format!(
-            "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n\n[[listen]]\naddress = \"127.0.0.1:0\"\n\n\
+            "[[listen]]\naddress = \"127.0.0.1:{plain_port}\"\ntls = false\n{plain}\n\n\
+             [[listen]]\naddress = \"127.0.0.1:{tls_port}\"\n{secure}\n\n\
              [[listen]]\naddress = \"unix:{home}/http.sock\"\ntls = false\n\n\
-             [tls]\ncert_file = \"{home}/tls.crt\"\nkey_file = \"{home}/tls.key\"\n\n\
-             [admin]\naddress = \"127.0.0.1:0\"\n\n[store]\ndir = {store_dir:?}\n{store}\n\n{upstreams}{extra}",
+             [tls]\n{tls}\n\n\
+             [admin]\naddress = \"127.0.0.1:{admin_port}\"\n\n[store]\ndir = {store_dir:?}\n{store}\n\n{upstreams}{extra}",
             home = home.display(),
+            admin_port = self.admin_port,
+            plain = self.plain,
+            secure = self.secure,
+            tls = self.tls,
             store_dir = self.store_dir,
             store = self.store,
             upstreams = self.upstreams,
@@ -219,10 +272,16 @@ impl Setup {
         )
     }
 
-    /// Starts the program and waits until it listens everywhere.
-    pub fn start(&self) -> Snowbank {
+    /// Writes the configuration file: for a program that runs and will be told to read it again.
+    pub fn write(&self) -> PathBuf {
         let path = self.home.path().join("snowbank.toml");
         std::fs::write(&path, self.config()).expect("a configuration file");
+        path
+    }
+
+    /// Starts the program and waits until it listens everywhere.
+    pub fn start(&self) -> Snowbank {
+        let path = self.write();
         let arguments = ["serve", "--config", path.to_str().expect("a path of text")];
         let mut snowbank = Snowbank::spawn(&self.wrapper, &arguments, &[], self.home.path());
         snowbank.home = Some(Arc::clone(&self.home));
@@ -364,10 +423,16 @@ impl Snowbank {
 
     /// The metrics page.
     pub fn metrics(&self) -> String {
+        self.admin("/metrics")
+    }
+
+    /// What the admin address answers to a GET, head and all.
+    pub fn admin(&self, path: &str) -> String {
         let address = address(&self.log_after("admin on http://"));
         let mut stream = TcpStream::connect(address).expect("the admin address answers");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").expect("a request");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("a page of text");
         assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
@@ -417,9 +482,18 @@ impl Snowbank {
 
     /// SIGTERM, without waiting.
     pub fn ask_to_stop(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// SIGHUP: read the configuration and the files again.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id");
         let id = rustix::process::Pid::from_raw(id).expect("a process id");
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        rustix::process::kill_process(id, signal).expect("it runs");
     }
 
     /// SIGTERM, then waits for the end.

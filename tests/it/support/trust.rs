@@ -73,9 +73,7 @@ impl Snowbank {
     /// The same with any text as the configuration file.
     pub fn reload_text(&self, setup: &Setup, text: &str) {
         std::fs::write(setup.home().join("snowbank.toml"), text).expect("a configuration file");
-        let id = i32::try_from(self.id()).expect("a process id");
-        let id = rustix::process::Pid::from_raw(id).expect("a process id");
-        rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
+        self.hang_up();
     }
 
     /// What was refused so far.
