@@ -68,7 +68,7 @@ fn a_good_pair_is_taken_at_the_first_look_and_a_broken_one_never() {
     fs::remove_file(&bench.watched.pair.key_file).unwrap();
     bench.refuses(Reason::Unreadable);
     right.put(bench.dir.path());
-    assert!(bench.look() && bench.watched.error.is_none(), "mended");
+    assert!(!bench.look() && bench.watched.error.is_none(), "mended, and the one in force");
     assert_eq!(Reason::ALL.iter().map(|reason| bench.count(*reason)).sum::<u64>(), 7);
 }
 
