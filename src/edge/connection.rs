@@ -31,7 +31,7 @@ use super::activity::{self, Activity, Verdict, Watch, Watched};
 use super::address::Peer;
 use super::body::{Body, H2_SLICE};
 use super::cork::cork;
-use super::handshake::shake;
+use super::handshake::{part, shake};
 use crate::metrics::{ConnectionEnd, EdgeMetrics};
 use crate::tls::Acceptor;
 
@@ -105,8 +105,11 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     let stream = match shaken {
         Ok(Some(stream)) => stream,
         Ok(None) => return ConnectionEnd::Closed,
-        Err(why) => {
+        Err((why, io)) => {
             tracing::debug!(%peer, %why, "TLS handshake failed");
+            if let Some(io) = io {
+                shared.drain.run_until_cancelled(part(io)).await;
+            }
             return ConnectionEnd::Handshake;
         }
     };

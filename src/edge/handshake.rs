@@ -13,7 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -24,19 +24,22 @@ use crate::tls::{self, Acceptor};
 /// Time for the whole TLS handshake (R22), the wait for a permit included.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Time for a client that is refused to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Shakes hands over `io`; `permits` bounds how many do so at a time. `None`: a CA saw what it wanted to, and the connection
 /// is closed (RFC 8737).
 ///
 /// # Errors
-/// Why not, for the log.
+/// Why not, for the log; and the connection, to [`part`] from a client that was refused.
 pub async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     acceptor: &Acceptor,
     permits: &Semaphore,
-) -> Result<Option<TlsStream<IO>>, Failure> {
+) -> Result<Option<TlsStream<IO>>, (Failure, Option<IO>)> {
     match timeout(LIMIT, shake_in_time(io, acceptor, permits)).await {
-        Ok(shaken) => shaken.map_err(Failure::Broken),
-        Err(_elapsed) => Err(Failure::TooSlow),
+        Ok(shaken) => shaken.map_err(|(error, io)| (Failure::Broken(error), io)),
+        Err(_elapsed) => Err((Failure::TooSlow, None)),
     }
 }
 
@@ -44,16 +47,30 @@ async fn shake_in_time<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     acceptor: &Acceptor,
     permits: &Semaphore,
-) -> io::Result<Option<TlsStream<IO>>> {
-    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
-    let _permit = permits.acquire().await.map_err(io::Error::other)?;
+) -> Result<Option<TlsStream<IO>>, (io::Error, Option<IO>)> {
+    let start =
+        LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await.map_err(|error| (error, None))?;
+    let _permit = permits.acquire().await.map_err(|closed| (io::Error::other(closed), None))?;
     let config = acceptor.config_for(&start.client_hello());
-    let mut stream = start.into_stream(config).await?;
+    let accepted = start.into_stream(config).into_fallible().await;
+    let mut stream = accepted.map_err(|(error, io)| (error, Some(io)))?;
     if !tls::is_for_challenge(stream.get_ref().1) {
         return Ok(Some(stream));
     }
     let _ = stream.shutdown().await; // the CA may have gone already: it saw what it came for
     Ok(None)
+}
+
+/// Closes after the client, or after a second. A TLS 1.3 client has sent its first request before it can know that it is
+/// refused; a socket that is closed with that unread resets the connection, and the alert that says why may be lost.
+pub async fn part(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let parting = async {
+        io.shutdown().await?;
+        let mut dropped = [0; 1024];
+        while io.read(&mut dropped).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(FAREWELL, parting).await; // it is refused already: this is a courtesy
 }
 
 /// Why no TLS session came about.
@@ -98,6 +115,10 @@ fn in_words(error: &rustls::Error) -> Option<&'static str> {
         ) => "the client does not trust this server's certificate",
         rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
             "to the client this server's certificate has expired"
+        }
+        // rustls has no other error for a resolver that has nothing to show.
+        rustls::Error::General(why) if why.contains("no server certificate") => {
+            "there is no certificate for what the client asked for, such as a challenge that is over"
         }
         _ => return None,
     })

@@ -6,7 +6,7 @@ use rustls::ClientConfig;
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -21,10 +21,10 @@ use crate::metrics::ConnectionEnd;
 
 // Bounds in time and number, with the clock paused: it jumps to the next timer whenever nothing else can go on.
 
+type Shaken = Result<Option<TlsStream<DuplexStream>>, (Failure, Option<DuplexStream>)>;
+
 /// Shakes hands over one end of a pipe; the other end is returned.
-fn shake_one(
-    permits: &Arc<Semaphore>,
-) -> (DuplexStream, tokio::task::JoinHandle<Result<Option<TlsStream<DuplexStream>>, Failure>>) {
+fn shake_one(permits: &Arc<Semaphore>) -> (DuplexStream, tokio::task::JoinHandle<Shaken>) {
     let (client, server) = narrow_pair();
     let permits = Arc::clone(permits);
     (client, tokio::spawn(async move { shake(server, &acceptor(), &permits).await }))
@@ -39,7 +39,7 @@ async fn a_silent_connection_has_its_time_and_no_permit() {
     let _client = handshake_over(client, "h2").await.expect("the other one is not in its way");
     assert!(matches!(served.await.unwrap(), Ok(Some(_))));
     assert_eq!(begun.elapsed().as_secs(), 0);
-    let failure = waiting.await.unwrap().expect_err("the time was up");
+    let (failure, _) = waiting.await.unwrap().expect_err("the time was up");
     assert_eq!(begun.elapsed().as_secs(), 10);
     assert_eq!(failure.to_string(), "not done within 10s");
 }
@@ -50,7 +50,7 @@ async fn the_wait_for_a_permit_counts() {
     let begun = Instant::now();
     let (client, served) = shake_one(&permits);
     assert!(handshake_over(client, "h2").await.is_err());
-    assert!(matches!(served.await.unwrap(), Err(Failure::TooSlow)));
+    assert!(matches!(served.await.unwrap(), Err((Failure::TooSlow, None))));
     assert_eq!(begun.elapsed().as_secs(), 10);
 }
 
@@ -236,17 +236,58 @@ async fn the_log_says_why_a_client_was_refused() {
         let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
         let permits = Semaphore::new(1);
         let (shaken, _) = soon(async { tokio::join!(shake(far, &acceptor, &permits), connecting) }).await;
-        let told = shaken.expect_err(why).to_string();
+        let told = shaken.expect_err(why).0.to_string();
         assert!(told.starts_with("the client") && told.contains(why), "{told}");
     }
     // And the other way round.
-    let (near, far) = tokio::io::duplex(1 << 16);
-    let suspicious = client_of(&CLIENT_CA.der, &VERSIONS, &[], None);
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(suspicious));
-    let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
-    let (everyone, permits) = (super::super::testing::served::acceptor(), Semaphore::new(1));
-    let (shaken, _) = soon(async { tokio::join!(shake(far, &everyone, &permits), connecting) }).await;
-    assert_eq!(shaken.unwrap_err().to_string(), "the client does not trust this server's certificate");
+    let everyone = super::super::testing::served::acceptor();
+    for (client, why) in [
+        (client_of(&CLIENT_CA.der, &VERSIONS, &[], None), "the client does not trust this server's certificate"),
+        (trusting_client(&VERSIONS, &["acme-tls/1"]), "there is no certificate for what the client asked for"),
+    ] {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
+        let permits = Semaphore::new(1);
+        let (shaken, _) = soon(async { tokio::join!(shake(far, &everyone, &permits), connecting) }).await;
+        let told = shaken.expect_err(why).0.to_string();
+        assert!(told.starts_with(why), "{told}");
+    }
+}
+
+/// Over TLS 1.3 it has asked already; its connection is closed in order, not reset, so that it can read the alert.
+#[tokio::test]
+async fn a_client_that_is_refused_can_read_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    write(&ca, &CLIENT_CA.pem);
+    let server = Server::listening(&[asking("required", &ca, "[]")]);
+    let config = Arc::new(client(&[VERSIONS[0]], &["http/1.1"], None));
+    let mut stream = connect(server.tls, &config, "localhost").await.unwrap();
+    stream.write_all(b"GET /nix-cache-info HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let error = soon(stream.read(&mut [0])).await.unwrap_err().to_string();
+    assert!(error.contains("CertificateRequired"), "{error}");
+    assert!(stream.get_ref().0.peer_addr().is_ok(), "the system still knows the connection");
+    drop(stream);
+    assert!(server.stop().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_refused_and_stays_has_a_second() {
+    let begun = Instant::now();
+    let (mut client, server) = narrow_pair();
+    client.write_all(&[7; 100]).await.unwrap();
+    let parting = tokio::spawn(part(server));
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "it sees the end at once");
+    assert_eq!(begun.elapsed().as_secs(), 0);
+    parting.await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    drop(client);
+
+    let (client, server) = narrow_pair();
+    drop(client);
+    part(server).await;
+    assert_eq!(begun.elapsed().as_secs(), 1, "nobody is waited for who is gone");
 }
 
 /// A link is swapped, as Kubernetes does with the files of a secret.
