@@ -56,14 +56,14 @@ impl Desk<'_> {
         &self,
         name: &Name,
         old: Option<&Certificate>,
-        ordering: impl FnOnce() -> Result<(), Failure>,
+        mut ordering: impl FnMut() -> Result<(), Failure>,
     ) -> Result<Certificate, Failure> {
         let account = account::open(self.vault, self.options, self.http).await?;
         let (mut order, key) = match self.resumed(&account, name).await? {
             Some(resumed) => resumed,
             None => {
                 ordering()?;
-                self.begun(&account, name, old).await?
+                self.begun(&account, name, old, ordering).await?
             }
         };
         let fulfilled = self.fulfil(&mut order, &key, name).await;
@@ -112,6 +112,7 @@ impl Desk<'_> {
         account: &Account,
         name: &Name,
         old: Option<&Certificate>,
+        mut ordering: impl FnMut() -> Result<(), Failure>,
     ) -> Result<(Order, KeyPair), Failure> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
             .map_err(|error| Failure::new(Reason::Internal, format!("no key could be made: {error}")))?;
@@ -140,6 +141,7 @@ impl Desk<'_> {
             _ => false,
         };
         if for_replacing {
+            ordering()?;
             made = patiently!(account.new_order(&new()).await);
         }
         let order = made.map_err(|error| Failure::of(&error, "the order was not taken", self.http.heard()))?;
