@@ -47,8 +47,13 @@ fn main() -> ExitCode {
                 ExitCode::from(EX_NOT_DONE)
             }
         },
-        // Nobody reads what was asked for (`snowbank print-config | head`).
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // That nobody reads what was asked for (`snowbank print-config | head`) needs no word.
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                let _ = writeln!(stderr(), "what was asked for cannot be written: {error}");
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 

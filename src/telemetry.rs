@@ -94,8 +94,9 @@ pub fn init(options: &Options) -> Result<(), tracing_subscriber::util::TryInitEr
 fn filter(options: &Options) -> EnvFilter {
     let access = if options.access { "info" } else { "off" };
     // Every level was parsed when it was read, so nothing is left out here.
-    // foyer tells of its opening and closing at `info`, which is nobody's news; a list may say otherwise.
-    EnvFilter::new(format!("foyer=warn,{},{ACCESS}={access}", options.level))
+    // foyer tells of its opening and closing at `info`, and of each damaged entry with a backtrace at `warn`; the store counts
+    // those, and they are fetched again. A list may say otherwise.
+    EnvFilter::new(format!("foyer=error,{},{ACCESS}={access}", options.level))
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl Fills {
             let hash = hasher.finish();
             found.inside = if hash.as_bytes() == &manifest.file_hash {
                 match proving {
-                    Some(proving) => Some(proving.finish().await.map_err(|disproof| disproof.broken("unknown"))),
+                    Some(proving) => Some(proving.finish().await.map_err(|disproof| disproof.of_what_is_kept())),
                     None => None,
                 }
             } else {

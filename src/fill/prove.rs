@@ -148,6 +148,14 @@ impl Disproof {
         Self { reason: None, text: "the proof of its NarHash died; the log says why".to_owned() }
     }
 
+    /// The same of bytes that were in the store already.
+    pub(super) fn of_what_is_kept(&self) -> Broken {
+        match self.reason {
+            Some(reason) => Broken::refused(reason, self.text.clone()),
+            None => Broken::new(FillFailure::Internal, self.text.clone()),
+        }
+    }
+
     /// As the failure of a fill, or of whoever waits for the proof, of bytes that came from `upstream`.
     pub(super) fn broken(&self, upstream: &str) -> Broken {
         let text = format!("upstream {upstream}: {}", self.text);
@@ -228,6 +236,12 @@ fn prove(
 }
 
 fn bad_nar(error: &nar::Error) -> Disproof {
+    if let nar::Error::Depth { .. } = error {
+        return Disproof::new(
+            Refusal::TooDeep,
+            format!("what is inside is a NAR that Nix refuses since 2026: {error}"),
+        );
+    }
     Disproof::new(Refusal::BadNar, format!("what is inside is no NAR that Nix unpacks: {error}"))
 }
 

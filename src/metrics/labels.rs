@@ -81,6 +81,8 @@ label! {
         WrongNarSize = "wrong-nar-size",
         /// What is inside is no NAR, or one that would harm who unpacks it.
         BadNar = "bad-nar",
+        /// Its directories nest deeper than Nix takes since CVE-2026-44028; old ones would, at their peril.
+        TooDeep = "too-deep",
         /// It cannot be decompressed, or only with more memory than is given.
         Undecodable = "undecodable",
         /// What is in the NAR does not have the content address that CA gives (R3).

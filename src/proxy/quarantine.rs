@@ -294,7 +294,10 @@ impl Judge for Verdicts {
                 tracing::warn!(key = %plan.digest, upstream = %upstream.name(), reason = %refusal, "{broken}");
                 return;
             };
-            upstream.suspect();
+            // What nobody claimed otherwise is no lie.
+            if refusal != Refusal::TooDeep {
+                upstream.suspect();
+            }
             let (pipeline, hash) = (&self.pipeline, claim.hash);
             let text = format!("the NAR of {} is refused ({refusal}): {broken}", claim.name);
             pipeline.refuse(upstream, hash, refusal, &text);

@@ -74,7 +74,7 @@ pub fn lie(name: &'static str, honest: &Object, keys: &[&Key]) -> Lie {
         }
         "bomb" => (bomb(), &["wrong-nar-size", "wrong-nar-hash", "bad-nar", "undecodable"]),
         "not-compressed" => (honest.nar.clone(), &["undecodable"]),
-        "too-deep" => (xz(nested_nar(10_000)), &["bad-nar", "wrong-nar-size", "wrong-nar-hash"]),
+        "too-deep" => (xz(nested_nar(10_000)), &["too-deep", "wrong-nar-size", "wrong-nar-hash"]),
         "more-after-the-nar" => {
             let more = [&honest.nar[..], b"\0\0\0\0\0\0\0\0"].concat();
             (xz(more), &["bad-nar", "wrong-nar-size", "wrong-nar-hash"])
