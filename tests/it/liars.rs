@@ -304,10 +304,10 @@ async fn a_rightly_signed_nar_of_ten_thousand_levels_is_not_there() {
         stage.liar.publish(&object, &stage.upstream_key);
         snowbank.http().get(&object.narinfo_target()).await.expect(200);
         let answer = snowbank.http().get(&object.served_target()).await.expect(404);
-        assert!(answer.text().contains("bad-nar"), "{name}: {}", answer.text());
+        assert!(answer.text().contains("too-deep"), "{name}: {}", answer.text());
         assert_eq!(snowbank.http().get(&object.narinfo_target()).await.status, 404, "{name}");
     }
-    assert_eq!(snowbank.refusals().of("liar", &["bad-nar"]), 2);
+    assert_eq!(snowbank.refusals().of("liar", &["too-deep"]), 2);
     let mut deep = Object::compressed("sixty-three", 100, Compression::Xz);
     deep.nar = nested_nar(63).into();
     deep.file = Compression::Xz.compress(&deep.nar);

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Instant;
 
 /// Every reason for which something of an upstream is refused.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 16] = [
     "not-a-narinfo",
     "malformed",
     "other-path",
@@ -25,6 +25,7 @@ pub const REASONS: [&str; 15] = [
     "wrong-nar-hash",
     "wrong-nar-size",
     "bad-nar",
+    "too-deep",
     "undecodable",
     "wrong-address",
     "conflict",

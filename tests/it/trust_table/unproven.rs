@@ -67,7 +67,8 @@ pub fn unproven() -> Vec<Unproven> {
             object.file = served.clone();
             object.narinfo(&[])
         };
-        rows.push(Unproven { name, compression: Plain, file, told, reasons: &["bad-nar"] });
+        let reasons: &[&str] = if name.ends_with("deep") { &["too-deep"] } else { &["bad-nar"] };
+        rows.push(Unproven { name, compression: Plain, file, told, reasons });
     }
     rows
 }
