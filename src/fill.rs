@@ -207,6 +207,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Running {
     whole: HashMap<BlobId, Arc<Fill>>,
+    /// What they are held against.
+    claims: HashMap<BlobId, Arc<Claim>>,
     holes: HashMap<BlobId, Vec<Arc<Fill>>>,
 }
 
@@ -232,6 +234,17 @@ impl Fills {
         self.lock().joinable(blob)
     }
 
+    /// Whether the running fill of the plan's NAR holds it against another claim than the plan does: what it brings is then
+    /// not proven for the plan.
+    pub fn is_held_against_another(&self, plan: &Plan) -> bool {
+        let running = self.lock();
+        let Some(wanted) = plan.claim.as_ref().filter(|_| running.joinable(plan.blob()).is_some()) else {
+            return false;
+        };
+        let says = |claim: &Claim| (claim.nar_hash, claim.nar_size);
+        running.claims.get(&plan.blob()).is_none_or(|running| says(running) != says(wanted))
+    }
+
     /// Joins the running fill of the plan's NAR, or starts one; true when it was started here.
     pub fn start(&self, plan: Plan) -> (Arc<Fill>, bool) {
         let blob = plan.blob();
@@ -241,6 +254,10 @@ impl Fills {
         }
         let fill = Arc::new(Fill::whole(blob, plan.size, plan.prove == Prove::First));
         running.whole.insert(blob, Arc::clone(&fill));
+        match &plan.claim {
+            Some(claim) => _ = running.claims.insert(blob, Arc::clone(claim)),
+            None => _ = running.claims.remove(&blob),
+        }
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
         self.inner.tasks.spawn(task::run(self.clone(), registered, plan));
@@ -313,6 +330,7 @@ impl Registered {
             // Another may have taken the place of one that failed.
             if running.whole.get(&blob).is_some_and(|other| Arc::ptr_eq(other, &self.fill)) {
                 running.whole.remove(&blob);
+                running.claims.remove(&blob);
             }
         } else if let Some(holes) = running.holes.get_mut(&blob) {
             holes.retain(|other| !Arc::ptr_eq(other, &self.fill));

@@ -217,7 +217,7 @@ impl Fill {
     ///
     /// # Errors
     /// The fill ended otherwise.
-    pub(super) async fn done(self: &Arc<Self>) -> Result<Arc<Manifest>, Broken> {
+    pub async fn done(self: &Arc<Self>) -> Result<Arc<Manifest>, Broken> {
         let wanted = Wanted::new(Arc::clone(self));
         let mut changed = self.changed.subscribe();
         loop {

@@ -166,9 +166,28 @@ impl Pipeline {
             return Ok(leaves.map(|manifest| self.stored(meant, manifest)));
         }
         let Some(fill) = self.shared.fills.running(meant.blob()) else { return Ok(None) };
+        if meant.hash.is_some() {
+            // It may run for another path: this one needs a narinfo too (R1), and its bytes the proof of what that says.
+            let plan = self.plan(meant).await?;
+            if self.shared.fills.is_held_against_another(&plan) {
+                return self.after(&fill, meant).await;
+            }
+        }
         self.shared.metrics.coalesced.inc();
         // When it fails, its source may have been another upstream than this client's.
         Ok(self.following(meant, &fill, Outcome::Follower).await.ok())
+    }
+
+    /// What there is once a fill is over that holds the same bytes against another claim.
+    async fn after(&self, fill: &Arc<Fill>, meant: Meant) -> Result<Option<Answer>, Nowhere> {
+        // How it ended, the store tells.
+        let _ = fill.done().await;
+        let Some(manifest) = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest))
+        else {
+            return Ok(None);
+        };
+        let leaves = self.what_may_leave(meant, manifest).await?;
+        Ok(leaves.map(|manifest| self.stored(meant, manifest)))
     }
 
     /// The NAR from an upstream.

@@ -1,4 +1,6 @@
-use super::super::testing::{HASH, compressed, file_nar, hash, pipeline, policy, unsigned};
+use super::super::testing::{
+    HASH, Theirs, compressed, dir, file_nar, hash, path, pipeline, policy, unsigned, upstream_at,
+};
 use super::*;
 use crate::metrics::Refusal;
 use crate::nix::store_path::StoreDir;
@@ -222,4 +224,73 @@ async fn p8_a_request_of_before_a_reload_does_not_drop_a_nar_of_after_it() {
         assert_eq!(got(pipeline.nar(name, false).await).await, Err(FailureKind::NotFound));
         assert_eq!(pipeline.shared.store.manifest(meant.blob()).await.is_some(), replaced);
     }
+}
+
+/// What two paths' narinfos say of one body, and an origin that holds the rest of it back until it is let go.
+async fn two_paths(
+    about_other: fn(NarInfo, &Theirs) -> NarInfo,
+) -> (Pipeline, NarInfo, NarInfo, Arc<tokio::sync::Semaphore>) {
+    let (key, nar) = (Theirs::new("cache-1", 1), file_nar(&vec![7; 2 << 20]));
+    let one = key.signed(&unsigned(&nar));
+    let other = NarInfo { store_path: path(hash("0123456789abcdfghijklmnpqrsvwxyz"), "other"), ..unsigned(&nar) };
+    let other = about_other(other, &key);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (texts, held) = ([&one, &other].map(|info| info.render(&dir())), Arc::clone(&gate));
+    let origin = Origin::start(move |request| {
+        let of = |place: usize| answer("200 OK", texts[place].clone());
+        match request.target.as_str() {
+            target if target.contains("other") || target.starts_with("/0123456789abcdf") => of(1),
+            target if target.ends_with("narinfo") => of(0),
+            _ => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", nar.len());
+                let (first, rest) = nar.split_at(nar.len() / 2);
+                let [first, rest] = [first, rest].map(|part| Step::Send(part.to_vec().into()));
+                vec![Step::Send(head.into()), first, Step::Hold(Arc::clone(&held)), rest]
+            }
+        }
+    })
+    .await;
+    let upstream = upstream_at(&format!("http://{}", origin.address), "a", "keys", &[&key]);
+    (pipeline(policy(&[upstream], Vec::new())), one, other, gate)
+}
+
+fn ours_of(info: &NarInfo) -> NarName {
+    let Meant { hash, digest, compression } = Meant::by(info);
+    NarName::Full { hash: hash.unwrap(), digest, compression }
+}
+
+#[tokio::test]
+async fn r1_who_reads_along_with_another_paths_fill_needs_a_narinfo_that_is_trusted() {
+    let (pipeline, one, other, gate) = two_paths(|info, _| Theirs::new("stranger-1", 2).signed(&info)).await;
+    let first = pipeline.nar(ours_of(&one), false).await;
+    assert_eq!(first.outcome, Outcome::Miss);
+    assert_eq!(got(pipeline.nar(ours_of(&other), false).await).await, Err(FailureKind::NotFound));
+    gate.add_permits(1);
+    assert_eq!(got(first).await.map(|(_, bytes)| bytes.len() as u64), Ok(one.nar_size));
+}
+
+#[tokio::test]
+async fn r7_who_reads_along_with_another_paths_fill_has_the_bytes_held_against_its_own_narinfo() {
+    let (pipeline, one, other, gate) = two_paths(|info, key| key.signed(&info)).await;
+    let (first, second) = (pipeline.nar(ours_of(&one), false).await, pipeline.nar(ours_of(&other), false).await);
+    assert_eq!([first.outcome, second.outcome], [Outcome::Miss, Outcome::Follower], "they say the same");
+    gate.add_permits(1);
+    let sizes = [got(first).await, got(second).await].map(|read| read.map(|(_, bytes)| bytes.len() as u64));
+    assert_eq!(sizes, [Ok(one.nar_size), Ok(one.nar_size)]);
+    // The same bytes, and another NAR in them: FileHash, which is signed by nobody, names the body.
+    let (pipeline, one, other, gate) = two_paths(|info, key| {
+        let file = Some((info.nar_hash, info.nar_size));
+        let info = NarInfo { nar_hash: Sha256::of(b"another"), ..info };
+        key.signed(&compressed(&info, Compression::None, file))
+    })
+    .await;
+    let first = pipeline.nar(ours_of(&one), false).await;
+    let name = NarName::Full { hash: other.store_path.hash(), digest: one.nar_hash, compression: Compression::None };
+    let second = async {
+        let answer = pipeline.nar(name, false).await;
+        got(answer).await
+    };
+    let (second, ()) = tokio::join!(second, async { gate.add_permits(1) });
+    assert_eq!(second, Err(FailureKind::NotFound));
+    assert_eq!(got(first).await.map(|(_, bytes)| bytes.len() as u64), Ok(one.nar_size));
 }
