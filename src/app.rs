@@ -27,7 +27,7 @@ use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::body::Body;
 use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Peer, Service, Stop};
 use crate::fill::Fills;
-use crate::metrics::Metrics;
+use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
@@ -194,7 +194,11 @@ impl App {
         });
         let scrubbing = self.scrubbing(&stop.drain);
         let keeping_certificates = self.keeping_certificates(&stop.drain);
-        let refreshing = tokio::spawn(refresh(self.listeners.with_client_certificates(), stop.drain.clone()));
+        let refreshing = tokio::spawn(refresh(
+            self.listeners.with_client_certificates(),
+            self.metrics.certificates.clone(),
+            stop.drain.clone(),
+        ));
         let challenges = self.certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
@@ -247,7 +251,7 @@ impl App {
 }
 
 /// Has the CA files for clients looked at once a second until the drain begins.
-async fn refresh(acceptors: Vec<Arc<tls::Acceptor>>, stop: CancellationToken) {
+async fn refresh(acceptors: Vec<Arc<tls::Acceptor>>, metrics: CertificateMetrics, stop: CancellationToken) {
     if acceptors.is_empty() {
         return;
     }
@@ -255,8 +259,12 @@ async fn refresh(acceptors: Vec<Arc<tls::Acceptor>>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(REFRESH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let acceptors = Arc::clone(&acceptors);
-        let looked = tokio::task::spawn_blocking(move || acceptors.iter().for_each(|acceptor| acceptor.refresh()));
+        let (acceptors, metrics) = (Arc::clone(&acceptors), metrics.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            for reason in acceptors.iter().filter_map(|acceptor| acceptor.refresh()) {
+                metrics.failures.of(reason).inc();
+            }
+        });
         let _ = stop.run_until_cancelled(looked).await; // a file system that hangs must not hold up the end
     }
 }

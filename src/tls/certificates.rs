@@ -162,7 +162,8 @@ impl Certificates {
                     inner.renew_shelf(now);
                 }
             });
-            if let Err(error) = looked.await {
+            // A file system that hangs must not hold up the end.
+            if let Some(Err(error)) = stop.run_until_cancelled(looked).await {
                 tracing::error!(%error, "the certificates' files could not be looked at");
             }
         }

@@ -20,6 +20,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCer
 
 use super::stamp::Stamp;
 use super::{Error, Problem, provider};
+use crate::metrics::CertificateFailure;
 
 crate::choice! {
     /// Whether the clients of a listener show certificates.
@@ -98,6 +99,8 @@ pub(super) struct CaFile {
     in_force: Vec<u8>,
     /// The last complaint, so that each is told once.
     told: Option<String>,
+    /// Its reason, until it is counted.
+    uncounted: Option<CertificateFailure>,
 }
 
 impl CaFile {
@@ -107,7 +110,7 @@ impl CaFile {
     pub(super) fn open(wanted: ClientCertificates) -> Result<(Self, Arc<dyn ClientCertVerifier>), Error> {
         let (seen, in_force) = read(&wanted.ca_file)?;
         let verifier = verifier(&wanted, &in_force)?;
-        Ok((Self { wanted, seen: seen.settled(), in_force, told: None }, verifier))
+        Ok((Self { wanted, seen: seen.settled(), in_force, told: None, uncounted: None }, verifier))
     }
 
     /// A new verifier if the file has another content than before. One that cannot be used changes nothing, and is told
@@ -140,12 +143,17 @@ impl CaFile {
         }
     }
 
+    /// The reason of what was told since it was asked for.
+    pub(super) fn uncounted(&mut self) -> Option<CertificateFailure> {
+        self.uncounted.take()
+    }
+
     /// Tells that what is in force stays, once for each reason.
     pub(super) fn complain(&mut self, error: &Error) {
-        let error = error.to_string();
+        let (reason, error) = (error.reason(), error.to_string());
         if self.told.as_ref() != Some(&error) {
-            tracing::error!("the CA file for clients cannot be used, its last good content stays in force: {error}");
-            self.told = Some(error);
+            tracing::error!(%reason, "the CA file for clients cannot be used, its last good content stays in force: {error}");
+            (self.told, self.uncounted) = (Some(error), Some(reason));
         }
     }
 }

@@ -21,6 +21,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use super::challenges::{ACME_TLS, Challenges, asks_for_challenge};
 use super::clients::{CaFile, ClientCertificates};
 use super::{Error, provider};
+use crate::metrics::CertificateFailure;
 
 /// What a TLS listener shakes hands with.
 pub struct Acceptor {
@@ -60,17 +61,18 @@ impl Acceptor {
     }
 
     /// Looks at the CA file for clients; a new content is in force for every handshake from then on. One that cannot be
-    /// used changes nothing and is told in the log.
+    /// used changes nothing and is told in the log; its reason is given once, to be counted.
     ///
     /// Blocking: a look at the file; a small file if it changed.
-    pub fn refresh(&self) {
-        let Some(clients) = &self.clients else { return };
-        let mut file = clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(verifier) = file.changed() else { return };
-        match for_clients(Arc::clone(&self.resolver), verifier) {
-            Ok(config) => self.serving.store(config),
-            Err(error) => file.complain(&error),
+    pub fn refresh(&self) -> Option<CertificateFailure> {
+        let mut file = self.clients.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verifier) = file.changed() {
+            match for_clients(Arc::clone(&self.resolver), verifier) {
+                Ok(config) => self.serving.store(config),
+                Err(error) => file.complain(&error),
+            }
         }
+        file.uncounted()
     }
 
     /// Whether there is anything to [`refresh`](Self::refresh).

@@ -17,7 +17,7 @@ use super::super::testing::shaking::{
 use super::super::testing::{CERTIFICATE, Fake, SOON, Server, handshake_over, listen, soon, text};
 use super::super::{Bounds, Listen};
 use super::*;
-use crate::metrics::ConnectionEnd;
+use crate::metrics::{CertificateFailure, ConnectionEnd};
 
 // Bounds in time and number, with the clock paused: it jumps to the next timer whenever nothing else can go on.
 
@@ -305,24 +305,24 @@ async fn a_new_ca_file_is_for_the_next_handshake_and_a_broken_one_for_none() {
     let ca = Ca::new("clients");
     publish("1", &ca.pem);
     let server = Server::listening(&[asking("required", &link.join("ca.pem"), "['a.example']")]);
-    let refresh = || server.acceptors.iter().for_each(|acceptor| acceptor.refresh());
+    let refresh = || server.acceptors.iter().find_map(|acceptor| acceptor.refresh());
     let served = async || {
         let old = is_served(server.tls, 0, Some(ca.client("a.example"))).await;
         (old, is_served(server.tls, 1, Some(OTHER_CA.client("a.example"))).await)
     };
     assert_eq!(served().await, (true, false));
     publish("2", "no PEM");
-    refresh();
+    assert_eq!((refresh(), refresh()), (Some(CertificateFailure::Malformed), None), "it is counted once");
     assert_eq!(served().await, (true, false), "the old one stays");
     std::fs::remove_file(&link).unwrap();
-    refresh();
+    assert_eq!((refresh(), refresh()), (Some(CertificateFailure::Unreadable), None));
     assert_eq!(served().await, (true, false), "even without a file");
     publish("3", &OTHER_CA.pem);
     assert_eq!(served().await, (true, false), "nobody looked yet");
-    refresh();
+    assert_eq!(refresh(), None);
     assert_eq!(served().await, (false, true));
     publish("4", &format!("{}{}", ca.pem, OTHER_CA.pem));
-    refresh();
+    assert_eq!(refresh(), None);
     assert_eq!(served().await, (true, true));
     assert!(server.stop().await);
 }
