@@ -11,7 +11,13 @@
 //!
 //! Out of scope: who the clients are, and which upstream has what (the plan says it).
 
+mod contested;
+mod course;
 mod examine;
+#[cfg(test)]
+mod failover_tests;
+mod itinerary;
+mod leg;
 mod live;
 mod partial;
 mod proofs;
@@ -34,6 +40,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use contested::Contested;
 pub use examine::{Examined, compression_of};
 use prove::Prover;
 pub use reader::Reader;
@@ -110,6 +117,12 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()>;
 }
 
+/// Who else has the bytes of a plan; asked only when the plan's own sources fail.
+pub trait Others: std::fmt::Debug + Send + Sync {
+    /// Sources that announce the same as `plan`, best first.
+    fn of<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Vec<Source>>;
+}
+
 /// What is to be filled, and what its bytes must be.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -127,6 +140,8 @@ pub struct Plan {
     pub prove: Prove,
     /// Where to ask, in this order.
     pub sources: Vec<Source>,
+    /// Who knows further ones.
+    pub others: Option<Arc<dyn Others>>,
     /// Who hears of sources that send something else.
     pub judge: Arc<dyn Judge>,
 }
@@ -199,6 +214,7 @@ struct Inner {
     prover: Prover,
     /// NARs that are to be proven in the background.
     unproven: Mutex<HashSet<BlobId>>,
+    contested: Contested,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -226,7 +242,8 @@ impl Fills {
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (prover, unproven) = (Prover::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, tasks, stop, running }) }
+        let contested = Contested::default();
+        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, contested, tasks, stop, running }) }
     }
 
     /// The running fill of a NAR.

@@ -13,8 +13,8 @@ mod labels;
 pub use certificates::{CertificateMetrics, NameGauges};
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
 pub use labels::{
-    CertificateFailure, ConnectionEnd, FillFailure, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed,
-    StoreTier,
+    CertificateFailure, ConnectionEnd, FillFailure, Left, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route,
+    Scrubbed, StoreTier,
 };
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
@@ -89,6 +89,10 @@ pub struct FillMetrics {
     pub started: IntCounter,
     /// Fills that went on from what an earlier one had left.
     pub resumed: IntCounter,
+    /// Changes of the source in the middle of a NAR.
+    pub failovers: CounterBy<Left>,
+    /// Bytes read over because a source that knows no ranges had to be read from the start.
+    pub skipped: IntCounter,
     /// Fills that ended with a whole, verified NAR.
     pub completed: IntCounter,
     /// Fills that did not.
@@ -112,6 +116,15 @@ impl FillMetrics {
             resumed: declare.counter(
                 "snowbank_fill_resumed_total",
                 "NARs whose fetching went on from the bytes that an earlier, interrupted fetch had stored.",
+            ),
+            failovers: declare.counter_by(
+                "snowbank_fill_failovers_total",
+                "How often an upstream was left in the middle of a NAR and the rest came from another one, or from the same \
+                 one asked again, by what it did. The log names both.",
+            ),
+            skipped: declare.counter(
+                "snowbank_fill_skipped_bytes_total",
+                "Bytes that were fetched again and dropped, because an upstream that was to give the rest of a NAR knows no ranges.",
             ),
             completed: declare.counter(
                 "snowbank_fill_completed_total",

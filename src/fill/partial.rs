@@ -1,11 +1,14 @@
-//! What a fill leaves behind when the program ends in the middle of it, and how the next one goes on from there.
+//! What a fill leaves behind that ends in the middle, and how the next one goes on from there.
 //!
-//! While a NAR comes, the digests of its chunks so far are noted now and then, and when the program is stopped. The next
-//! fill of the same bytes asks its source for the rest by range, hashes what is stored, and goes on; the hash of the whole
-//! decides as ever. A source that knows no ranges is read from the start.
+//! While a NAR comes, the digests of its chunks so far are noted now and then, when the program is stopped, and when no
+//! source is left. The next fill of the same bytes asks its source for the rest by range, hashes what is stored, and goes
+//! on; the hash of the whole decides as ever. A source that knows no ranges is read from the start.
 //!
-//! Out of scope: going on after a source has failed. Its bytes are forgotten, because a wrong one among them would show at
-//! the very end only, when the next client has most of it.
+//! Among what was kept may be a wrong byte of a source that failed. Therefore nothing leaves of a fill that goes on from
+//! it before all is verified, as long as the rest is short ([`HOLD_REST`]); if it is wrong, it is forgotten and the whole
+//! is fetched from one source (see `course`).
+//!
+//! Only for bytes that a FileHash binds, of a known size: an upstream that compresses anew makes others each time.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,12 +19,21 @@ use crate::store::{BlobId, CHUNK, ChunkKey, EntryKey};
 
 /// The store's kind of entry for these notes; the proxy's kinds are below it.
 const KIND: u8 = 16;
+/// While at most so many bytes (32 MiB) are to come, clients wait for all of them: far less than the 300 s after which Nix
+/// gives up on a silent server.
+pub(super) const HOLD_REST: u64 = 32 << 20;
 /// The first note is made after so many chunks (2 MiB), and a further one after as many more or an eighth more.
 const FIRST: usize = 8;
 
 /// When the next note is made.
 pub(super) struct Notes {
     next: usize,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl Notes {
@@ -40,17 +52,18 @@ impl Notes {
     }
 }
 
-/// Notes the chunks a fill has now. Only where the size is known: without it the rest could not be told from another's.
-pub(super) async fn note(fills: &Fills, fill: &Fill, plan: &Plan) {
+/// Notes the chunks a fill has now; false where nothing can be gone on from.
+pub(super) async fn note(fills: &Fills, fill: &Fill, plan: &Plan) -> bool {
     let digests = fill.digests();
-    if plan.size.is_none() || digests.is_empty() {
-        return;
+    if plan.size.is_none() || plan.file_hash.is_none() || digests.is_empty() {
+        return false;
     }
     let mut out = BytesMut::with_capacity(32 + digests.len() * 16);
     out.put_slice(plan.digest.as_bytes());
     out.put_slice(digests.as_flattened());
     fill.noted(true);
     fills.inner.store.put_entry(key(fill.blob()), out.freeze()).await;
+    true
 }
 
 /// Forgets what was noted by this fill or the one it went on from.
@@ -62,9 +75,8 @@ pub(super) fn forget(fills: &Fills, fill: &Fill) {
 
 /// The digests of the chunks that an earlier fill of these bytes left, as far as the chunks seem to be there still.
 pub(super) async fn left(fills: &Fills, plan: &Plan) -> Vec<[u8; 16]> {
-    let (Some(size), Some(noted)) = (plan.size, fills.inner.store.entry(key(plan.blob())).await) else {
-        return Vec::new();
-    };
+    let (Some(size), Some(_)) = (plan.size, plan.file_hash) else { return Vec::new() };
+    let Some(noted) = fills.inner.store.entry(key(plan.blob())).await else { return Vec::new() };
     let mut digests = decode(&noted, plan).unwrap_or_default();
     let blob = plan.blob();
     let there = (0_u32..).zip(&digests).take_while(|(index, _)| {

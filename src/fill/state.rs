@@ -58,6 +58,8 @@ pub struct Ready {
 pub struct Fill {
     blob: BlobId,
     kind: Kind,
+    /// Whether all of it waits for the verification, not only its end.
+    held: AtomicBool,
     state: Mutex<State>,
     /// Sends after every change of the state.
     changed: watch::Sender<()>,
@@ -90,10 +92,7 @@ impl Drop for Wanted {
 
 #[derive(Debug)]
 enum Kind {
-    Whole {
-        /// Whether all of it waits for the verification, not only its end.
-        held: bool,
-    },
+    Whole,
     Hole(Arc<Manifest>),
 }
 
@@ -138,7 +137,7 @@ pub(super) enum Seen {
 
 impl Fill {
     pub(super) fn whole(blob: BlobId, size: Option<u64>, held: bool) -> Self {
-        Self::new(blob, Kind::Whole { held }, size, 0..u32::MAX)
+        Self { held: AtomicBool::new(held), ..Self::new(blob, Kind::Whole, size, 0..u32::MAX) }
     }
 
     pub(super) fn hole(blob: BlobId, manifest: Arc<Manifest>, wanted: Range<u32>) -> Self {
@@ -160,6 +159,7 @@ impl Fill {
         Self {
             blob,
             kind,
+            held: AtomicBool::new(false),
             state: Mutex::new(state),
             changed: watch::Sender::new(()),
             readers: AtomicUsize::new(0),
@@ -173,13 +173,13 @@ impl Fill {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        matches!(self.kind, Kind::Whole { .. })
+        matches!(self.kind, Kind::Whole)
     }
 
     pub(super) fn manifest_of_hole(&self) -> Option<&Arc<Manifest>> {
         match &self.kind {
             Kind::Hole(manifest) => Some(manifest),
-            Kind::Whole { .. } => None,
+            Kind::Whole => None,
         }
     }
 
@@ -210,7 +210,12 @@ impl Fill {
 
     /// Whether nothing of it leaves before all of it is verified.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.kind, Kind::Whole { held: true })
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// From the next source's answer on nothing of it leaves before all of it is verified: what came before is doubted.
+    pub(super) fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
     }
 
     /// Waits until all of it is verified.
@@ -280,9 +285,9 @@ impl Fill {
         }
         let allowed = match (&state.phase, &self.kind) {
             // Chunks of a hole are checked one by one, so what is there may leave.
-            (_, Kind::Hole(_)) | (Phase::Verified(_), Kind::Whole { .. }) => end.unwrap_or(u64::MAX),
-            (_, Kind::Whole { held: true }) => start,
-            (_, Kind::Whole { held: false }) => held_back(start, end, state.received()),
+            (_, Kind::Hole(_)) | (Phase::Verified(_), Kind::Whole) => end.unwrap_or(u64::MAX),
+            (_, Kind::Whole) if self.is_held() => start,
+            (_, Kind::Whole) => held_back(start, end, state.received()),
         };
         if pos < allowed
             && let Some(data) = state.data(pos, allowed)
@@ -293,14 +298,14 @@ impl Fill {
         if pos < allowed && index < state.next {
             return match &self.kind {
                 Kind::Hole(manifest) => Seen::Behind(digest_of(&manifest.digests, index)),
-                Kind::Whole { .. } => Seen::Behind(digest_of(&state.digests, index)),
+                Kind::Whole => Seen::Behind(digest_of(&state.digests, index)),
             };
         }
         match (&state.phase, &self.kind) {
             (Phase::Failed(broken), _) => Seen::Failed(broken.clone()),
             (Phase::Verified(manifest), _) if pos >= manifest.size => Seen::End,
             // The NAR was stored already when the task looked, so nothing passes by here.
-            (Phase::Verified(manifest), Kind::Whole { .. }) => Seen::Behind(digest_of(&manifest.digests, index)),
+            (Phase::Verified(manifest), Kind::Whole) => Seen::Behind(digest_of(&manifest.digests, index)),
             _ => Seen::Wait,
         }
     }
@@ -313,6 +318,16 @@ impl Fill {
         state.phase = Phase::Streaming;
         state.size = size;
         self.tell(state);
+    }
+
+    /// Bytes of the body that came so far.
+    pub(super) fn received(&self) -> u64 {
+        self.lock().received()
+    }
+
+    /// Whether a source has answered since the last (re)start.
+    pub(super) fn is_streaming(&self) -> bool {
+        matches!(self.lock().phase, Phase::Streaming)
     }
 
     /// Whether readers may have some of what came.

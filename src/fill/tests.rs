@@ -36,7 +36,7 @@ pub(super) fn fills() -> Fills {
 }
 
 /// Bytes in which every place looks different.
-fn body(size: usize) -> Bytes {
+pub(super) fn body(size: usize) -> Bytes {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes.into()
@@ -68,7 +68,7 @@ impl Judge for Told {
     }
 }
 
-fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
+pub(super) fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
     let digest = Sha256::of(whole);
     Plan {
         digest,
@@ -78,6 +78,7 @@ fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
         claim: None,
         prove: Prove::Afterwards,
         sources: sources.to_vec(),
+        others: None,
         judge: Arc::new(Told::default()),
     }
 }
@@ -270,11 +271,11 @@ async fn what_a_stopped_fill_left_wrong_is_forgotten() {
         plan(&whole, Some(whole.len() as u64), &[source])
     };
     let (store, metrics) = stopped_at(12, plan_for(&liar)).await;
-    let (got, end) = again(&store, &metrics, plan_for(&honest)).await;
-    assert!(end.is_err() && got.len() < whole.len(), "the hash of the whole is wrong, and nobody has all of it");
-    let (got, end) = again(&store, &metrics, plan_for(&honest)).await;
-    assert!(end.is_ok() && got == whole, "nothing of it was gone on with");
-    assert_eq!(metrics.fill.resumed.get(), 1);
+    let plan = plan_for(&honest);
+    let (got, end) = again(&store, &metrics, plan.clone()).await;
+    assert!(end.is_ok() && got == whole, "the rest did not fit, and nothing had left: all of it from one upstream");
+    assert_eq!((metrics.fill.resumed.get(), honest.ranges()), (1, vec![Some(12 * CHUNK as u64), None]));
+    assert!(store.entry(partial::key(plan.blob())).await.is_none(), "forgotten");
 }
 
 #[tokio::test]

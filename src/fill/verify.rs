@@ -145,6 +145,17 @@ impl Verifier {
         }
     }
 
+    /// Further bytes come from another source: what is wrong cannot be put down to one.
+    pub(super) fn also_from(&mut self, sender: &str) {
+        self.upstream.push_str(" and ");
+        self.upstream.push_str(sender);
+    }
+
+    /// The hash of what came so far.
+    pub(super) fn so_far(&self) -> Sha256 {
+        self.hasher.clone().finish()
+    }
+
     /// The body has ended: what it is, when it is what the plan says.
     pub(super) async fn finish(self) -> Result<Verified, Broken> {
         let (received, upstream) = (self.received, self.upstream);

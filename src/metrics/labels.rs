@@ -45,12 +45,30 @@ label! {
         Short = "short",
         /// What came is not what was announced: see `snowbank_upstream_refused_total`.
         Refused = "refused",
+        /// What several upstreams sent, each a part, does not make up what was announced: one of them sent something else.
+        Spliced = "spliced",
         /// Nobody read it any more, and too much of it was missing to go on.
         Abandoned = "abandoned",
         /// The program was stopped meanwhile.
         Stopped = "stopped",
         /// The fill's task died.
         Internal = "internal",
+    }
+}
+
+label! {
+    /// Why an upstream was left in the middle of a NAR, and the rest asked for anew.
+    pub enum Left as "reason" {
+        /// Its connection broke.
+        Cut = "cut",
+        /// Its answer ended before the end of the NAR.
+        Short = "short",
+        /// It sent nothing for the stall limit.
+        Stalled = "stalled",
+        /// It sent less than the minimum rate.
+        Slow = "slow",
+        /// It could not be asked for the rest.
+        Unasked = "unasked",
     }
 }
 

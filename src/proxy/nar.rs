@@ -366,6 +366,7 @@ fn nowhere(broken: &Broken) -> Nowhere {
         FillFailure::Unknown
         | FillFailure::Cut
         | FillFailure::Short
+        | FillFailure::Spliced
         | FillFailure::Abandoned
         | FillFailure::Stopped => Nowhere::unknown(broken.to_string()),
     }

@@ -1,8 +1,10 @@
 //! Where a NAR's bytes can be had: from the upstream whose narinfo is kept, else from whoever announces them now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::timeout;
 
 use super::Pipeline;
 use super::entry::{Alias, Entry, alias_key, meant_key};
@@ -13,7 +15,7 @@ use super::options::Verify;
 use super::policy::Ground;
 use super::trust::{self, Verified, Voucher};
 use crate::decompress;
-use crate::fill::{Broken, FillFailure, Locate, Plan, Prove, Source};
+use crate::fill::{Broken, FillFailure, Locate, Others, Plan, Prove, Source};
 use crate::nix::nar_url::NarUrl;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
@@ -67,6 +69,7 @@ impl Pipeline {
             claim: Some(Arc::new(trust::claim(info, voucher, ground))),
             prove: self.when_to_prove(&source.upstream, info.compression),
             sources: vec![source],
+            others: Some(Arc::new(Announcing { proxy: self.clone(), hash: info.store_path.hash() })),
             judge: self.judge(),
         }
     }
@@ -150,6 +153,7 @@ impl Pipeline {
             claim: None,
             prove: Prove::Never,
             sources: sources.collect(),
+            others: None,
             judge: self.judge(),
         })
     }
@@ -192,6 +196,40 @@ impl Announcers {
             (None, Some(why)) => Err(Nowhere::unknown(why.as_ref())),
             (None, None) => Err(nobody()),
         }
+    }
+}
+
+/// How long others are asked for who else has a NAR in the middle of which an upstream failed: clients wait meanwhile.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// The upstreams that announce the same NAR as a plan made of another one's narinfo.
+#[derive(Debug)]
+struct Announcing {
+    proxy: Pipeline,
+    hash: HashPart,
+}
+
+impl Others for Announcing {
+    fn of<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Vec<Source>> {
+        let is_in =
+            |upstream: &Arc<Upstream>| plan.sources.iter().any(|source| source.upstream.name() == upstream.name());
+        let others = self.proxy.policy.upstreams.iter().filter(move |upstream| !is_in(upstream));
+        let asked = others.map(|upstream| timeout(ELSEWHERE, self.proxy.ask_one(upstream, self.hash)));
+        Box::pin(async move {
+            // Side by side: one that is down too costs its time once.
+            let said = join_all(asked).await;
+            said.into_iter().filter_map(|said| self.announces(plan, said.ok()?)).collect()
+        })
+    }
+}
+
+impl Announcing {
+    fn announces(&self, plan: &Plan, said: Asked) -> Option<Source> {
+        let Asked::Have(upstream, verified) = said else { return None };
+        let info = verified.info();
+        let same = trust::digest(info) == plan.digest && info.compression == plan.compression;
+        (same && plan.claims_the_same(&self.proxy.plan_from(&upstream, &verified)))
+            .then(|| source(&upstream, verified.url()))
     }
 }
 

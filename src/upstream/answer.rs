@@ -61,6 +61,8 @@ pub struct Opened {
     pub from: u64,
     /// Size of the whole in bytes, when the upstream says it.
     pub total: Option<u64>,
+    /// `ETag`, where it stands for exactly these bytes (RFC 9110 section 8.8.1).
+    pub validator: Option<HeaderValue>,
     /// The bytes from there on.
     pub body: Body,
 }
@@ -90,7 +92,7 @@ impl Waited {
             return false;
         }
         let Self { time, bytes } = std::mem::take(self);
-        bytes < time.as_secs().saturating_mul(LEAST_RATE)
+        u128::from(bytes) < time.as_millis() * u128::from(LEAST_RATE) / 1000
     }
 }
 

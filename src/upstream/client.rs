@@ -310,9 +310,10 @@ impl Upstream {
         if wire::encoding(headers).is_some() {
             return Err(self.error(Cause::Header("a NAR with a Content-Encoding although `identity` was asked for")));
         }
+        let validator = wire::strong_validator(headers);
         self.metrics.have.inc();
         let body = Body::new(response.into_body(), self, permit);
-        Ok(Said::Have(Opened { from, total, body }))
+        Ok(Said::Have(Opened { from, total, validator, body }))
     }
 
     /// An error of this upstream.

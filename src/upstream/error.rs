@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::metrics::Left;
+
 /// An answer that is neither "have" nor "have not".
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("upstream {upstream} {cause}")]
@@ -22,6 +24,15 @@ impl UpstreamError {
             Cause::Status(status) => status.is_client_error(),
             Cause::Header(_) => true,
             _ => false,
+        }
+    }
+
+    /// What an upstream did whose body ended in this error.
+    pub fn left(&self) -> Left {
+        match self.cause {
+            Cause::Stall(_) => Left::Stalled,
+            Cause::Slow(_) => Left::Slow,
+            _ => Left::Cut,
         }
     }
 

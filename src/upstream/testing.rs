@@ -28,6 +28,8 @@ pub(crate) enum Step {
     Pause(Duration),
     /// Until the test lets it go on.
     Hold(Arc<tokio::sync::Semaphore>),
+    /// The connection is reset instead of closed.
+    Reset,
 }
 
 /// A head and a body, with Content-Length.
@@ -72,6 +74,11 @@ impl Origin {
     pub(crate) fn asked(&self, part: &str) -> usize {
         self.requests.lock().unwrap().iter().filter(|request| request.target.contains(part)).count()
     }
+
+    /// From where each request so far wanted its body: `None` without a range.
+    pub(crate) fn ranges(&self) -> Vec<Option<u64>> {
+        self.requests.lock().unwrap().iter().map(|request| request.range.map(|(first, _)| first)).collect()
+    }
 }
 
 /// An upstream at `address`, where perhaps nobody listens.
@@ -110,6 +117,7 @@ async fn serve(mut socket: TcpStream, requests: &Mutex<Vec<Request>>, script: &(
             }
             Step::Pause(time) => tokio::time::sleep(time).await,
             Step::Hold(gate) => gate.acquire().await.unwrap().forget(),
+            Step::Reset => return socket.set_zero_linger().unwrap(),
         }
     }
 }

@@ -111,6 +111,11 @@ pub(super) fn transfer_is_odd(headers: &HeaderMap) -> bool {
         .any(|v| !v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
+/// `ETag`, unless it is a weak one, which may stand for several bodies.
+pub(super) fn strong_validator(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(header::ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
+}
+
 /// `Content-Range: bytes first-last/total` (RFC 9110 section 14.4): the first byte and, unless it is `*`, the total.
 pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
@@ -144,6 +149,16 @@ mod tests {
         assert_eq!(encoding(&headers).unwrap(), "gzip");
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
         assert!(transfer_is_odd(&headers));
+    }
+
+    #[test]
+    fn only_a_strong_validator_stands_for_bytes() {
+        let mut headers = HeaderMap::new();
+        assert!(strong_validator(&headers).is_none());
+        headers.insert(header::ETAG, HeaderValue::from_static("W/\"x\""));
+        assert!(strong_validator(&headers).is_none());
+        headers.insert(header::ETAG, HeaderValue::from_static("\"x\""));
+        assert_eq!(strong_validator(&headers).unwrap(), "\"x\"");
     }
 
     #[test]

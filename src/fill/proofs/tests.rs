@@ -36,6 +36,7 @@ fn plan(nar: &[u8], claim: Claim, prove: Prove, origin: &Origin) -> (Plan, Arc<T
         claim: Some(Arc::new(claim)),
         prove,
         sources: vec![source(origin)],
+        others: None,
         judge: Arc::clone(&told) as Arc<dyn super::super::Judge>,
     };
     (plan, told)
