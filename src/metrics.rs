@@ -17,7 +17,7 @@ pub use labels::{
     Scrubbed, StoreTier,
 };
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 /// The registry and every room's group of handles.
 #[derive(Debug, Clone)]
@@ -69,6 +69,8 @@ impl Default for Metrics {
 pub struct ProxyMetrics {
     /// Clients that joined a running fill.
     pub coalesced: IntCounter,
+    /// Questions that the next group was asked too before one was done.
+    pub hedges: IntCounter,
 }
 
 impl ProxyMetrics {
@@ -77,6 +79,11 @@ impl ProxyMetrics {
             coalesced: declare.counter(
                 "snowbank_proxy_coalesced_total",
                 "Requests for a NAR that was being fetched already, and that were served from that fetch.",
+            ),
+            hedges: declare.counter(
+                "snowbank_proxy_hedges_total",
+                "Narinfos that the upstreams next in order were asked for as well, because one before them took longer \
+                 than it usually does. At most one for every five narinfos that upstreams are asked for.",
             ),
         }
     }
@@ -191,6 +198,9 @@ struct UpstreamFamilies {
     refused: IntCounterVec,
     bytes: IntCounterVec,
     latency: HistogramVec,
+    breaker: IntGaugeVec,
+    openings: IntCounterVec,
+    unasked: IntCounterVec,
 }
 
 /// What is counted for one upstream.
@@ -212,6 +222,12 @@ pub struct UpstreamMetrics {
     pub bytes: IntCounter,
     /// Seconds to the response head.
     pub latency: Histogram,
+    /// The state of its circuit breaker: 0 closed, 1 half-open, 2 open.
+    pub breaker: IntGauge,
+    /// How often it was taken for down.
+    pub openings: IntCounter,
+    /// Requests that were not sent because it is taken for down.
+    pub unasked: IntCounter,
 }
 
 impl UpstreamFamilies {
@@ -245,6 +261,22 @@ impl UpstreamFamilies {
                 &[0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0],
                 upstream,
             ),
+            breaker: declare.gauges(
+                "snowbank_upstream_breaker_state",
+                "Whether an upstream is asked: 0 as usual, 2 not at all for some seconds because it did not answer, 1 by                  one request that finds out whether it is back. What is cached is served meanwhile.",
+                upstream,
+            ),
+            openings: declare.counters(
+                "snowbank_upstream_breaker_openings_total",
+                "How often an upstream was taken for down, because it could not be reached, did not answer in time, or \
+                 answered 5xx. The log says why. Now and then without an outage: raise its narinfo_timeout.",
+                upstream,
+            ),
+            unasked: declare.counters(
+                "snowbank_upstream_unasked_total",
+                "Requests that were not sent to an upstream because it is taken for down.",
+                upstream,
+            ),
         }
     }
 
@@ -259,6 +291,9 @@ impl UpstreamFamilies {
             refused: CounterBy::within(&self.refused, name),
             bytes: self.bytes.with_label_values(&[name]),
             latency: self.latency.with_label_values(&[name]),
+            breaker: self.breaker.with_label_values(&[name]),
+            openings: self.openings.with_label_values(&[name]),
+            unasked: self.unasked.with_label_values(&[name]),
         }
     }
 }

@@ -14,10 +14,12 @@ pub mod answer;
 mod entry;
 pub mod examine;
 mod flights;
+mod hedge;
 mod kept;
 mod nar;
 mod narinfo;
 pub mod options;
+mod outage;
 mod policy;
 mod quarantine;
 pub mod request;
@@ -85,6 +87,11 @@ impl Proxy {
     /// head depends on it.
     pub async fn answer(&self, request: Request, head: bool) -> Answer {
         let pipeline = self.pipeline();
+        let answer = self.answer_under(&pipeline, request, head).await;
+        outage::told(&pipeline.policy, answer)
+    }
+
+    async fn answer_under(&self, pipeline: &Pipeline, request: Request, head: bool) -> Answer {
         if self.shared.store.is_open() {
             return pipeline.answer(request, head).await;
         }

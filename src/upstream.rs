@@ -1,13 +1,14 @@
 //! Upstreams: the caches behind this one, and how each is asked.
 //!
-//! An answer has three values: have, have not, and unknown ([`Said`] in a `Result`). What an answer is worth is not
-//! decided here, and neither is who is asked when (both `proxy`).
+//! An answer has three values: have, have not, and unknown ([`Said`] in a `Result`). One that does not answer is not asked
+//! for a while (`health`). What an answer is worth is not decided here, and neither is who is asked when (both `proxy`).
 //!
 //! Out of scope: the store, and clients.
 
 mod answer;
 mod client;
 mod error;
+mod health;
 pub mod options;
 #[cfg(test)]
 pub(crate) mod testing;

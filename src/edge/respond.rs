@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, LOCATION,
+    ETAG, LOCATION, RETRY_AFTER,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
@@ -145,13 +145,18 @@ fn respond_object(asked: Asked<'_>, object: Object) -> Response<Body> {
 }
 
 fn respond_failure(asked: Asked<'_>, failure: &Failure) -> Response<Body> {
-    let status = match failure.kind {
-        FailureKind::NotFound => StatusCode::NOT_FOUND,
+    let (status, retry_after) = match failure.kind {
+        FailureKind::NotFound => (StatusCode::NOT_FOUND, None),
         // Not 503: Nix waits seconds before it asks again after one.
-        FailureKind::BadGateway => StatusCode::BAD_GATEWAY,
-        FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        FailureKind::BadGateway => (StatusCode::BAD_GATEWAY, None),
+        FailureKind::Unavailable { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, Some(retry_after)),
+        FailureKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, None),
     };
-    reason(asked, status, &failure.text)
+    let mut response = reason(asked, status, &failure.text);
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 fn length_required(asked: Asked<'_>) -> Response<Body> {

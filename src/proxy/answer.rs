@@ -83,6 +83,12 @@ pub enum FailureKind {
     NotFound,
     /// An upstream that might have it did not tell (502: Nix tries again within seconds, see protocol.md 3).
     BadGateway,
+    /// The same, and it is taken for down: not worth asking for again before so many seconds (503 with Retry-After, which
+    /// Nix honours).
+    Unavailable {
+        /// Seconds; a few.
+        retry_after: u64,
+    },
     /// A mistake of ours (500).
     Internal,
 }
@@ -91,6 +97,11 @@ impl Answer {
     /// Whether it says that nobody has it.
     pub fn is_not_found(&self) -> bool {
         matches!(&self.reply, Reply::Failed(failure) if failure.kind == FailureKind::NotFound)
+    }
+
+    /// Whether it says that nobody knows, and nothing yet of when it is worth asking again.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(&self.reply, Reply::Failed(failure) if failure.kind == FailureKind::BadGateway)
     }
 
     /// A failure.

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout};
 
 use super::Pipeline;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, meant_key, narinfo_key};
 use super::flights::{NOT_ASKED, Publish};
+use super::hedge::{Asking, Others};
 use super::kept::Lifetime;
 use super::nar::Meant;
+use super::outage;
 use super::quarantine::Known;
 use super::trust::{self, Refused, Verified, Voucher};
 use crate::clock::UnixSeconds;
@@ -59,9 +61,6 @@ enum Together {
     Unknown(String),
 }
 
-/// Answers that are still to come.
-type Others<'a> = FuturesUnordered<BoxFuture<'a, Asked>>;
-
 /// An answer that has come already.
 fn said<'a>((upstream, verified): (Arc<Upstream>, Box<Verified>)) -> BoxFuture<'a, Asked> {
     Box::pin(std::future::ready(Asked::Doubtful(upstream, verified)))
@@ -107,10 +106,21 @@ impl Pipeline {
             None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
             _ => {}
         }
+        let stale = kept.clone().filter(|entry| !entry.is_gone());
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
-        let (found, asked_here) = self.policy.narinfos.join(hash, ask).await;
-        let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
+        let asking = self.policy.narinfos.join(hash, ask);
+        let (found, asked_here) = match stale {
+            // It will do, if a moment brings nothing better; what is asked meanwhile is for the next client.
+            Some(entry) => match timeout(outage::STALE_WAIT, asking).await {
+                Ok((Some(found), asked_here)) => (found, asked_here),
+                Ok((None, _)) | Err(_) => (Found::Stale(entry), false),
+            },
+            None => {
+                let (found, asked_here) = asking.await;
+                (found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into())), asked_here)
+            }
+        };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
             (Found::Have(_), false) => Outcome::Follower,
@@ -168,7 +178,10 @@ impl Pipeline {
                 self.put_entry(key, &kept).await;
             }
             (Together::Unknown(why), Some(kept)) => {
-                tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}");
+                match outage::is_known(&self.policy) {
+                    true => tracing::debug!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}"),
+                    false => tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}"),
+                }
                 publish.say(Found::Stale(kept));
             }
             (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
@@ -192,25 +205,23 @@ impl Pipeline {
         upstream.map_or(MAX_AGE, |(upstream, _)| upstream.narinfo_ttl().as_secs().min(MAX_AGE))
     }
 
-    /// Asks the upstreams, group after group. The answers of the group's other members, which were asked side by side
-    /// with the one that has it, are still to come; those of doubtful ones are among them.
+    /// Asks the upstreams, group after group. The answers of those that were asked side by side with the one that has it
+    /// are still to come; those of doubtful ones are among them.
     async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> (Together, Others<'_>) {
         let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, VecDeque::new());
-        for group in self.policy.groups() {
-            let mut answers: Others<'_> =
-                group.iter().map(|upstream| Box::pin(self.ask_one(upstream, hash)) as BoxFuture<'_, Asked>).collect();
-            while let Some(asked) = answers.next().await {
-                match asked {
-                    Asked::Have(upstream, verified) => {
-                        answers.extend(doubtful.into_iter().map(said));
-                        return (Together::Have(upstream, verified), answers);
-                    }
-                    Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
-                    Asked::HaveNot => {}
-                    Asked::Refused(reason, why) => refused = refused.or(Some((reason, why))),
-                    Asked::Down(why) => down = down.or(Some(why)),
-                    Asked::Unknown(why) => unknown = unknown.or(Some(why)),
+        let mut asking = Asking::begin(self, hash);
+        while let Some(asked) = asking.next().await {
+            match asked {
+                Asked::Have(upstream, verified) => {
+                    let mut answers = asking.others();
+                    answers.extend(doubtful.into_iter().map(said));
+                    return (Together::Have(upstream, verified), answers);
                 }
+                Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
+                Asked::HaveNot => {}
+                Asked::Refused(reason, why) => refused = refused.or(Some((reason, why))),
+                Asked::Down(why) => down = down.or(Some(why)),
+                Asked::Unknown(why) => unknown = unknown.or(Some(why)),
             }
         }
         // Whoever is out of reach may have what is kept, so that no doubt and no refusal of another one is weighed against
@@ -264,9 +275,16 @@ impl Pipeline {
     }
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
-        match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
+        let begun = Instant::now();
+        let said = upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await;
+        if said.is_ok() {
+            upstream.took(begun.elapsed());
+        }
+        match said {
             Err(error) => {
-                tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");
+                if !error.is_known() {
+                    tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");
+                }
                 // Our own queue says nothing about the upstream: clients must not take it for a miss.
                 match upstream.when_down() {
                     WhenDown::Miss if !error.is_busy() => Asked::Down(error.to_string()),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::flights::Flights;
+use super::hedge::Ration;
 use super::nar::Meant;
 use super::options::Options;
 use super::sign::Signer;
@@ -37,6 +38,8 @@ pub struct Policy {
     pub(super) narinfos: Flights<HashPart, narinfo::Found>,
     pub(super) announcers: Flights<Meant, sources::Announcers>,
     pub(super) smalls: Flights<String, small::Found>,
+    /// What of upstreams may be asked early.
+    pub(super) hedges: Ration,
 }
 
 /// Why a narinfo was believed: one key, or one upstream's word, or content (R5: what only a key vouched for goes with it).
@@ -100,6 +103,7 @@ impl Policy {
             narinfos: Flights::new(),
             announcers: Flights::new(),
             smalls: Flights::new(),
+            hedges: Ration::default(),
         }
     }
 

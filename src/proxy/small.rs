@@ -11,11 +11,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::HeaderValue;
+use tokio::time::timeout;
 
 use super::Pipeline;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
 use super::entry::{Entry, Signed, small_key};
 use super::flights::{NOT_ASKED, Publish};
+use super::outage;
 use super::request::Small;
 use super::trust;
 use crate::clock::UnixSeconds;
@@ -89,12 +91,23 @@ impl Pipeline {
             None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
             _ => {}
         }
+        let stale = kept.clone();
         let (proxy, small, asked_path) = (self.clone(), small.clone(), path.to_owned());
         let ask = |publish: Publish<Found>| async move {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
-        let (found, asked_here) = self.policy.smalls.join(path.to_owned(), ask).await;
-        let found = found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into()));
+        let asking = self.policy.smalls.join(path.to_owned(), ask);
+        let (found, asked_here) = match stale {
+            // As with narinfos.
+            Some(entry) => match timeout(outage::STALE_WAIT, asking).await {
+                Ok((Some(found), asked_here)) => (found, asked_here),
+                Ok((None, _)) | Err(_) => (Found::Stale(entry), false),
+            },
+            None => {
+                let (found, asked_here) = asking.await;
+                (found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into())), asked_here)
+            }
+        };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
             (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,
@@ -125,7 +138,10 @@ impl Pipeline {
             }
             (Answered::Large(upstream), _) => publish.say(Found::Large(upstream)),
             (Answered::Unknown(why), Some(kept)) => {
-                tracing::warn!(key = path, outcome = %Outcome::Stale, "served stale: {why}");
+                match outage::is_known(&self.policy) {
+                    true => tracing::debug!(key = path, outcome = %Outcome::Stale, "served stale: {why}"),
+                    false => tracing::warn!(key = path, outcome = %Outcome::Stale, "served stale: {why}"),
+                }
                 publish.say(Found::Stale(kept));
             }
             (Answered::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
@@ -155,7 +171,9 @@ impl Pipeline {
                     Ok(Said::Have(Asked::TooLong)) => return Answered::Large(upstream),
                     Ok(Said::HaveNot) => {}
                     Err(error) => {
-                        tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
+                        if !error.is_known() {
+                            tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
+                        }
                         if kept || upstream.when_down() == WhenDown::Error {
                             unknown = unknown.or(Some(error.to_string()));
                         }

@@ -109,7 +109,7 @@ async fn an_answer_that_trickles_is_not_waited_for() {
         steps
     })
     .await;
-    let proxy = proxy(vec![origin.upstream(10, "stall_timeout = '500 ms'")]);
+    let proxy = proxy(vec![origin.upstream(10, "narinfo_timeout = '500 ms'")]);
     let begun = Instant::now();
     let answer = proxy.answer(Request::NarInfo(hash()), false).await;
     assert_eq!(kind(&answer), Some(FailureKind::NotFound));

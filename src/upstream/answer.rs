@@ -13,11 +13,10 @@ use tokio::time::{Instant, timeout};
 use super::client::Upstream;
 use super::error::{Cause, UpstreamError};
 
-/// The least a body must bring, in bytes for each second that it is waited for, over the upstream's stall limit: below it
-/// the connection is worth more to others (R22 asks the same of clients).
-const LEAST_RATE: u64 = 1000;
-/// How long the text of a 404 is waited for.
+/// How long the text of a 404 is read, so that its connection can be used again.
 const READ_OUT: Duration = Duration::from_secs(1);
+/// How long the answer waits for that.
+const AT_HAND: Duration = Duration::from_millis(10);
 
 /// A small thing.
 #[derive(Debug, Clone)]
@@ -84,15 +83,15 @@ struct Waited {
 }
 
 impl Waited {
-    /// Counts a piece; true when less than [`LEAST_RATE`] came over `limit` of waiting.
-    fn is_too_slow(&mut self, waited: Duration, bytes: usize, limit: Duration) -> bool {
+    /// Counts a piece; true when fewer than `rate` bytes for each second came over `limit` of waiting.
+    fn is_too_slow(&mut self, waited: Duration, bytes: usize, limit: Duration, rate: u64) -> bool {
         self.time += waited;
         self.bytes += bytes as u64;
         if self.time < limit {
             return false;
         }
         let Self { time, bytes } = std::mem::take(self);
-        u128::from(bytes) < time.as_millis() * u128::from(LEAST_RATE) / 1000
+        u128::from(bytes) < time.as_millis() * u128::from(rate) / 1000
     }
 }
 
@@ -103,8 +102,8 @@ impl Body {
     }
 
     /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
-    pub(super) async fn read_out(&mut self) {
-        let all = async {
+    pub(super) async fn read_out(mut self) {
+        let all = async move {
             let mut left = 4096_usize;
             while let Some(Ok(piece)) = self.next().await {
                 match left.checked_sub(piece.len()) {
@@ -113,8 +112,11 @@ impl Body {
                 }
             }
         };
-        // The answer is known: a body that trickles must not hold it up.
-        let _ = timeout(READ_OUT, all).await;
+        let mut all = Box::pin(timeout(READ_OUT, all));
+        // The answer is known: a body that trickles must not hold it up, or use up its budget.
+        if timeout(AT_HAND, &mut all).await.is_err() {
+            tokio::spawn(all);
+        }
     }
 
     /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.
@@ -132,7 +134,7 @@ impl Body {
                 Ok(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue }; // trailers
-            if self.waited.is_too_slow(asked.elapsed(), data.len(), stall) {
+            if self.waited.is_too_slow(asked.elapsed(), data.len(), stall, self.upstream.min_rate()) {
                 return Some(Err(self.upstream.error(Cause::Slow(stall))));
             }
             if !data.is_empty() {
@@ -151,11 +153,11 @@ mod tests {
     fn a_body_that_trickles_is_too_slow_and_one_that_is_not_asked_for_is_not() {
         let (second, limit) = (Duration::from_secs(1), Duration::from_secs(30));
         let mut drip = Waited::default();
-        let slow: Vec<bool> = (0..30).map(|_| drip.is_too_slow(second, 900, limit)).collect();
+        let slow: Vec<bool> = (0..30).map(|_| drip.is_too_slow(second, 900, limit, 1000)).collect();
         assert_eq!(slow.iter().position(|slow| *slow), Some(29));
         let mut steady = Waited::default();
-        assert!((0..300).all(|_| !steady.is_too_slow(second, 1000, limit)));
+        assert!((0..300).all(|_| !steady.is_too_slow(second, 1000, limit, 1000)));
         let mut fast = Waited::default();
-        assert!((0..300).all(|_| !fast.is_too_slow(Duration::ZERO, 1, limit)));
+        assert!((0..300).all(|_| !fast.is_too_slow(Duration::ZERO, 1, limit, 1000)));
     }
 }

@@ -25,6 +25,7 @@ use url::Url;
 
 use super::answer::{Asked, Body, Opened, Said, Streamed};
 use super::error::{Cause, UpstreamError};
+use super::health::{Health, Kind, Ticket};
 use super::options::{Options, Trust, WhenDown};
 use super::wire::{self, Pool};
 use crate::clock::UnixSeconds;
@@ -75,6 +76,7 @@ pub struct Upstream {
     filled: Arc<Semaphore>,
     unpacked: Arc<Semaphore>,
     fetched_ahead: Arc<Semaphore>,
+    health: Health,
     metrics: UpstreamMetrics,
 }
 
@@ -111,6 +113,7 @@ impl Upstream {
             filled: Arc::new(Semaphore::new(bulk_permits)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),
             fetched_ahead: Arc::new(Semaphore::new(FETCHED_AHEAD)),
+            health: Health::new(metrics.clone()),
             metrics,
         }))
     }
@@ -153,6 +156,26 @@ impl Upstream {
     /// How long a body may pause.
     pub(super) fn stall_timeout(&self) -> Duration {
         self.options.stall_timeout.0
+    }
+
+    /// The least that the body of a NAR must bring, in bytes for each second.
+    pub(super) fn min_rate(&self) -> u64 {
+        self.options.min_rate.0
+    }
+
+    /// For how long it will not be asked, because it is taken for down.
+    pub fn down_for(&self) -> Option<Duration> {
+        self.health.is_down().map(|(left, _)| left)
+    }
+
+    /// Takes note of how long its answer about a narinfo took, as seen by who asked.
+    pub fn took(&self, time: Duration) {
+        self.health.took(time);
+    }
+
+    /// How long its answer about a narinfo usually takes at most; `None` while that is not known.
+    pub fn patience(&self) -> Option<Duration> {
+        self.health.patience()
     }
 
     /// What was configured.
@@ -215,7 +238,22 @@ impl Upstream {
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn small(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (response, permit) = self.send(&self.meta, &self.meta_permits, &target, None).await?;
+        let (permit, ticket) = self.turn(&self.meta_permits, Kind::Small, &target).await?;
+        // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
+        let budget = self.options.narinfo_timeout.0;
+        let said = timeout(budget, self.small_asked(&target, limit, permit)).await;
+        let said = said.unwrap_or_else(|_| Err(self.error(Cause::Timeout(budget))));
+        ticket.settle(&said);
+        said
+    }
+
+    async fn small_asked(
+        self: &Arc<Self>,
+        target: &str,
+        limit: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Said<Asked>, UpstreamError> {
+        let response = self.send(&self.meta, target, None).await?;
         if response.version() == Version::HTTP_2 {
             self.is_multiplexed();
         }
@@ -229,20 +267,15 @@ impl Upstream {
         if size.is_some_and(|size| size > limit as u64) {
             return Ok(Said::Have(Asked::TooLong));
         }
-        let all = async {
-            let mut whole = BytesMut::new();
-            while let Some(piece) = body.next().await {
-                let piece = piece?;
-                if whole.len() + piece.len() > limit {
-                    return Ok(Said::Have(Asked::TooLong));
-                }
-                whole.extend_from_slice(&piece);
+        let mut whole = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            if whole.len() + piece.len() > limit {
+                return Ok(Said::Have(Asked::TooLong));
             }
-            Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
-        };
-        // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
-        let limit = self.options.stall_timeout.0;
-        timeout(limit, all).await.unwrap_or_else(|_| Err(self.error(Cause::Slow(limit))))
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
     }
 
     /// Opens something to be passed on as it comes, at its client's pace.
@@ -251,8 +284,14 @@ impl Upstream {
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn pass_on(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (response, permit) = self.send(&self.bulk, &self.pass_on_permits, &target, None).await?;
-        self.streamed(response, permit).await
+        let (permit, ticket) = self.turn(&self.pass_on_permits, Kind::Large, &target).await?;
+        let sent = self.send(&self.bulk, &target, None).await;
+        let streamed = match sent {
+            Ok(response) => self.streamed(response, permit).await,
+            Err(error) => Err(error),
+        };
+        ticket.settle(&streamed);
+        streamed
     }
 
     async fn streamed(
@@ -262,7 +301,7 @@ impl Upstream {
     ) -> Result<Said<Streamed>, UpstreamError> {
         let (status, encoding, size) =
             (response.status(), wire::encoding(response.headers()), wire::content_length(response.headers()));
-        let mut body = Body::new(response.into_body(), self, permit);
+        let body = Body::new(response.into_body(), self, permit);
         match status {
             StatusCode::OK => {
                 self.metrics.have.inc();
@@ -288,12 +327,25 @@ impl Upstream {
         from: u64,
         last: Option<u64>,
     ) -> Result<Said<Opened>, UpstreamError> {
+        let (permit, ticket) = self.turn(&self.bulk_permits, Kind::Large, target).await?;
+        let opened = self.open_asked(target, from, last, permit).await;
+        ticket.settle(&opened);
+        opened
+    }
+
+    async fn open_asked(
+        self: &Arc<Self>,
+        target: &str,
+        from: u64,
+        last: Option<u64>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Said<Opened>, UpstreamError> {
         let range = match (from, last) {
             (0, None) => None,
             (_, None) => Some(format!("bytes={from}-")),
             (_, Some(last)) => Some(format!("bytes={from}-{last}")),
         };
-        let (response, permit) = self.send(&self.bulk, &self.bulk_permits, target, range.as_deref()).await?;
+        let response = self.send(&self.bulk, target, range.as_deref()).await?;
         let headers = response.headers();
         let (from, total) = match response.status() {
             StatusCode::OK => (0, wire::content_length(headers)),
@@ -327,13 +379,17 @@ impl Upstream {
         self.base.path()
     }
 
-    async fn send(
-        &self,
-        pool: &Pool,
+    /// A connection's permit, and leave to ask: not of an upstream that is taken for down, which is said at once, and also to
+    /// those who waited for a permit while it went down.
+    async fn turn<'a>(
+        &'a self,
         permits: &Arc<Semaphore>,
-        target: &str,
-        range: Option<&str>,
-    ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), UpstreamError> {
+        kind: Kind,
+        target: &'a str,
+    ) -> Result<(OwnedSemaphorePermit, Ticket<'a>), UpstreamError> {
+        if let Some((_, why)) = self.health.is_down() {
+            return Err(self.not_asked(why));
+        }
         let limit = self.options.response_timeout.0;
         let turn = if Arc::ptr_eq(permits, &self.bulk_permits) { TURN } else { limit };
         let permit = match timeout(turn, Arc::clone(permits).acquire_owned()).await {
@@ -341,6 +397,17 @@ impl Upstream {
             Ok(Err(_closed)) => return Err(self.error(Cause::Internal("its permits are closed"))),
             Err(_) => return Err(self.error(Cause::Busy(turn))),
         };
+        let ticket = self.health.pass(kind, target, &self.name).map_err(|why| self.not_asked(why))?;
+        Ok((permit, ticket))
+    }
+
+    fn not_asked(&self, why: Arc<str>) -> UpstreamError {
+        self.metrics.unasked.inc();
+        UpstreamError { upstream: Arc::clone(&self.name), cause: Cause::Down(why) }
+    }
+
+    async fn send(&self, pool: &Pool, target: &str, range: Option<&str>) -> Result<Response<Incoming>, UpstreamError> {
+        let limit = self.options.response_timeout.0;
         let started = tokio::time::Instant::now();
         let deadline = started + limit;
         let mut resends = 0;
@@ -354,7 +421,7 @@ impl Upstream {
                 }
                 Ok(Ok(response)) => {
                     self.metrics.latency.observe(started.elapsed().as_secs_f64());
-                    return Ok((response, permit));
+                    return Ok(response);
                 }
                 Ok(Err(error)) if resends < RESENDS && wire::closed_before_answer(&error) => {
                     resends += 1;

@@ -36,6 +36,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether the upstream was not asked, because it is taken for down: said once, in the log, when it was.
+    pub fn is_known(&self) -> bool {
+        matches!(self.cause, Cause::Down(_))
+    }
+
     /// Whether the upstream was not asked, because its connections are busy.
     pub fn is_busy(&self) -> bool {
         matches!(self.cause, Cause::Busy(_))
@@ -51,7 +56,10 @@ pub enum Cause {
     /// Others had all its connections for too long.
     #[error("had no connection free for {0:?}")]
     Busy(Duration),
-    /// No response head in time.
+    /// It is not asked for some seconds, because it did not answer others: what happened to the last of them.
+    #[error("is taken for down: it {0}")]
+    Down(Arc<str>),
+    /// No answer in time: the head of a NAR's response, or all of something small.
     #[error("did not answer within {0:?}")]
     Timeout(Duration),
     /// No further bytes of a body in time.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::nix::signature::PublicKey;
-use crate::options::{Mistakes, Period, key};
+use crate::options::{ByteSize, Mistakes, Period, key};
 
 pub use super::url::UpstreamUrl;
 
@@ -22,7 +22,7 @@ crate::choice! {
 crate::choice! {
     /// What a client is told when an upstream could not be asked and nobody else has the path (R18).
     pub enum WhenDown {
-        /// That it is unknown: 502.
+        /// That it is unknown: 502, or 503 while the upstream is taken for down.
         Error = "error",
         /// That it is not there: 404.
         Miss = "miss",
@@ -49,8 +49,8 @@ crate::options! {
         /// The keys that may sign for this upstream, written as in `trusted-public-keys` of nix.conf. Required when
         /// `trust` is `keys`. A key counts for the upstreams that list it and for no other.
         pub public_keys: Vec<PublicKey> = Vec::new(),
-        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502,
-        /// so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
+        /// What clients are told about a path that no other upstream has while this one cannot be asked. `error`: 502, or
+        /// 503 with a Retry-After once it is taken for down, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
         /// remembers for an hour that it is not here; for a cache that is often switched off.
         pub when_down: WhenDown = WhenDown::Error,
         /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
@@ -66,12 +66,18 @@ crate::options! {
         /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
         /// seconds of delay.
         pub connect_timeout: Period = Period::seconds(5),
-        /// How long the upstream may take from the request to the head of its response. Raise it for caches that make
-        /// the archive when it is asked for and are slow to start.
+        /// How long the upstream may take from the request for a narinfo, or for another small object, to its last byte;
+        /// connecting is part of it. An upstream that needs longer several times in a row is taken for down for some seconds:
+        /// raise it for one that is far away or slow.
+        pub narinfo_timeout: Period = Period::seconds(2),
+        /// How long the upstream may take from the request for a NAR to the head of its response. Raise it for caches that
+        /// make the archive when it is asked for and are slow to start.
         pub response_timeout: Period = Period::seconds(15),
-        /// How long a body may pause before the rest of it is fetched anew, or given up; and how long a narinfo or another
-        /// small object may take as a whole.
+        /// How long the body of a NAR may pause before the rest of it is fetched anew, or given up.
         pub stall_timeout: Period = Period::seconds(30),
+        /// What the body of a NAR must bring in each second, on average over `stall_timeout` of waiting for it; with less it
+        /// is treated as if it paused. "0 B" lets it trickle.
+        pub min_rate: ByteSize = ByteSize(1000),
         /// How long a narinfo of this upstream is served without asking again. Paths almost never change under their
         /// hash; shorten it for a nix-serve whose store paths are deleted and rebuilt.
         pub narinfo_ttl: Period = Period::seconds(86_400),
@@ -106,6 +112,7 @@ impl Options {
         }
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
+            ("narinfo_timeout", self.narinfo_timeout),
             ("response_timeout", self.response_timeout),
             ("stall_timeout", self.stall_timeout),
         ];

@@ -161,11 +161,14 @@ async fn a_failure_is_one_short_line() {
     for (kind, status) in [
         (FailureKind::NotFound, StatusCode::NOT_FOUND),
         (FailureKind::BadGateway, StatusCode::BAD_GATEWAY),
+        (FailureKind::Unavailable { retry_after: 3 }, StatusCode::SERVICE_UNAVAILABLE),
         (FailureKind::Internal, StatusCode::INTERNAL_SERVER_ERROR),
     ] {
         let answer = Answer::failed(Outcome::Unknown, kind, long.clone());
         let (parts, body) = respond(Question::get().asked(), answer).into_parts();
         assert_eq!(parts.status, status);
+        let retry_after = parts.headers.get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+        assert_eq!(retry_after, matches!(kind, FailureKind::Unavailable { .. }).then_some("3"));
         assert_eq!(value(&parts, CONTENT_TYPE), "text/plain; charset=utf-8");
         assert_eq!(value(&parts, CACHE_CONTROL), "no-store");
         let body = body.collect().await.unwrap().to_bytes();
