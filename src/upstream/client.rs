@@ -15,18 +15,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Empty;
+use bytes::BytesMut;
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::answer::{Asked, Body, Opened, Said, Streamed};
 use super::error::{Cause, UpstreamError};
-use super::options::{Options, Trust, WhenDown};
-use super::wire::{self, Pool};
+use super::options::{Forbidden, Options, Trust, WhenDown};
+use super::transport::{Elsewhere, Lane, Transport};
+use super::wire;
 use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::signature::PublicKeys;
@@ -44,8 +44,6 @@ const PASSED_ON: usize = 4;
 /// How long a NAR waits for its turn at an upstream whose connections are all busy with others: less than the 300 s after
 /// which Nix gives up on a silent server.
 const TURN: Duration = Duration::from_secs(120);
-/// How often a request is sent again because its connection was closed before an answer.
-const RESENDS: usize = 2;
 /// NARs of one upstream that are unpacked at a time while they come: a decoder's memory waits as long as the upstream does.
 const UNPACKED: usize = 4;
 /// Answers about one upstream that wait at a time for a NAR of it to be fetched for them: further ones wait without
@@ -62,8 +60,7 @@ pub struct Upstream {
     options: Options,
     keys: PublicKeys,
     rank: u32,
-    meta: Pool,
-    bulk: Pool,
+    transport: Transport,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
@@ -98,8 +95,7 @@ impl Upstream {
             name: options.display_name().into(),
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
-            meta: wire::pool(&options, true)?,
-            bulk: wire::pool(&options, false)?,
+            transport: Transport::new(&options, metrics.clone())?,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
@@ -215,7 +211,7 @@ impl Upstream {
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn small(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (response, permit) = self.send(&self.meta, &self.meta_permits, &target, None).await?;
+        let (response, permit) = self.send(Lane::Meta, &self.meta_permits, &target, None).await?;
         if response.version() == Version::HTTP_2 {
             self.is_multiplexed();
         }
@@ -251,7 +247,7 @@ impl Upstream {
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn pass_on(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (response, permit) = self.send(&self.bulk, &self.pass_on_permits, &target, None).await?;
+        let (response, permit) = self.send(Lane::Bulk, &self.pass_on_permits, &target, None).await?;
         self.streamed(response, permit).await
     }
 
@@ -260,20 +256,37 @@ impl Upstream {
         response: Response<Incoming>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Streamed>, UpstreamError> {
-        let (status, encoding, size) =
-            (response.status(), wire::encoding(response.headers()), wire::content_length(response.headers()));
-        let mut body = Body::new(response.into_body(), self, permit);
-        match status {
-            StatusCode::OK => {
-                self.metrics.have.inc();
-                Ok(Said::Have(Streamed { size, encoding, body }))
+        let (encoding, size) = (wire::encoding(response.headers()), wire::content_length(response.headers()));
+        if response.status() == StatusCode::OK {
+            self.metrics.have.inc();
+            return Ok(Said::Have(Streamed { size, encoding, body: Body::new(response.into_body(), self, permit) }));
+        }
+        self.is_have_not(&response)?;
+        Body::new(response.into_body(), self, permit).read_out().await;
+        Ok(Said::HaveNot)
+    }
+
+    /// What an answer without the thing means: that it is not there, or nothing.
+    fn is_have_not(&self, response: &Response<Incoming>) -> Result<(), UpstreamError> {
+        let status = response.status();
+        match (status, response.extensions().get::<Elsewhere>()) {
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {}
+            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Forbidden::HaveNot => {}
+            (_, Some(Elsewhere(host))) => {
+                return Err(self.error(Cause::Elsewhere { host: host.clone(), status }));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                self.metrics.have_not.inc();
-                body.read_out().await;
-                Ok(Said::HaveNot)
-            }
-            status => Err(self.error(Cause::Status(status))),
+            (_, None) => return Err(self.error(self.refusal(status))),
+        }
+        self.metrics.have_not.inc();
+        Ok(())
+    }
+
+    /// What a status of the upstream itself says that is neither yes nor no.
+    fn refusal(&self, status: StatusCode) -> Cause {
+        match (status, self.transport.credentials_shown()) {
+            (StatusCode::UNAUTHORIZED, None) => Cause::Credentials,
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(kind)) => Cause::Refused { kind, status },
+            _ => Cause::Status(status),
         }
     }
 
@@ -293,7 +306,8 @@ impl Upstream {
             (_, None) => Some(format!("bytes={from}-")),
             (_, Some(last)) => Some(format!("bytes={from}-{last}")),
         };
-        let (response, permit) = self.send(&self.bulk, &self.bulk_permits, target, range.as_deref()).await?;
+        let range = range.and_then(|range| HeaderValue::try_from(range).ok());
+        let (response, permit) = self.send(Lane::Bulk, &self.bulk_permits, target, range.as_ref()).await?;
         let headers = response.headers();
         let (from, total) = match response.status() {
             StatusCode::OK => (0, wire::content_length(headers)),
@@ -301,11 +315,7 @@ impl Upstream {
                 Some((first, total)) if first == from => (first, total),
                 _ => return Err(self.error(Cause::Header("a 206 whose Content-Range is not what was asked"))),
             },
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                self.metrics.have_not.inc();
-                return Ok(Said::HaveNot);
-            }
-            status => return Err(self.error(Cause::Status(status))),
+            _ => return self.is_have_not(&response).map(|()| Said::HaveNot),
         };
         if wire::encoding(headers).is_some() {
             return Err(self.error(Cause::Header("a NAR with a Content-Encoding although `identity` was asked for")));
@@ -326,12 +336,13 @@ impl Upstream {
         self.base.path()
     }
 
+    /// Waits for a permit, and for the head of the answer.
     async fn send(
         &self,
-        pool: &Pool,
+        lane: Lane,
         permits: &Arc<Semaphore>,
         target: &str,
-        range: Option<&str>,
+        range: Option<&HeaderValue>,
     ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), UpstreamError> {
         let limit = self.options.response_timeout.0;
         let turn = if Arc::ptr_eq(permits, &self.bulk_permits) { TURN } else { limit };
@@ -340,42 +351,14 @@ impl Upstream {
             Ok(Err(_closed)) => return Err(self.error(Cause::Internal("its permits are closed"))),
             Err(_) => return Err(self.error(Cause::Busy(turn))),
         };
-        let started = tokio::time::Instant::now();
-        let deadline = started + limit;
-        let mut resends = 0;
-        loop {
-            let request = self.request(target, range)?;
-            self.metrics.requests.inc();
-            match timeout_at(deadline, pool.request(request)).await {
-                Err(_) => return Err(self.error(Cause::Timeout(limit))),
-                Ok(Ok(response)) if wire::transfer_is_odd(response.headers()) => {
-                    return Err(self.error(Cause::Header("a Transfer-Encoding other than chunked")));
-                }
-                Ok(Ok(response)) => {
-                    self.metrics.latency.observe(started.elapsed().as_secs_f64());
-                    return Ok((response, permit));
-                }
-                Ok(Err(error)) if resends < RESENDS && wire::closed_before_answer(&error) => {
-                    resends += 1;
-                    self.metrics.resends.inc();
-                }
-                Ok(Err(error)) => return Err(self.error(Cause::Connection(wire::chain(&error)))),
+        let started = Instant::now();
+        match timeout(limit, self.transport.get(lane, target, range)).await {
+            Err(_) => Err(self.error(Cause::Timeout(limit))),
+            Ok(Err(cause)) => Err(self.error(cause)),
+            Ok(Ok(response)) => {
+                self.metrics.latency.observe(started.elapsed().as_secs_f64());
+                Ok((response, permit))
             }
         }
-    }
-
-    fn request(&self, target: &str, range: Option<&str>) -> Result<Request<Empty<Bytes>>, UpstreamError> {
-        let authority = &self.base[url::Position::BeforeHost..url::Position::AfterPort];
-        let mut request = Request::builder()
-            .method(Method::GET)
-            .uri(format!("{}://{authority}{target}", self.base.scheme()))
-            .header(header::USER_AGENT, concat!("snowbank/", env!("CARGO_PKG_VERSION")))
-            .header(header::ACCEPT, "*/*")
-            // A NAR must come as the bytes its FileHash speaks of (protocol.md 10: harmonia compresses when offered).
-            .header(header::ACCEPT_ENCODING, "identity");
-        if let Some(range) = range {
-            request = request.header(header::RANGE, range);
-        }
-        request.body(Empty::new()).map_err(|e| self.error(Cause::Connection(e.to_string())))
     }
 }
