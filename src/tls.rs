@@ -44,6 +44,7 @@ pub use name::Name;
 pub use resolver::Resolver;
 pub use self_signed::{Origin, SelfSigned};
 pub use server::{Acceptor, is_for_challenge};
+pub(crate) use stamp::Stamp;
 
 use crate::clock::UnixSeconds;
 use crate::metrics::CertificateFailure as Reason;

@@ -7,11 +7,19 @@
 
 mod answer;
 mod client;
+mod credentials;
+mod dial;
 mod error;
 mod health;
+mod hop;
+mod netrc;
 pub mod options;
+mod reach;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod transport;
 mod url;
 mod wire;
 

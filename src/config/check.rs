@@ -68,6 +68,7 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         if let Some(Err(why)) = upstream.ca_file.as_deref().map(crate::tls::check_ca_file) {
             mistakes.say(&format!("{}[{n}].ca_file", places.upstream), &why);
         }
+        upstream.check_files(&format!("{}[{n}]", places.upstream), mistakes);
     }
 }
 

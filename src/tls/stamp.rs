@@ -7,7 +7,7 @@ use crate::clock::UnixSeconds;
 
 /// By what a changed file is known. A link is followed, so that one that is swapped is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -15,13 +15,13 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(found: &fs::Metadata) -> Self {
+    pub(crate) fn of(found: &fs::Metadata) -> Self {
         let modified = (found.mtime(), found.mtime_nsec());
         Self { device: found.dev(), inode: found.ino(), size: found.size(), modified }
     }
 
     /// Itself, unless the file is so new that it may be written once more under the same time.
-    pub(super) fn settled(self) -> Option<Self> {
+    pub(crate) fn settled(self) -> Option<Self> {
         /// Seconds.
         const GRAIN: u64 = 2;
         let age = u64::try_from(self.modified.0).ok().and_then(|modified| UnixSeconds::now().0.checked_sub(modified));

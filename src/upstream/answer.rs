@@ -49,7 +49,7 @@ pub struct Streamed {
 pub enum Said<T> {
     /// It has it.
     Have(T),
-    /// It has it not: 404 or 410, and nothing else.
+    /// It has it not: 404 or 410, or 403 where that was declared to mean it (`forbidden`).
     HaveNot,
 }
 

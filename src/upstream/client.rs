@@ -15,19 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Empty;
+use bytes::BytesMut;
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::answer::{Asked, Body, Opened, Said, Streamed};
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Kind, Ticket};
-use super::options::{Options, Trust, WhenDown};
-use super::wire::{self, Pool};
+use super::options::{Forbidden, Options, Trust, WhenDown};
+use super::transport::{Elsewhere, Lane, Transport};
+use super::wire;
 use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::signature::PublicKeys;
@@ -45,8 +45,6 @@ const PASSED_ON: usize = 4;
 /// How long a NAR waits for its turn at an upstream whose connections are all busy with others: less than the 300 s after
 /// which Nix gives up on a silent server.
 const TURN: Duration = Duration::from_secs(120);
-/// How often a request is sent again because its connection was closed before an answer.
-const RESENDS: usize = 2;
 /// NARs of one upstream that are unpacked at a time while they come: a decoder's memory waits as long as the upstream does.
 const UNPACKED: usize = 4;
 /// Answers about one upstream that wait at a time for a NAR of it to be fetched for them: further ones wait without
@@ -63,8 +61,7 @@ pub struct Upstream {
     options: Options,
     keys: PublicKeys,
     rank: u32,
-    meta: Pool,
-    bulk: Pool,
+    transport: Transport,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
@@ -100,8 +97,7 @@ impl Upstream {
             name: options.display_name().into(),
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
-            meta: wire::pool(&options, true)?,
-            bulk: wire::pool(&options, false)?,
+            transport: Transport::new(&options, metrics.clone())?,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
@@ -253,7 +249,7 @@ impl Upstream {
         limit: usize,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Asked>, UpstreamError> {
-        let response = self.send(&self.meta, target, None).await?;
+        let response = self.send(Lane::Meta, target, None).await?;
         if response.version() == Version::HTTP_2 {
             self.is_multiplexed();
         }
@@ -285,7 +281,7 @@ impl Upstream {
     pub async fn pass_on(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
         let (permit, ticket) = self.turn(&self.pass_on_permits, Kind::Large, &target).await?;
-        let sent = self.send(&self.bulk, &target, None).await;
+        let sent = self.send(Lane::Bulk, &target, None).await;
         let streamed = match sent {
             Ok(response) => self.streamed(response, permit).await,
             Err(error) => Err(error),
@@ -299,20 +295,37 @@ impl Upstream {
         response: Response<Incoming>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Streamed>, UpstreamError> {
-        let (status, encoding, size) =
-            (response.status(), wire::encoding(response.headers()), wire::content_length(response.headers()));
-        let body = Body::new(response.into_body(), self, permit);
-        match status {
-            StatusCode::OK => {
-                self.metrics.have.inc();
-                Ok(Said::Have(Streamed { size, encoding, body }))
+        let (encoding, size) = (wire::encoding(response.headers()), wire::content_length(response.headers()));
+        if response.status() == StatusCode::OK {
+            self.metrics.have.inc();
+            return Ok(Said::Have(Streamed { size, encoding, body: Body::new(response.into_body(), self, permit) }));
+        }
+        self.is_have_not(&response)?;
+        Body::new(response.into_body(), self, permit).read_out().await;
+        Ok(Said::HaveNot)
+    }
+
+    /// What an answer without the thing means: that it is not there, or nothing.
+    fn is_have_not(&self, response: &Response<Incoming>) -> Result<(), UpstreamError> {
+        let status = response.status();
+        match (status, response.extensions().get::<Elsewhere>()) {
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {}
+            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Forbidden::HaveNot => {}
+            (_, Some(Elsewhere(host))) => {
+                return Err(self.error(Cause::Elsewhere { host: host.clone(), status }));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                self.metrics.have_not.inc();
-                body.read_out().await;
-                Ok(Said::HaveNot)
-            }
-            status => Err(self.error(Cause::Status(status))),
+            (_, None) => return Err(self.error(self.refusal(status))),
+        }
+        self.metrics.have_not.inc();
+        Ok(())
+    }
+
+    /// What a status of the upstream itself says that is neither yes nor no.
+    fn refusal(&self, status: StatusCode) -> Cause {
+        match (status, self.transport.credentials_shown()) {
+            (StatusCode::UNAUTHORIZED, None) => Cause::Credentials,
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(kind)) => Cause::Refused { kind, status },
+            _ => Cause::Status(status),
         }
     }
 
@@ -345,7 +358,8 @@ impl Upstream {
             (_, None) => Some(format!("bytes={from}-")),
             (_, Some(last)) => Some(format!("bytes={from}-{last}")),
         };
-        let response = self.send(&self.bulk, target, range.as_deref()).await?;
+        let range = range.and_then(|range| HeaderValue::try_from(range).ok());
+        let response = self.send(Lane::Bulk, target, range.as_ref()).await?;
         let headers = response.headers();
         let (from, total) = match response.status() {
             StatusCode::OK => (0, wire::content_length(headers)),
@@ -353,11 +367,7 @@ impl Upstream {
                 Some((first, total)) if first == from => (first, total),
                 _ => return Err(self.error(Cause::Header("a 206 whose Content-Range is not what was asked"))),
             },
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                self.metrics.have_not.inc();
-                return Ok(Said::HaveNot);
-            }
-            status => return Err(self.error(Cause::Status(status))),
+            _ => return self.is_have_not(&response).map(|()| Said::HaveNot),
         };
         if wire::encoding(headers).is_some() {
             return Err(self.error(Cause::Header("a NAR with a Content-Encoding although `identity` was asked for")));
@@ -406,44 +416,21 @@ impl Upstream {
         UpstreamError { upstream: Arc::clone(&self.name), cause: Cause::Down(why) }
     }
 
-    async fn send(&self, pool: &Pool, target: &str, range: Option<&str>) -> Result<Response<Incoming>, UpstreamError> {
-        let limit = self.options.response_timeout.0;
-        let started = tokio::time::Instant::now();
-        let deadline = started + limit;
-        let mut resends = 0;
-        loop {
-            let request = self.request(target, range)?;
-            self.metrics.requests.inc();
-            match timeout_at(deadline, pool.request(request)).await {
-                Err(_) => return Err(self.error(Cause::Timeout(limit))),
-                Ok(Ok(response)) if wire::transfer_is_odd(response.headers()) => {
-                    return Err(self.error(Cause::Header("a Transfer-Encoding other than chunked")));
-                }
-                Ok(Ok(response)) => {
-                    self.metrics.latency.observe(started.elapsed().as_secs_f64());
-                    return Ok(response);
-                }
-                Ok(Err(error)) if resends < RESENDS && wire::closed_before_answer(&error) => {
-                    resends += 1;
-                    self.metrics.resends.inc();
-                }
-                Ok(Err(error)) => return Err(self.error(Cause::Connection(wire::chain(&error)))),
+    /// Waits for the head of the answer.
+    async fn send(
+        &self,
+        lane: Lane,
+        target: &str,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let (limit, started) = (self.options.response_timeout.0, Instant::now());
+        match timeout(limit, self.transport.get(lane, target, range)).await {
+            Err(_) => Err(self.error(Cause::Timeout(limit))),
+            Ok(Err(cause)) => Err(self.error(cause)),
+            Ok(Ok(response)) => {
+                self.metrics.latency.observe(started.elapsed().as_secs_f64());
+                Ok(response)
             }
         }
-    }
-
-    fn request(&self, target: &str, range: Option<&str>) -> Result<Request<Empty<Bytes>>, UpstreamError> {
-        let authority = &self.base[url::Position::BeforeHost..url::Position::AfterPort];
-        let mut request = Request::builder()
-            .method(Method::GET)
-            .uri(format!("{}://{authority}{target}", self.base.scheme()))
-            .header(header::USER_AGENT, concat!("snowbank/", env!("CARGO_PKG_VERSION")))
-            .header(header::ACCEPT, "*/*")
-            // A NAR must come as the bytes its FileHash speaks of (protocol.md 10: harmonia compresses when offered).
-            .header(header::ACCEPT_ENCODING, "identity");
-        if let Some(range) = range {
-            request = request.header(header::RANGE, range);
-        }
-        request.body(Empty::new()).map_err(|e| self.error(Cause::Connection(e.to_string())))
     }
 }

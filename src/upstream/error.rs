@@ -21,7 +21,7 @@ impl UpstreamError {
     /// Whether the upstream answered, and its answer was to the form of the request: asked in another way it may do better.
     pub fn is_about_the_request(&self) -> bool {
         match &self.cause {
-            Cause::Status(status) => status.is_client_error(),
+            Cause::Status(status) | Cause::Elsewhere { status, .. } => status.is_client_error(),
             Cause::Header(_) => true,
             _ => false,
         }
@@ -74,6 +74,28 @@ pub enum Cause {
     /// A status that says neither yes nor no.
     #[error("answered {0}")]
     Status(StatusCode),
+    /// A status that refuses the credentials, which are of this kind.
+    #[error("refused {kind}: {status}")]
+    Refused {
+        /// In words that follow "refused".
+        kind: String,
+        /// 401 or 403.
+        status: StatusCode,
+    },
+    /// 401 to a request without credentials.
+    #[error("wants credentials, and it has none here: set netrc_file, token_file, or user and password_file")]
+    Credentials,
+    /// A status that says neither yes nor no, from a host that the upstream had redirected to.
+    #[error("redirected to {host}, which answered {status}")]
+    Elsewhere {
+        /// The host, perhaps with a port. Nothing else of the URL: its query may be a credential.
+        host: String,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// A redirect that is not followed, or leads nowhere.
+    #[error("sent a redirect {0}")]
+    Redirect(String),
     /// A header that contradicts the request.
     #[error("answered with {0}")]
     Header(&'static str),

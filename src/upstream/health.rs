@@ -161,7 +161,12 @@ fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
         Cause::Status(status) if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS => {
             Verdict::Failed(Some(about))
         }
-        Cause::Status(_) | Cause::Header(_) => Verdict::Answered,
+        Cause::Status(_)
+        | Cause::Header(_)
+        | Cause::Refused { .. }
+        | Cause::Credentials
+        | Cause::Elsewhere { .. }
+        | Cause::Redirect(_) => Verdict::Answered,
         Cause::Busy(_) | Cause::Down(_) | Cause::Internal(_) => Verdict::Nothing,
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::nix::signature::PublicKey;
 use crate::options::{ByteSize, Mistakes, Period, key};
 
+use super::credentials::Credentials;
 pub use super::url::UpstreamUrl;
 
 crate::choice! {
@@ -26,6 +27,16 @@ crate::choice! {
         Error = "error",
         /// That it is not there: 404.
         Miss = "miss",
+    }
+}
+
+crate::choice! {
+    /// What 403 means.
+    pub enum Forbidden {
+        /// Nothing about the path.
+        Unknown = "unknown",
+        /// That it is not there: what S3 says of a missing object in a bucket that may not be listed.
+        HaveNot = "have-not",
     }
 }
 
@@ -53,6 +64,24 @@ crate::options! {
         /// 503 with a Retry-After once it is taken for down, so that Nix tries again. `miss`: 404, so that Nix builds it or asks its next substituter, and
         /// remembers for an hour that it is not here; for a cache that is often switched off.
         pub when_down: WhenDown = WhenDown::Error,
+        /// What the upstream means by 403. `unknown`: that something is wrong, so that `when_down` holds. `have-not`: that it
+        /// has not what was asked for, as a bucket without the right to list it says of a missing object; with credentials
+        /// that are refused by 403, everything would be missing. Counts at the address of `url` only: 403 of a host that it
+        /// redirects to is always unknown.
+        pub forbidden: Forbidden = Forbidden::Unknown,
+        /// A unix socket over which the upstream is reached instead of the host and port of `url`, whose scheme, name and
+        /// path still hold: `url = "http://nix-serve"` with `socket = "/run/nix-serve.sock"`.
+        pub socket: Option<PathBuf> = None,
+        /// A netrc file with the login for the host of `url`, as Nix's own `netrc-file`. What it holds for other hosts is
+        /// not used. Credentials, of whichever kind, are sent to the scheme, host and port of `url` and nowhere else; their
+        /// file is read again when it changes. One kind for each upstream.
+        pub netrc_file: Option<PathBuf> = None,
+        /// A file with a token, sent as `Authorization: Bearer`: of an Attic server, or of a private Cachix cache.
+        pub token_file: Option<PathBuf> = None,
+        /// The user whose password is in `password_file`.
+        pub user: Option<String> = None,
+        /// A file with the password of `user`, sent as `Authorization: Basic`.
+        pub password_file: Option<PathBuf> = None,
         /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
         /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
         /// that a CA signed is not enough: give that CA.
@@ -110,6 +139,7 @@ impl Options {
         if let Some(few @ 0..2) = self.connections {
             mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
         }
+        self.check_credentials(at, mistakes);
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
             ("narinfo_timeout", self.narinfo_timeout),
@@ -120,6 +150,35 @@ impl Options {
             if timeout.0.is_zero() {
                 mistakes.refuse(&key(at, name), &format!("\"{timeout}\""), "more than \"0 ms\"");
             }
+        }
+    }
+}
+
+impl Options {
+    fn check_credentials(&self, at: &str, mistakes: &mut Mistakes) {
+        let given = [
+            ("netrc_file", self.netrc_file.is_some()),
+            ("token_file", self.token_file.is_some()),
+            ("password_file", self.password_file.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name);
+        if let (Some(first), Some(second)) = (given.next(), given.next()) {
+            mistakes.say(&key(at, second), &format!("{first} is given too; an upstream is shown one of them"));
+        }
+        match (&self.user, &self.password_file) {
+            (Some(_), None) => mistakes.missing(&key(at, "password_file"), "a path, because `user` is given"),
+            (None, Some(_)) => mistakes.missing(&key(at, "user"), "whose password is in `password_file`"),
+            (Some(user), _) if user.contains(|c: char| c == ':' || c.is_control()) => {
+                mistakes.refuse(&key(at, "user"), &format!("{user:?}"), "a name without colons and control characters");
+            }
+            _ => {}
+        }
+    }
+
+    /// Checks the files that are named, the way they are loaded; `at` is the table's place.
+    pub fn check_files(&self, at: &str, mistakes: &mut Mistakes) {
+        if let Err((name, why)) = Credentials::check(self) {
+            mistakes.say(&key(at, name), &why);
         }
     }
 }

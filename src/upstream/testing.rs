@@ -19,6 +19,8 @@ pub(crate) struct Request {
     pub(crate) target: String,
     /// First and last byte of `Range`.
     pub(crate) range: Option<(u64, Option<u64>)>,
+    /// All of the head, as it came.
+    pub(crate) head: String,
 }
 
 /// One step of an answer. After the last one the connection is closed.
@@ -34,9 +36,19 @@ pub(crate) enum Step {
 
 /// A head and a body, with Content-Length.
 pub(crate) fn answer(status: &str, body: impl Into<Bytes>) -> Vec<Step> {
+    answer_with(status, "", body)
+}
+
+/// The same with more fields, each with its line end.
+pub(crate) fn answer_with(status: &str, fields: &str, body: impl Into<Bytes>) -> Vec<Step> {
     let body = body.into();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     vec![Step::Send(head.into()), Step::Send(body)]
+}
+
+/// "Look there."
+pub(crate) fn redirect(status: u16, location: &str) -> Vec<Step> {
+    answer_with(&format!("{status} Elsewhere"), &format!("Location: {location}\r\n"), "it is elsewhere\n")
 }
 
 /// "Have not."
@@ -68,6 +80,11 @@ impl Origin {
     /// An upstream at this origin; `more` are lines of its table.
     pub(crate) fn upstream(&self, rank: u32, more: &str) -> Arc<Upstream> {
         upstream(self.address, rank, more)
+    }
+
+    /// The heads of the requests so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|request| request.head.clone()).collect()
     }
 
     /// What was asked so far for targets with this in them.
@@ -104,7 +121,7 @@ async fn serve(mut socket: TcpStream, requests: &Mutex<Vec<Request>>, script: &(
     });
     let steps = {
         let mut requests = requests.lock().unwrap();
-        let request = Request { target, range };
+        let request = Request { target, range, head };
         requests.push(request.clone());
         script(&request)
     };

@@ -1,56 +1,11 @@
-//! HTTP towards an upstream: pools of connections, and what its response heads say.
+//! HTTP towards an upstream: what its response heads say, and how requests end without one.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, Version, header};
-use http_body_util::Empty;
-use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-
-use super::options::Options;
-
-/// Idle connections kept to an upstream.
-const IDLE: usize = 32;
-/// A kept plain-HTTP connection is used for less than nix-serve's keep-alive of one second.
-const PLAIN_IDLE: Duration = Duration::from_millis(700);
-const TLS_IDLE: Duration = Duration::from_secs(60);
-
-/// Connections to one upstream.
-pub(super) type Pool = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
-
-/// A pool; `multiplexed` if it may speak HTTP/2 where the upstream offers it.
-///
-/// # Errors
-/// The extra CA file cannot be used, with the reason in words.
-pub(super) fn pool(options: &Options, multiplexed: bool) -> Result<Pool, String> {
-    let idle = if options.url.is_https() { TLS_IDLE } else { PLAIN_IDLE };
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(options.connect_timeout.0));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let tls = crate::tls::client_config(options.ca_file.as_deref())?;
-    let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    let https = if multiplexed { https.enable_http2().wrap_connector(tcp) } else { https.wrap_connector(tcp) };
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .pool_idle_timeout(idle)
-        .pool_max_idle_per_host(IDLE)
-        // A pooled HTTP/2 connection that went dead is found by a ping, not by a client's patience.
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .http2_keep_alive_while_idle(true)
-        .http2_initial_stream_window_size(1 << 20)
-        .http2_initial_connection_window_size(16 << 20)
-        .http1_max_headers(100);
-    Ok(builder.build(https))
-}
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
 
 /// Whether a request died because its connection was closed before one byte of an answer: on a kept connection that the
 /// upstream had given up, or at an HTTP/2 upstream that is going away. A GET may then be sent again (RFC 9110 section
@@ -75,6 +30,19 @@ pub(super) fn ends_with_the_connection(response: &Response<Incoming>) -> bool {
     response.version() < Version::HTTP_2
         && !headers.contains_key(header::CONTENT_LENGTH)
         && !headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// The longest text beside a redirect that is read, and how long it is waited for.
+const ASIDE: (u64, Duration) = (4096, Duration::from_millis(250));
+
+/// Reads the short text that goes with a redirect, so that its connection can be kept; a long or slow one closes it.
+pub(super) async fn read_out(response: Response<Incoming>) {
+    let mut body = response.into_body();
+    let (most, limit) = ASIDE;
+    if body.size_hint().upper().is_none_or(|size| size > most) {
+        return;
+    }
+    let _ = timeout(limit, async { while let Some(Ok(_)) = body.frame().await {} }).await;
 }
 
 /// An error and its causes on one line.

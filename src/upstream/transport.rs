@@ -1,0 +1,186 @@
+//! One request of an upstream, to the head of the answer: its headers, its redirects, and a connection that was closed
+//! before it answered.
+//!
+//! A redirect is followed here, so that nobody above sees one: to at most [`hop::MOST`] places, each checked, each asked for
+//! the same range in the same way. What is for the configured address alone (credentials, a client certificate) goes to
+//! its scheme, host and port and nowhere else. An answer from elsewhere is marked [`Elsewhere`].
+//!
+//! Out of scope: permits and deadlines (`client`), and what an answer means.
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::HttpInfo;
+use url::Url;
+
+use bytes::Bytes;
+
+use super::credentials::Credentials;
+use super::dial::{self, Pool, Purpose};
+use super::error::Cause;
+use super::hop;
+use super::options::Options;
+use super::reach::{Limit, Reach};
+use super::wire;
+use crate::metrics::UpstreamMetrics;
+
+/// How often a request is sent again because its connection was closed before an answer.
+const RESENDS: usize = 2;
+
+/// Which connections a request takes at the configured address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Those for small things.
+    Meta,
+    /// Those for NARs.
+    Bulk,
+}
+
+/// Marks a response that came from another host than the configured one: this one.
+#[derive(Debug, Clone)]
+pub(super) struct Elsewhere(pub(super) String);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Transport {
+    base: Url,
+    meta: Pool,
+    bulk: Pool,
+    elsewhere: Pool,
+    limit: Limit,
+    credentials: Credentials,
+    metrics: UpstreamMetrics,
+}
+
+impl Transport {
+    /// Blocking: reads files.
+    ///
+    /// # Errors
+    /// A file cannot be used, with the reason in words.
+    pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
+        let limit = Limit::new();
+        Ok(Self {
+            base: options.url.base(),
+            meta: dial::pool(options, Purpose::Small)?,
+            bulk: dial::pool(options, Purpose::Nars)?,
+            elsewhere: dial::pool(options, Purpose::Elsewhere(&limit))?,
+            limit,
+            credentials: Credentials::load(options)?,
+            metrics,
+        })
+    }
+
+    /// The kind of credentials that the upstream is shown, if any.
+    pub(super) fn credentials_shown(&self) -> Option<String> {
+        self.credentials.shown()
+    }
+
+    /// The answer to a GET of `target` (path and query) at the configured address, or wherever that leads.
+    pub(super) async fn get(
+        &self,
+        lane: Lane,
+        target: &str,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Cause> {
+        let authority = &self.base[url::Position::BeforeHost..url::Position::AfterPort];
+        let mut uri = format!("{}://{authority}{target}", self.base.scheme());
+        let mut here: Option<Url> = None; // where redirects led
+        for _ in 0..=hop::MOST {
+            let is_base = here.as_ref().is_none_or(|here| here.origin() == self.base.origin());
+            let said = self.ask(is_base, lane, &uri, range).await;
+            let elsewhere = here.as_ref().filter(|_| !is_base).map(hop::host);
+            let mut response = match (said, &elsewhere) {
+                (Err(Cause::Connection(why)), Some(host)) => return Err(Cause::Redirect(format!("to {host}: {why}"))),
+                (said, _) => said?,
+            };
+            if !hop::is_redirect(response.status()) {
+                if let Some(host) = elsewhere {
+                    response.extensions_mut().insert(Elsewhere(host));
+                }
+                return Ok(response);
+            }
+            if is_base {
+                self.limit.saw(reached(&response));
+            }
+            let from = match here {
+                Some(here) => here,
+                None => Url::parse(&uri).map_err(|_| Cause::Internal("its address is none"))?,
+            };
+            let there = hop::next(&self.base, &from, response.headers(), &self.limit).map_err(Cause::Redirect)?;
+            wire::read_out(response).await;
+            there.as_str().clone_into(&mut uri);
+            here = Some(there);
+        }
+        Err(Cause::Redirect(format!("after {} others", hop::MOST)))
+    }
+
+    /// One hop. Credentials that are refused are shown once more if there are others by now.
+    async fn ask(
+        &self,
+        is_base: bool,
+        lane: Lane,
+        uri: &str,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Cause> {
+        let pool = match (is_base, lane) {
+            (false, _) => return self.ask_as(&self.elsewhere, uri, range, None).await,
+            (true, Lane::Meta) => &self.meta,
+            (true, Lane::Bulk) => &self.bulk,
+        };
+        let shown = self.credentials.header().await;
+        let response = self.ask_as(pool, uri, range, shown.as_ref()).await?;
+        if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(response);
+        }
+        match self.credentials.instead_of(shown.as_ref()).await {
+            Some(other) => self.ask_as(pool, uri, range, Some(&other)).await,
+            None => Ok(response),
+        }
+    }
+
+    async fn ask_as(
+        &self,
+        pool: &Pool,
+        uri: &str,
+        range: Option<&HeaderValue>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Cause> {
+        let mut resends = 0;
+        loop {
+            let mut request = request(uri, range)?;
+            if let Some(authorization) = authorization {
+                request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+            }
+            self.metrics.requests.inc();
+            match pool.request(request).await {
+                Ok(response) if wire::transfer_is_odd(response.headers()) => {
+                    return Err(Cause::Header("a Transfer-Encoding other than chunked"));
+                }
+                Ok(response) => return Ok(response),
+                Err(error) if resends < RESENDS && wire::closed_before_answer(&error) => {
+                    resends += 1;
+                    self.metrics.resends.inc();
+                }
+                Err(error) => return Err(Cause::Connection(wire::chain(&error))),
+            }
+        }
+    }
+}
+
+fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>>, Cause> {
+    let mut request = Request::get(uri)
+        .header(header::USER_AGENT, concat!("snowbank/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "*/*")
+        // A NAR must come as the bytes its FileHash speaks of (protocol.md 10: harmonia compresses when offered).
+        .header(header::ACCEPT_ENCODING, "identity");
+    if let Some(range) = range {
+        request = request.header(header::RANGE, range);
+    }
+    request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
+}
+
+/// How the one who answered was reached; over a unix socket, which says nothing, he is on this machine.
+fn reached(response: &Response<Incoming>) -> Reach {
+    let info = response.extensions().get::<HttpInfo>();
+    info.map_or(Reach::Machine, |info| Reach::of(info.remote_addr().ip()))
+}
