@@ -156,6 +156,14 @@ pub enum Problem {
         /// What is wrong.
         reason: String,
     },
+    /// It is in PEM form, and yet of no use.
+    #[error("the {what} cannot be used: {reason}")]
+    Unusable {
+        /// What it is.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The key is encrypted.
     #[error("the private key has a passphrase, which nobody is there to type; take it off with `openssl pkey`")]
     Passphrase,
@@ -204,7 +212,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match &self.problem {
             Problem::Unreadable { .. } => Reason::Unreadable,
-            Problem::Malformed { .. } => Reason::Malformed,
+            Problem::Malformed { .. } | Problem::Unusable { .. } => Reason::Malformed,
             Problem::Passphrase => Reason::Passphrase,
             Problem::Mismatch { .. } => Reason::Mismatch,
             Problem::Expired(_) => Reason::Expired,

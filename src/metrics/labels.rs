@@ -233,6 +233,8 @@ label! {
         Unreachable = "unreachable",
         /// The CA asks for fewer orders.
         RateLimited = "rate-limited",
+        /// So many orders were made within an hour that no more are, although one is due.
+        HeldBack = "held-back",
         /// The CA has no account for us.
         Account = "account",
         /// The CA does not take the order.

@@ -114,27 +114,32 @@ impl Acme {
             let vault = Vault::new(state_dir.join("acme").join(options.directory.slug()));
             Arc::new(Setting { options: options.clone(), challenge, vault })
         });
-        let mut state = self.state();
-        let same_vault = match (&state.setting, &setting) {
+        let is_same = |state: &State| match (&state.setting, &setting) {
             (Some(old), Some(new)) => old.vault == new.vault,
             _ => false,
         };
-        let mut before = if same_vault { std::mem::take(&mut state.names) } else { Vec::new() };
-        state.names = match &setting {
-            None => Vec::new(),
-            Some(setting) => {
-                let watched = names.iter().map(|name| {
-                    let known = before.iter().position(|watched| watched.name == *name);
-                    let mut watched = match known {
-                        Some(place) => before.swap_remove(place),
-                        None => Watched::load(name, &setting.vault),
-                    };
-                    watched.forgive();
-                    watched
-                });
-                watched.collect()
-            }
+        let known: Vec<Name> = match &*self.state() {
+            state if is_same(state) => state.names.iter().map(|watched| watched.name.clone()).collect(),
+            _ => Vec::new(),
         };
+        // Read before the lock is taken: others ask for certificates meanwhile.
+        let load = |setting: &Arc<Setting>| -> Vec<Watched> {
+            let unknown = names.iter().filter(|name| !known.contains(name));
+            unknown.map(|name| Watched::load(name, &setting.vault)).collect()
+        };
+        let mut all = setting.as_ref().map(load).unwrap_or_default();
+        let mut state = self.state();
+        let before = std::mem::take(&mut state.names);
+        if is_same(&state) {
+            all.extend(before);
+        }
+        for name in names.iter().filter(|_| setting.is_some()) {
+            if let Some(place) = all.iter().position(|watched| watched.name == *name) {
+                let mut watched = all.swap_remove(place);
+                watched.forgive();
+                state.names.push(watched);
+            }
+        }
         state.setting = setting;
         self.changed.notify_one();
     }
@@ -168,7 +173,14 @@ impl Acme {
             };
             let held = lease.as_ref().is_some_and(|lease: &watched::Lease| lease.is_of(&setting.vault));
             if !held {
-                lease = watched::Lease::take(&setting.vault);
+                lease = watched::Lease::take(&setting.vault).unwrap_or_else(|why| {
+                    self.cannot_keep(&why);
+                    None
+                });
+                if lease.is_some() {
+                    // Another process may have ordered, and spent what is granted, until a moment ago.
+                    self.follow(&setting, publish);
+                }
             }
             let pause = match &lease {
                 Some(_) => match stop.run_until_cancelled(self.step(&setting, publish)).await {
@@ -193,6 +205,7 @@ impl Acme {
         let now = UnixSeconds::now();
         let next = self.state().names.iter().map(|watched| (watched.due(now), watched.name.clone())).min();
         let Some(((at, step), name)) = next else { return LOOK_AGAIN };
+        self.tell_who_is_held_back(now);
         if at > now {
             return Duration::from_secs(at.0 - now.0).min(LOOK_AGAIN);
         }
@@ -206,6 +219,38 @@ impl Acme {
             (Step::AskWindow, Ok(http)) => self.ask_window(setting, &name, &http).await,
         }
         Duration::ZERO
+    }
+
+    /// Tells and counts, once, that a name waits for room among the orders of an hour.
+    fn tell_who_is_held_back(&self, now: UnixSeconds) {
+        for watched in &mut self.state().names {
+            if let Some(until) = watched.newly_held_back(now) {
+                let until = date(until);
+                let text = format!("the orders of an hour are used up; the next is made {until}");
+                tracing::error!(name = %watched.name, reason = %Reason::HeldBack, "acme: no certificate: {text}");
+                self.metrics.failures.of(Reason::HeldBack).inc();
+                // What went wrong before says more.
+                watched.error.get_or_insert(text);
+            }
+        }
+    }
+
+    /// The state directory cannot be written: told and counted once.
+    fn cannot_keep(&self, why: &str) {
+        let mut state = self.state();
+        if state.names.iter().all(|watched| watched.error.as_deref() == Some(why)) {
+            return;
+        }
+        tracing::error!(reason = %Reason::Storage, "acme: {why}");
+        self.metrics.failures.of(Reason::Storage).inc();
+        for watched in &mut state.names {
+            watched.error = Some(why.to_owned());
+        }
+    }
+
+    /// Whether what belongs to `setting` is still wanted: the CA may have been changed meanwhile.
+    fn is_wanted(&self, setting: &Setting) -> bool {
+        self.state().setting.as_ref().is_some_and(|current| current.vault == setting.vault)
     }
 
     /// Gets a certificate for a name.
@@ -225,6 +270,10 @@ impl Acme {
         let obtained = obtained.unwrap_or_else(|_| {
             Err(Failure::new(Reason::Unreachable, format!("nothing came of it in {} min", ORDER_LIMIT.as_secs() / 60)))
         });
+        if !self.is_wanted(setting) {
+            tracing::info!(%name, "acme: the CA was changed while it was asked; what it said is for the next time");
+            return;
+        }
         match obtained {
             Err(failure) => self.failed(setting, name, &failure),
             Ok(certificate) => {
@@ -325,8 +374,9 @@ impl Acme {
         let names: Vec<Name> = self.state().names.iter().map(|watched| watched.name.clone()).collect();
         let mut fresh = false;
         for name in names {
-            let kept = Watched::load(&name, &setting.vault).certificate;
+            let Watched { certificate: kept, ledger, .. } = Watched::load(&name, &setting.vault);
             self.of(&name, |watched| {
+                watched.ledger = ledger;
                 let serial = |held: &Option<Certificate>| held.as_ref().map(|held| held.facts.serial.clone());
                 if kept.is_some() && serial(&kept) != serial(&watched.certificate) {
                     watched.certificate = kept;
@@ -345,13 +395,16 @@ impl Acme {
         self.state().names.iter_mut().find(|watched| watched.name == *name).map(work)
     }
 
+    /// Notes what was ordered; of names that are not wanted now too, which may be wanted again within the hour.
     fn keep_ledger(&self, setting: &Setting) -> std::io::Result<()> {
-        let text = {
-            let state = self.state();
-            let names = state.names.iter().map(|watched| (watched.name.to_string(), watched.ledger.write()));
-            serde_json::Value::Object(names.collect()).to_string()
-        };
-        setting.vault.put(watched::LEDGER, text.as_bytes())
+        if !self.is_wanted(setting) {
+            return Ok(());
+        }
+        let mut kept = watched::ledgers(&setting.vault, UnixSeconds::now());
+        for watched in &self.state().names {
+            kept.insert(watched.name.to_string(), watched.ledger.write());
+        }
+        setting.vault.put(watched::LEDGER, serde_json::Value::Object(kept).to_string().as_bytes())
     }
 }
 

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::files::in_words;
 use super::name::Name;
 use super::provider;
 use crate::clock::UnixSeconds;
@@ -61,6 +62,10 @@ impl Certificate {
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, Unfit> {
         let facts = chain.first().ok_or_else(|| Unfit::Certificate("there is none".to_owned()))?;
         let facts = Facts::read(facts)?;
+        // Clients read all of them.
+        for (n, certificate) in chain.iter().enumerate().skip(1) {
+            parse(certificate).map_err(|why| Unfit::Certificate(format!("number {} of the chain: {why}", n + 1)))?;
+        }
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Unfit::Mismatch,
             rustls::Error::InvalidCertificate(reason) => Unfit::Certificate(format!("{reason:?}")),
@@ -75,8 +80,8 @@ impl Certificate {
     /// What is missing or wrong.
     pub fn from_pem(text: &[u8]) -> Result<Self, Unfit> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-        let chain = chain.map_err(|error| Unfit::Certificate(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| Unfit::Key(error.to_string()))?;
+        let chain = chain.map_err(|error| Unfit::Certificate(in_words(&error)))?;
+        let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| Unfit::Key(in_words(&error)))?;
         Self::new(chain, key)
     }
 
@@ -94,8 +99,7 @@ impl Certificate {
 impl Facts {
     /// Reads them.
     fn read(certificate: &CertificateDer<'_>) -> Result<Self, Unfit> {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| Unfit::Certificate(error.to_string()))?;
+        let parsed = parse(certificate).map_err(Unfit::Certificate)?;
         let seconds = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap_or(0));
         let validity = parsed.validity();
         let names = match parsed.subject_alternative_name() {
@@ -120,6 +124,14 @@ impl Facts {
     /// Length of its life in seconds.
     pub fn lifetime(&self) -> u64 {
         self.not_after.0.saturating_sub(self.not_before.0)
+    }
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+    match X509Certificate::from_der(certificate) {
+        Ok(([], parsed)) => Ok(parsed),
+        Ok(_) => Err("there is something behind it".to_owned()),
+        Err(error) => Err(format!("it is damaged ({error})")),
     }
 }
 

@@ -15,7 +15,7 @@ use super::acme::{Acme, Challenge};
 use super::certificate::{Certificate, Facts};
 use super::files::Pair;
 use super::name::Name;
-use super::watch::{Wanted, Watched};
+use super::watch::{Look, Looked, Wanted, Watched};
 use super::{Challenges, Error, Options, Resolver, SelfSigned, self_signed};
 use crate::clock::UnixSeconds;
 use crate::metrics::CertificateMetrics;
@@ -221,19 +221,23 @@ impl Inner {
 
     /// Holds another configuration's pairs against the files.
     fn take(&self, options: &Options, challenge: Option<Challenge>, now: UnixSeconds) {
+        let is_known = |pair: &Pair| self.shelf().files.iter().any(|watched| watched.pair == *pair);
+        let unknown: Vec<Pair> = options.pairs().into_iter().filter(|pair| !is_known(pair)).collect();
+        let loaded = unknown.into_iter().filter_map(|pair| match Watched::load(pair, now) {
+            Ok(watched) => Some(watched),
+            Err(error) => {
+                self.metrics.failures.of(error.reason()).inc();
+                tracing::error!(reason = %error.reason(), "{error}");
+                None
+            }
+        });
+        // Read before the lock is taken: others ask for certificates meanwhile.
+        let mut loaded: Vec<Watched> = loaded.collect();
         let mut shelf = self.shelf();
-        let mut before = std::mem::take(&mut shelf.files);
+        loaded.append(&mut shelf.files);
         for pair in options.pairs() {
-            let known = before.iter().position(|watched| watched.pair == pair);
-            match known {
-                Some(place) => shelf.files.push(before.swap_remove(place)),
-                None => match Watched::load(pair, now) {
-                    Ok(watched) => shelf.files.push(watched),
-                    Err(error) => {
-                        self.metrics.failures.of(error.reason()).inc();
-                        tracing::error!(reason = %error.reason(), "{error}");
-                    }
-                },
+            if let Some(place) = loaded.iter().position(|watched| watched.pair == pair) {
+                shelf.files.push(loaded.swap_remove(place));
             }
         }
         (shelf.options, shelf.challenge) = (options.clone(), challenge);
@@ -243,10 +247,18 @@ impl Inner {
 
     /// Looks at the files; says whether there is another certificate.
     fn look(&self, now: UnixSeconds, urgent: bool) -> bool {
+        let looks: Vec<Look> = self.shelf().files.iter().map(Watched::to_look).collect();
+        // As above.
+        let looked: Vec<Looked> = looks.into_iter().filter_map(|look| look.look(now)).collect();
         let shelf = &mut *self.shelf();
         let wanted = Wanted { names: &shelf.options.names, others_are_ordered: shelf.options.acme.is_some() };
-        // Each is looked at, whatever the one before it brought.
-        shelf.files.iter_mut().fold(false, |fresh, pair| pair.look(wanted, now, urgent, &self.metrics) | fresh)
+        let mut fresh = false;
+        for looked in looked {
+            if let Some(watched) = shelf.files.iter_mut().find(|watched| watched.pair == looked.pair) {
+                fresh |= watched.judge(looked, wanted, now, urgent, &self.metrics);
+            }
+        }
+        fresh
     }
 
     /// Has the CA sign for what no file is for.

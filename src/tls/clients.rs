@@ -5,8 +5,7 @@
 //!
 //! Out of scope: revocation lists. Take the name out of `client_names`, or let certificates live for hours.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
 use super::stamp::Stamp;
-use super::{Error, Problem, provider};
+use super::{Error, Problem, files, provider};
 use crate::metrics::CertificateFailure;
 
 crate::choice! {
@@ -162,18 +161,8 @@ const WHAT: &str = "list of CA certificates";
 
 /// The file as it was before it was read, and what is in it.
 fn read(path: &Path) -> Result<(Stamp, Vec<u8>), Error> {
-    /// All CAs of the world take less than a megabyte.
-    const LARGEST: u64 = 16 << 20;
-    let read = || {
-        let file = File::open(path)?;
-        let stamp = Stamp::of(&file.metadata()?);
-        let mut pem = Vec::new();
-        if file.take(LARGEST + 1).read_to_end(&mut pem)? as u64 > LARGEST {
-            return Err(io::Error::other("it has more than 16 MiB"));
-        }
-        Ok((stamp, pem))
-    };
-    read().map_err(|source| Error::new(Problem::Unreadable { what: WHAT, source }, path))
+    let read = files::read_file(path).map(|(found, pem)| (Stamp::of(&found), pem));
+    read.map_err(|source| Error::new(Problem::Unreadable { what: WHAT, source }, path))
 }
 
 fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, Error> {
@@ -317,7 +306,7 @@ mod tests {
     }
 
     fn set_modified(path: &Path, time: SystemTime) {
-        File::options().write(true).open(path).and_then(|file| file.set_modified(time)).expect("a time");
+        fs::File::options().write(true).open(path).and_then(|file| file.set_modified(time)).expect("a time");
     }
 
     fn open(path: &Path) -> CaFile {
@@ -364,8 +353,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_refused() {
+    fn a_device_is_refused() {
         let error = check_client_ca_file(Path::new("/dev/zero")).expect_err("it has no end").to_string();
-        assert!(error.contains("16 MiB"), "{error}");
+        assert!(error.contains("a pipe or a device"), "{error}");
     }
 }

@@ -4,8 +4,10 @@
 //! passphrase, or not in force. Each has one line that names the file.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -44,8 +46,8 @@ impl Pair {
     ) -> Result<Certificate, Error> {
         let certificate = Certificate::new(chain, key).map_err(|unfit| match unfit {
             Unfit::Mismatch => Error::new(Problem::Mismatch { cert: self.cert_file.clone() }, &self.key_file),
-            Unfit::Certificate(reason) => malformed(CERTIFICATE, &self.cert_file, reason),
-            Unfit::Key(reason) => malformed(KEY, &self.key_file, reason),
+            Unfit::Certificate(reason) => Error::new(Problem::Unusable { what: CERTIFICATE, reason }, &self.cert_file),
+            Unfit::Key(reason) => Error::new(Problem::Unusable { what: KEY, reason }, &self.key_file),
         })?;
         let facts = &certificate.facts;
         if now > facts.not_after {
@@ -93,7 +95,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> 
 }
 
 /// What is wrong with a PEM text.
-fn in_words(error: &pem::Error) -> String {
+pub(super) fn in_words(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no end: the file is cut short".to_owned(),
         other => other.to_string(),
@@ -101,7 +103,24 @@ fn in_words(error: &pem::Error) -> String {
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::new(Problem::Unreadable { what, source }, path))
+    read_file(path).map(|(_, text)| text).map_err(|source| Error::new(Problem::Unreadable { what, source }, path))
+}
+
+/// A file as it was before it was read, and what is in it. Nothing is waited for: a pipe or a device is refused.
+pub(super) fn read_file(path: &Path) -> io::Result<(fs::Metadata, Vec<u8>)> {
+    /// Bytes; longer than any chain, key, or list of all CAs of the world.
+    const LONGEST: u64 = 16 << 20;
+    const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+    let file = fs::File::from(rustix::fs::open(path, READING, Mode::empty())?);
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("this is no file, but a directory, a pipe or a device"));
+    }
+    let mut text = Vec::new();
+    match file.take(LONGEST + 1).read_to_end(&mut text)? as u64 {
+        ..=LONGEST => Ok((found, text)),
+        _ => Err(io::Error::other("it has more than 16 MiB")),
+    }
 }
 
 fn malformed(what: &'static str, path: &Path, reason: String) -> Error {

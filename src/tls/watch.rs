@@ -53,21 +53,23 @@ impl Watched {
         Ok(Self { pair, certificate: Some(certificate), seen, doubted: None, later: None, replaced, error: None })
     }
 
-    /// Looks whether the files changed, and takes what is in them if that can be served. Says whether there is another
-    /// certificate. `urgent` tells at once what is wrong.
-    pub(super) fn look(
+    /// What a look needs to know.
+    pub(super) fn to_look(&self) -> Look {
+        Look { pair: self.pair.clone(), seen: self.seen, later: self.later }
+    }
+
+    /// Takes what a look found, if that can be served. Says whether there is another certificate. `urgent` tells at once what
+    /// is wrong.
+    pub(super) fn judge(
         &mut self,
+        looked: Looked,
         wanted: Wanted<'_>,
         now: UnixSeconds,
         urgent: bool,
         metrics: &CertificateMetrics,
     ) -> bool {
-        let stamps = stamps(&self.pair);
-        let its_time_came = self.later.is_some_and(|later| now >= later);
-        if self.seen == Some(stamps) && !its_time_came {
-            return false;
-        }
-        match self.pair.load(now).and_then(|fresh| self.fits(fresh, wanted)) {
+        let Looked { stamps, loaded, .. } = looked;
+        match loaded.and_then(|fresh| self.fits(fresh, wanted)) {
             Ok(fresh) => {
                 (self.seen, self.doubted, self.later, self.error) = (settled(stamps), None, None, None);
                 self.take(fresh, now)
@@ -125,6 +127,36 @@ impl Watched {
                 Err(Error::new(Problem::OtherNames { has: fresh.facts.names, missing }, &self.pair.cert_file))
             }
         }
+    }
+}
+
+/// A look at two files. It is apart from what is known of them, so that a file system that hangs holds up nobody else.
+#[derive(Debug)]
+pub(super) struct Look {
+    pair: Pair,
+    seen: Option<Stamps>,
+    later: Option<UnixSeconds>,
+}
+
+/// What is in files that changed.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) pair: Pair,
+    stamps: Stamps,
+    loaded: Result<Certificate, Error>,
+}
+
+impl Look {
+    /// Reads the files if they changed.
+    ///
+    /// Blocking.
+    pub(super) fn look(self, now: UnixSeconds) -> Option<Looked> {
+        let stamps = stamps(&self.pair);
+        let its_time_came = self.later.is_some_and(|later| now >= later);
+        if self.seen == Some(stamps) && !its_time_came {
+            return None;
+        }
+        Some(Looked { stamps, loaded: self.pair.load(now), pair: self.pair })
     }
 }
 

@@ -21,7 +21,12 @@ pub(super) async fn open(vault: &Vault, options: &Options, http: &Http) -> Resul
     if let Some(kept) = kept {
         let path = vault.path(FILE);
         let read = || serde_json::from_slice::<AccountCredentials>(&kept);
-        let unreadable = |error| Failure::new(Reason::Storage, format!("{}: {error}", path.display()));
+        let unreadable = |error| {
+            Failure::new(
+                Reason::Storage,
+                format!("{}: {error}; take the file away to have another account made", path.display()),
+            )
+        };
         let _ = read().map_err(unreadable)?;
         // Read again for each attempt: the credentials cannot be copied.
         let opened = patiently!(

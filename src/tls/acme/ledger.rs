@@ -12,7 +12,7 @@ use crate::clock::UnixSeconds;
 
 const HOUR: u64 = 3600;
 /// Orders of an hour that brought nothing; the best known CA blocks a name for an hour after as many failures.
-const VAIN: usize = 5;
+const VAIN: u64 = 5;
 /// Orders of an hour, for certificates that live long enough.
 const ORDERS: u64 = 5;
 
@@ -32,18 +32,26 @@ pub(super) struct Ledger {
 impl Ledger {
     /// From when on an order may be made. `lifetime` is that of the certificate in force, in seconds.
     pub(super) fn open_at(&self, now: UnixSeconds, lifetime: Option<u64>) -> UnixSeconds {
+        self.wait.max(self.told).max(self.granted_at(now, lifetime))
+    }
+
+    /// From when on the orders of the last hour leave room for another.
+    pub(super) fn granted_at(&self, now: UnixSeconds, lifetime: Option<u64>) -> UnixSeconds {
         let recent: Vec<_> = self.orders.iter().filter(|(at, _)| at.plus(HOUR) > now).collect();
         let vain: Vec<_> = recent.iter().filter(|(_, fruitful)| !fruitful).collect();
-        // Certificates of half a minute need two orders in each.
-        let granted = lifetime.map_or(ORDERS, |seconds| ORDERS.max(4 * HOUR / seconds.max(1)));
-        let granted = usize::try_from(granted).unwrap_or(usize::MAX);
+        // Certificates of half a minute need two orders in each; a few that come to nothing must not be the end of them.
+        let each = |orders: u64, least: u64| {
+            let granted = lifetime.map_or(least, |seconds| least.max(orders * HOUR / seconds.max(1)));
+            usize::try_from(granted).unwrap_or(usize::MAX)
+        };
+        let (granted, in_vain) = (each(4, ORDERS), each(1, VAIN));
         // The one that has to leave the hour before there is room again.
         let after = |orders: usize, at: Option<UnixSeconds>, bound: usize| {
             at.filter(|_| orders >= bound).map_or(UnixSeconds(0), |at| at.plus(HOUR))
         };
-        let by_vain = after(vain.len(), vain.iter().rev().nth(VAIN - 1).map(|(at, _)| *at), VAIN);
+        let by_vain = after(vain.len(), vain.iter().rev().nth(in_vain - 1).map(|(at, _)| *at), in_vain);
         let by_all = after(recent.len(), recent.iter().rev().nth(granted - 1).map(|(at, _)| *at), granted);
-        self.wait.max(self.told).max(by_vain).max(by_all)
+        by_vain.max(by_all)
     }
 
     /// An order is about to be made. It counts as vain until it is not.
@@ -76,6 +84,11 @@ impl Ledger {
     /// Somebody may have mended what was wrong: our own wait is over. What the CA asks for and what an hour grants stay.
     pub(super) fn forgive(&mut self) {
         (self.failures, self.wait) = (0, UnixSeconds(0));
+    }
+
+    /// Whether it says anything that matters from `now` on.
+    pub(super) fn is_over(&self, now: UnixSeconds) -> bool {
+        self.told <= now && self.orders.iter().all(|(at, _)| at.plus(HOUR) <= now)
     }
 
     /// As it is kept.

@@ -59,23 +59,47 @@ impl Desk<'_> {
         mut ordering: impl FnMut() -> Result<(), Failure>,
     ) -> Result<Certificate, Failure> {
         let account = account::open(self.vault, self.options, self.http).await?;
-        let (mut order, key) = match self.resumed(&account, name).await? {
-            Some(resumed) => resumed,
-            None => {
-                ordering()?;
-                self.begun(&account, name, old, ordering).await?
+        if let Some((order, key)) = self.resumed(&account, name).await? {
+            let certificate = self.led(order, &key, name).await?;
+            // One that was signed before and could not be written then is in force already, and due.
+            if old.is_none_or(|old| old.facts.serial != certificate.facts.serial) {
+                return Ok(certificate);
+            }
+            self.forget::<()>(&pending_file(name))?;
+        }
+        ordering()?;
+        let (order, key) = self.begun(&account, name, old, ordering).await?;
+        self.led(order, &key, name).await
+    }
+
+    /// Leads an order to its certificate, and keeps that.
+    async fn led(&self, mut order: Order, key: &KeyPair, name: &Name) -> Result<Certificate, Failure> {
+        let file = pending_file(name);
+        let chain = match self.fulfil(&mut order, key, name).await {
+            Ok(chain) => chain,
+            Err(failure) if order.state().status == OrderStatus::Invalid => {
+                self.forget::<()>(&file)?;
+                return Err(failure);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let text = Zeroizing::new(format!("{}{chain}", key.serialize_pem()));
+        let certificate = match Self::looked_at(text.as_bytes(), name) {
+            Ok(certificate) => certificate,
+            Err(useless) => {
+                self.forget::<()>(&file)?;
+                return Err(useless);
             }
         };
-        let fulfilled = self.fulfil(&mut order, &key, name).await;
-        let over = fulfilled.is_ok() || order.state().status == OrderStatus::Invalid;
-        let certificate = match fulfilled {
-            Ok(chain) => self.looked_at(&chain, &key, name),
-            Err(failure) => Err(failure),
-        };
-        if over {
-            self.vault.remove(&pending_file(name)).map_err(|error| storage(self.vault, &error))?;
+        match self.vault.put(&self::file(name), text.as_bytes()) {
+            Ok(()) => _ = self.forget::<()>(&file)?,
+            // Signed is signed: it is in force as long as this process runs, and fetched again by the next one.
+            Err(error) => {
+                let path = self.vault.path(&self::file(name));
+                tracing::error!(%name, "acme: {}: {error}; the certificate that came is in force, and not kept", path.display());
+            }
         }
-        certificate
+        Ok(certificate)
     }
 
     /// The order that was not finished, if the CA still has it and it can still come to something.
@@ -141,7 +165,10 @@ impl Desk<'_> {
             _ => false,
         };
         if for_replacing {
-            ordering()?;
+            // What the library refused by itself the CA has not seen.
+            if !matches!(made, Err(Error::Unsupported(_))) {
+                ordering()?;
+            }
             made = patiently!(account.new_order(&new()).await);
         }
         let order = made.map_err(|error| Failure::of(&error, "the order was not taken", self.http.heard()))?;
@@ -252,12 +279,11 @@ impl Desk<'_> {
         }
     }
 
-    /// Makes sure that what the CA sent can be served, and keeps it.
-    fn looked_at(&self, chain: &str, key: &KeyPair, name: &Name) -> Result<Certificate, Failure> {
-        let text = Zeroizing::new(format!("{}{chain}", key.serialize_pem()));
+    /// Makes sure that what the CA sent can be served.
+    fn looked_at(text: &[u8], name: &Name) -> Result<Certificate, Failure> {
         let unusable =
             |why: String| Failure::new(Reason::Unusable, format!("the CA's certificate is of no use: {why}"));
-        let certificate = Certificate::from_pem(text.as_bytes()).map_err(|why| unusable(why.to_string()))?;
+        let certificate = Certificate::from_pem(text).map_err(|why| unusable(why.to_string()))?;
         let (now, facts) = (UnixSeconds::now(), &certificate.facts);
         if !certificate.covers(name) {
             return Err(unusable(format!("it is not for {name}")));
@@ -266,7 +292,6 @@ impl Desk<'_> {
             let (from, to) = (date(facts.not_before), date(facts.not_after));
             return Err(unusable(format!("it is good from {from} to {to}; is this machine's clock right?")));
         }
-        self.vault.put(&file(name), text.as_bytes()).map_err(|error| storage(self.vault, &error))?;
         Ok(certificate)
     }
 }

@@ -22,6 +22,14 @@ pub(super) const LEDGER: &str = "ledger.json";
 /// The longest wait that a CA is believed to ask for, in seconds: its limits are by the week.
 const LONGEST_WAIT: u64 = 8 * 86_400;
 
+/// What is noted of each name, as far as it matters still.
+pub(super) fn ledgers(vault: &Vault, now: UnixSeconds) -> serde_json::Map<String, Value> {
+    let kept = vault.get(LEDGER).ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
+    let mut kept: serde_json::Map<String, Value> = kept.unwrap_or_default();
+    kept.retain(|_, kept| !Ledger::read(kept, now.plus(LONGEST_WAIT)).is_over(now));
+    kept
+}
+
 /// What can be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
@@ -41,7 +49,9 @@ pub(super) struct Watched {
     /// When the window is asked for again.
     ask: UnixSeconds,
     succeeded: Option<UnixSeconds>,
-    error: Option<String>,
+    pub(super) error: Option<String>,
+    /// Until when it was told that no order is made, because there were so many.
+    held_back: UnixSeconds,
 }
 
 impl Watched {
@@ -59,18 +69,26 @@ impl Watched {
                 None
             }
         };
-        let kept = vault.get(LEDGER).ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
-        let kept = kept.as_ref().and_then(|kept: &Value| kept.get(name.to_string()));
-        let latest = UnixSeconds::now().plus(LONGEST_WAIT);
+        let now = UnixSeconds::now();
+        let ledger = ledgers(vault, now).get(&name.to_string()).map(|kept| Ledger::read(kept, now.plus(LONGEST_WAIT)));
         Self {
             name: name.clone(),
             succeeded: certificate.as_ref().map(|held| held.facts.not_before),
             certificate,
-            ledger: kept.map(|kept| Ledger::read(kept, latest)).unwrap_or_default(),
+            ledger: ledger.unwrap_or_default(),
             window: None,
             ask: UnixSeconds(0),
             error: None,
+            held_back: UnixSeconds(0),
         }
+    }
+
+    /// Until when a renewal that is due waits because the orders of the last hour are used up; told once.
+    pub(super) fn newly_held_back(&mut self, now: UnixSeconds) -> Option<UnixSeconds> {
+        let lifetime = self.certificate.as_ref().map(|held| held.facts.lifetime());
+        let is_due = self.certificate.as_ref().is_none_or(|held| renewal(&held.facts, self.window) <= now);
+        let until = Some(self.ledger.granted_at(now, lifetime)).filter(|until| is_due && *until > now)?;
+        (std::mem::replace(&mut self.held_back, until) != until).then_some(until)
     }
 
     /// What is due, and when.
@@ -122,6 +140,7 @@ impl Watched {
             }
             None => self.ledger.open_at(now, None),
         };
+        let next = next.max(now);
         Standing {
             name: self.name.clone(),
             facts: self.certificate.as_ref().map(|held| held.facts.clone()),
@@ -141,17 +160,15 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Takes it, unless another process has it.
-    pub(super) fn take(vault: &Vault) -> Option<Self> {
+    pub(super) fn take(vault: &Vault) -> Result<Option<Self>, String> {
         let path = vault.path("lock");
         let opened = vault.make().and_then(|()| File::options().create(true).append(true).mode(0o600).open(&path));
         match opened {
             Ok(file) => {
-                flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| Self { _locked: file, path })
+                let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+                Ok(locked.ok().map(|()| Self { _locked: file, path }))
             }
-            Err(error) => {
-                tracing::error!("{}: {error}; nothing is ordered until that is mended", path.display());
-                None
-            }
+            Err(error) => Err(format!("{}: {error}; nothing is ordered until that is mended", path.display())),
         }
     }
 

@@ -21,8 +21,13 @@ impl Bench {
     }
 
     fn look(&mut self) -> bool {
+        self.look_at(UnixSeconds::now())
+    }
+
+    fn look_at(&mut self, now: UnixSeconds) -> bool {
         let wanted = Wanted { names: &self.names, others_are_ordered: false };
-        self.watched.look(wanted, UnixSeconds::now(), false, &self.metrics)
+        let looked = self.watched.to_look().look(now);
+        looked.is_some_and(|looked| self.watched.judge(looked, wanted, now, false, &self.metrics))
     }
 
     /// The second look at what is wrong is the one that tells.
@@ -114,7 +119,17 @@ fn what_is_not_yet_in_force_is_taken_when_its_time_comes() {
     let mut bench = Bench::new(&good(&["a.test"]), &[]);
     signed(&["a.test"], 100, 7200, &rcgen::PKCS_ECDSA_P256_SHA256).put(bench.dir.path());
     bench.refuses(Reason::NotYetValid);
-    let wanted = Wanted { names: &[], others_are_ordered: false };
     let later = UnixSeconds::now().plus(200);
-    assert!(bench.watched.look(wanted, later, false, &bench.metrics));
+    assert!(bench.look_at(later));
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_holds_nothing_up() {
+    let mut bench = Bench::new(&good(&["a.test"]), &[]);
+    let path = bench.watched.pair.cert_file.clone();
+    fs::remove_file(&path).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let told = bench.refuses(Reason::Unreadable);
+    assert!(told.contains("a pipe or a device"), "{told}");
 }

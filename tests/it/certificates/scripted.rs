@@ -169,3 +169,47 @@ async fn the_profile_and_the_contact_are_told_to_the_authority() {
     assert_eq!(directory.orders()[0].payload["profile"], "shortlived");
     assert_eq!(directory.accounts()[0].payload["contact"][0], "mailto:ops@example.org");
 }
+
+/// What is noted of the orders for a name: when, and whether each brought something.
+fn noted(setup: &Setup, name: &str) -> Vec<serde_json::Value> {
+    let acme = setup.dir().join("acme");
+    let directory = std::fs::read_dir(acme).expect("a directory").next().expect("one").expect("an entry").path();
+    let ledger = std::fs::read(directory.join("ledger.json")).expect("a ledger");
+    let ledger: serde_json::Value = serde_json::from_slice(&ledger).expect("JSON");
+    ledger[name]["orders"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn what_the_authority_never_saw_does_not_count_as_an_order() {
+    let directory = Directory::start(3, |_| Order::Ready, |_| None);
+    let (setup, _) = ordering(&directory);
+    let snowbank = setup.start();
+    eventually("it renews thrice", async || directory.orders().len() >= 4).await;
+    snowbank.kill();
+    let (orders, noted) = (directory.orders().len(), noted(&setup, NAME));
+    // The last one may have been noted and not made.
+    assert!([orders, orders + 1].contains(&noted.len()), "{orders} orders, and noted are {noted:?}");
+    let vain = noted.iter().filter(|order| order[1] == false).count();
+    assert!(vain <= 1, "{noted:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_out_and_put_back_has_no_more_orders_for_that() {
+    let directory = Directory::start(90 * DAY, |_| Order::Refused, |_| None);
+    let (setup, _) = ordering(&directory);
+    let names =
+        |names: &[&str]| setup.config().replacen(&format!("names = [{NAME:?}]"), &format!("names = {names:?}"), 1);
+    let snowbank = setup.start();
+    waits(&snowbank).await;
+    for reload in 0..8 {
+        let text = if reload % 2 == 0 { names(&["other.example.org"]) } else { names(&[NAME, "other.example.org"]) };
+        snowbank.reload_text(&setup, &text);
+        snowbank.log_line("reloaded", reload);
+        if reload % 2 == 1 {
+            waits(&snowbank).await;
+        }
+    }
+    let is_for = |order: &&crate::support::acme_directory::Asked| order.payload.to_string().contains(NAME);
+    let orders = directory.orders().iter().filter(is_for).count();
+    assert!((2..=5).contains(&orders), "{orders} orders");
+}
