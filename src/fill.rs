@@ -14,8 +14,6 @@
 mod contested;
 mod course;
 mod examine;
-#[cfg(test)]
-mod failover_tests;
 mod itinerary;
 mod leg;
 mod live;

@@ -36,8 +36,8 @@ pub(super) struct Course<'a> {
     pub(super) turn: Turn,
     /// Whether what an earlier fill left may be gone on from.
     pub(super) resumes: bool,
-    /// Whom the next source goes on from.
-    pub(super) left: Option<(Source, Left)>,
+    /// Whom the next source goes on from, why, and at which byte.
+    pub(super) left: Option<(Source, Left, u64)>,
     /// Whether what came is known to be wrong, or may well be.
     doubted: bool,
 }
@@ -156,11 +156,12 @@ impl Course<'_> {
 
     /// Draws the conclusions of a leg that was not the last one; false when there is nothing more to try.
     async fn after(&mut self, source: &Source, off: Off) -> bool {
-        let under_way = self.fill.received() > 0;
+        let received = self.fill.received();
+        let under_way = received > 0;
         match off {
             Off::Gone(_) => self.way.leave_out(source, under_way),
             Off::Unasked(_) if under_way => {
-                self.left.get_or_insert_with(|| (source.clone(), Left::Unasked));
+                self.left.get_or_insert_with(|| (source.clone(), Left::Unasked, received));
                 self.way.broke_off(source);
             }
             Off::Unasked(_) | Off::Unfit(_) => self.way.leave_out(source, true),
@@ -169,7 +170,7 @@ impl Course<'_> {
                 self.way.leave_out(source, under_way);
             }
             Off::Broke(_, left) => {
-                self.left = Some((source.clone(), left));
+                self.left = Some((source.clone(), left, received));
                 self.way.broke_off(source);
             }
             Off::Wrong(broken) if self.has_one_sender() => {

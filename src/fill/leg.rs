@@ -54,15 +54,15 @@ impl Course<'_> {
         }
         let mut opened = self.open_rest(source).await?;
         let name = source.upstream.name();
-        if let Some((from, left)) = self.left.take() {
+        if let Some((from, left, at)) = self.left.take() {
             self.fills.inner.metrics.failovers.of(left).inc();
             tracing::warn!(
                 key = %self.plan.digest,
                 upstream = %from.upstream.name(),
                 outcome = %left,
-                "left at byte {} of {}: upstream {name} goes on",
-                self.fill.received(),
+                "left at byte {at} of {}: upstream {name} goes on from byte {}",
                 from.target,
+                opened.from,
             );
         }
         let received = self.receive(source, &mut opened).await;
@@ -160,7 +160,7 @@ impl Course<'_> {
             none => {
                 let (prover, turn) = (&self.fills.inner.prover, self.turn.take());
                 let begun = Verifier::begin(prover, self.plan, self.pass.size, name, turn).await;
-                let verifier = none.insert(begun.map_err(|broken| Off::of(broken))?);
+                let verifier = none.insert(begun.map_err(Off::of)?);
                 self.pass.validator.clone_from(&opened.validator);
                 if resumed {
                     self.fills.inner.metrics.resumed.inc();

@@ -1,6 +1,8 @@
 //! Fills against an origin that does what the test says: whatever comes, a reader sees exactly the bytes and a clean
 //! end, or a prefix and an error.
 
+mod failover;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ pub(super) fn fills() -> Fills {
 }
 
 /// Bytes in which every place looks different.
-pub(super) fn body(size: usize) -> Bytes {
+fn body(size: usize) -> Bytes {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes.into()
@@ -68,7 +70,7 @@ impl Judge for Told {
     }
 }
 
-pub(super) fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
+fn plan(whole: &[u8], size: Option<u64>, sources: &[Source]) -> Plan {
     let digest = Sha256::of(whole);
     Plan {
         digest,

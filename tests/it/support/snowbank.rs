@@ -80,6 +80,10 @@ pub enum Count {
     NarinfosRefused,
     /// Chunks that had to be fetched again for an object that was complete once.
     ChunksRefilled,
+    /// Changes of the upstream in the middle of a NAR.
+    Failovers,
+    /// Fills that went on from what an earlier one had left.
+    FillsResumed,
     /// Connections that are open now.
     Connections,
     /// Body bytes received from upstreams.
@@ -99,6 +103,8 @@ impl Count {
             Self::FillsFailed => "snowbank_fill_failed_total",
             Self::NarinfosRefused => "snowbank_upstream_refused_total",
             Self::ChunksRefilled => "snowbank_fill_refilled_chunks_total",
+            Self::Failovers => "snowbank_fill_failovers_total",
+            Self::FillsResumed => "snowbank_fill_resumed_total",
             Self::Connections => "snowbank_edge_connections_open",
             Self::Received => "snowbank_upstream_received_bytes_total",
             Self::FillsRunning => "snowbank_fill_running",

@@ -23,7 +23,8 @@ pub fn serve_with(origin: &Origin, dir: &Path) {
     origin.otherwise(move |request, _| answer(&dir, &request.target, request.field("if-none-match")));
 }
 
-fn answer(dir: &Path, target: &str, if_none_match: Option<&str>) -> Reply {
+/// What such an origin answers.
+pub fn answer(dir: &Path, target: &str, if_none_match: Option<&str>) -> Reply {
     let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
     if path.split('/').any(|part| part == "..") {
         return Reply::status(400);

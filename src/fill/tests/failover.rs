@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::tests::{Fixed, SOON, Told, body, claim, file_nar, idle, plan, read, source};
-use super::*;
+use super::super::*;
+use super::{Fixed, SOON, Told, body, claim, file_nar, idle, plan, read, source};
 use crate::metrics::{Label as _, Left, Metrics, Refusal};
 use crate::options::Table;
 use crate::store::CHUNK;
@@ -43,11 +43,12 @@ impl Fault {
         }
     }
 
-    fn left(self) -> Left {
+    /// As what it counts. On a busy machine a drip may be a silence.
+    fn lefts(self) -> &'static [Left] {
         match self {
-            Self::Close | Self::Reset => Left::Cut,
-            Self::Stall => Left::Stalled,
-            Self::Drip => Left::Slow,
+            Self::Close | Self::Reset => &[Left::Cut],
+            Self::Stall => &[Left::Stalled],
+            Self::Drip => &[Left::Slow, Left::Stalled],
         }
     }
 }
@@ -170,10 +171,8 @@ impl Cut {
             Ok(()) => {
                 assert!(got == whole, "a clean end and other bytes: {self:?}");
                 assert!(failovers(&metrics) >= 1, "{self:?}");
-                assert!(
-                    metrics.fill.failovers.of(self.fault.left()).get() >= 1 || self.at + 200 > self.size,
-                    "{self:?}"
-                );
+                let counted = self.fault.lefts().iter().any(|left| metrics.fill.failovers.of(*left).get() > 0);
+                assert!(counted || self.at + 200 > self.size, "{self:?}");
                 assert!(skipped == 0 || (self.second == Second::NoRanges && !held), "{self:?}");
                 assert!(skipped > 0 || self.second != Second::NoRanges || held || self.at < CHUNK, "{self:?}");
                 true
@@ -388,10 +387,7 @@ async fn bytes_that_no_file_hash_binds_are_gone_on_with_only_if_they_are_the_sam
         let compress = |level| Bytes::from(zstd::encode_all(&nar[..], level).unwrap());
         // Compressed anew each time, unless it is said to be the same.
         let same = etags[0] == etags[1] && etags[0].contains(" \"");
-        let bodies = [
-            compress(1),
-            if same { compress(1) } else { Bytes::from(zstd::encode_all(&nar[..], 9).unwrap().repeat(1)) },
-        ];
+        let bodies = [compress(1), compress(if same { 1 } else { 9 })];
         let asked = AtomicUsize::new(0);
         let origin = Origin::start(move |request| match asked.fetch_add(1, Ordering::Relaxed) {
             0 => serves(&bodies[0], request, true, etags[0], Some((bodies[0].len() / 2, Fault::Close))),
