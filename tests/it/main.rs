@@ -15,6 +15,7 @@ mod narinfo;
 mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
+mod outage;
 mod ranges;
 mod restart;
 mod rig;
