@@ -7,6 +7,7 @@
 
 mod bodies;
 mod certificates;
+mod faults;
 mod holes;
 mod keys;
 mod liars;
