@@ -8,6 +8,7 @@
 mod bodies;
 mod certificates;
 mod failover;
+mod faults;
 mod holes;
 mod keys;
 mod liars;
@@ -16,6 +17,7 @@ mod narinfo;
 mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
+mod outage;
 mod ranges;
 mod restart;
 mod rig;

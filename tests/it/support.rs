@@ -12,6 +12,7 @@ pub mod acme_directory;
 pub mod authority;
 pub mod cache;
 pub mod client;
+pub mod door;
 pub mod fixture;
 pub mod lies;
 pub mod nix;

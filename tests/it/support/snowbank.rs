@@ -94,6 +94,12 @@ pub enum Count {
     Unwritten,
     /// Certificates that were not got, not renewed or not taken, whatever the reason.
     CertificatesFailed,
+    /// The states of the upstreams' breakers: 0 where all of them are asked as usual.
+    BreakerState,
+    /// Requests sent to upstreams.
+    UpstreamRequests,
+    /// Requests not sent, to upstreams that are taken for down.
+    Unasked,
 }
 
 impl Count {
@@ -110,6 +116,9 @@ impl Count {
             Self::FillsRunning => "snowbank_fill_running",
             Self::Unwritten => "snowbank_store_unwritten_bytes",
             Self::CertificatesFailed => "snowbank_certificate_failures_total",
+            Self::BreakerState => "snowbank_upstream_breaker_state",
+            Self::UpstreamRequests => "snowbank_upstream_requests_total",
+            Self::Unasked => "snowbank_upstream_unasked_total",
         }
     }
 
