@@ -264,7 +264,7 @@ impl Pipeline {
     }
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
-        match upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await {
+        match upstream.text(&format!("{hash}.narinfo"), MAX_LEN).await {
             Err(error) => {
                 tracing::warn!(route = "narinfo", key = %hash, upstream = %upstream.name(), "{error}");
                 // Our own queue says nothing about the upstream: clients must not take it for a miss.
@@ -282,9 +282,6 @@ impl Pipeline {
                 );
                 self.refuse(upstream, hash, reason, &text);
                 Asked::Refused(reason, text)
-            }
-            Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
-                Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
             }
             Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => {
                 let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());
