@@ -275,7 +275,7 @@ impl Fills {
         }
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.inner.tasks.spawn(task::run(self.clone(), registered, plan));
+        self.inner.tasks.spawn(crate::trail::carry(task::run(self.clone(), registered, plan)));
         (fill, true)
     }
 

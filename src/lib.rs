@@ -29,3 +29,4 @@ pub mod telemetry;
 
 pub mod clock;
 pub mod options;
+pub mod trail;

@@ -9,6 +9,7 @@ mod answer;
 mod client;
 mod credentials;
 mod dial;
+mod encoding;
 mod error;
 mod health;
 mod hop;

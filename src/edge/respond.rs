@@ -15,6 +15,7 @@ use super::body::Body;
 use super::range::{self, Selected};
 use crate::metrics::Outcome;
 use crate::proxy::answer::{Answer, Failure, FailureKind, Nar, Object, ObjectBody, Reply};
+use crate::trail;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// The bytes under a NAR's URL never change.
@@ -186,6 +187,17 @@ pub fn elsewhere(asked: Asked<'_>, location: HeaderValue) -> Response<Body> {
     let mut response = reason(asked, StatusCode::PERMANENT_REDIRECT, "this is served over HTTPS: see Location");
     response.headers_mut().insert(LOCATION, location);
     with_status(response, Outcome::Local)
+}
+
+/// The response to a request that has passed this server before (RFC 5842 section 7.2), with the id by which who asked knows
+/// that it is about his request.
+pub fn looped(asked: Asked<'_>) -> Response<Body> {
+    let text = "this request has passed this server before: its upstreams lead back to it";
+    let mut response = reason(asked, StatusCode::LOOP_DETECTED, text);
+    if let Some(id) = trail::own_header() {
+        response.headers_mut().insert(trail::CDN_LOOP, id);
+    }
+    with_status(response, Outcome::Unknown)
 }
 
 /// The response to a method that is not served (R20).

@@ -18,6 +18,7 @@ use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::request;
 use crate::tls::Challenges;
+use crate::trail::{Looped, Trail};
 
 /// Longest request target, in bytes (R22).
 const TARGET_SIZE: usize = 2 << 10;
@@ -60,8 +61,14 @@ impl<A: Answers> Service<A> {
                         None => (Outcome::NotFound, respond::not_found(asked)),
                     },
                     (Route::Known(wanted), _) => {
-                        let answer = self.answers.answer(wanted, request.method() == Method::HEAD).await;
-                        (answer.outcome, respond::respond(asked, answer))
+                        let head = request.method() == Method::HEAD;
+                        match Trail::of(asked.headers) {
+                            Err(Looped) => (Outcome::Unknown, respond::looped(asked)),
+                            Ok(trail) => {
+                                let answer = trail.scope(self.answers.answer(wanted, head)).await;
+                                (answer.outcome, respond::respond(asked, answer))
+                            }
+                        }
                     }
                     (Route::NotFound, _) => (Outcome::NotFound, respond::not_found(asked)),
                 }

@@ -2,7 +2,8 @@
 //!
 //! The question is asked by a task of its own, so no client's leaving ends it (R28). Whoever comes while it runs gets
 //! the value it publishes; the key stays taken until the task has ended, so that between publishing a value and storing
-//! it nobody asks again.
+//! it nobody asks again. A question of another server of this kind is asked apart: where the two have each other as upstreams
+//! it would wait for itself (see `trail`).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+
+use crate::trail;
 
 /// The most questions asked at once (R26): clients that ask and leave cannot pile up more.
 const MOST: usize = 4096;
@@ -66,6 +69,9 @@ where
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        if trail::is_anothers() {
+            return (self.ask_apart(ask).await, true);
+        }
         let (mut receiver, started) = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             match running.get(&key) {
@@ -89,6 +95,20 @@ where
             Err(_died) => None,
         };
         (value, started)
+    }
+
+    /// The value from a question that nobody else waits for, and that does not end with who waits.
+    async fn ask_apart<F>(&self, ask: impl FnOnce(Publish<V>) -> F) -> Option<V>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if self.tasks.len() >= MOST {
+            return None;
+        }
+        let (sender, mut receiver) = watch::channel(None);
+        self.tasks.spawn(trail::carry(ask(Publish(sender))));
+        let value = receiver.wait_for(Option::is_some).await.ok()?;
+        value.clone()
     }
 
     /// Waits until every question has been answered; none may be asked after this was called.

@@ -27,6 +27,7 @@ use crate::metrics::Refusal;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::HashPart;
 use crate::store::{EntryKey, Manifest};
+use crate::trail;
 use crate::upstream::{Upstream, WhenDown};
 
 /// How long an answer waits for the proof that comes before its signature: less than the 300 s after which Nix gives up.
@@ -91,14 +92,17 @@ impl Pipeline {
 
     /// Drops what was kept, unless the policy was replaced by one that may believe it.
     pub(super) fn drop_entry(&self, key: EntryKey) {
-        if !self.policy.is_replaced() {
+        if !self.policy.is_replaced() && !trail::is_anothers() {
             self.shared.store.remove_entry(&key);
         }
     }
 
     /// Remembers for a moment that nobody has something, or why what was offered was refused. Another policy's upstreams
-    /// were not asked (R18).
+    /// were not asked (R18), and what nobody has besides the server that asks may be there all the same.
     pub(super) fn put_negative(&self, key: EntryKey, refused: Option<Refusal>) {
+        if trail::is_anothers() {
+            return;
+        }
         self.shared.store.put_negative(key, self.policy.options.negative_ttl.0, refused);
         // Looked at afterwards: a reload forgets what was put before it.
         if self.policy.is_replaced() {

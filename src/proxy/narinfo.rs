@@ -276,7 +276,7 @@ impl Pipeline {
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
         let begun = Instant::now();
-        let said = upstream.small(&format!("{hash}.narinfo"), MAX_LEN).await;
+        let said = upstream.text(&format!("{hash}.narinfo"), MAX_LEN).await;
         if said.is_ok() {
             upstream.took(begun.elapsed());
         }
@@ -300,9 +300,6 @@ impl Pipeline {
                 );
                 self.refuse(upstream, hash, reason, &text);
                 Asked::Refused(reason, text)
-            }
-            Ok(Said::Have(Got::Whole { encoding: Some(_), .. })) => {
-                Asked::Unknown(format!("upstream {} sent a narinfo with a Content-Encoding", upstream.name()))
             }
             Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => {
                 let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());

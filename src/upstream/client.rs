@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::answer::{Asked, Body, Opened, Said, Streamed};
+use super::encoding;
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Kind, Ticket};
 use super::options::{Forbidden, Options, Trust, WhenDown};
@@ -31,6 +32,7 @@ use super::wire;
 use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::signature::PublicKeys;
+use crate::trail;
 
 /// Connections of each pool to a plain-HTTP upstream that may be nix-serve: together they leave it a worker.
 const CAREFUL: usize = 2;
@@ -274,6 +276,20 @@ impl Upstream {
         Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
     }
 
+    /// The same, and what comes encoded although `identity` was asked for is decoded: niks3's bucket sends narinfos as they
+    /// were put there, in zstd. `limit` is for the encoded and for the decoded bytes.
+    ///
+    /// # Errors
+    /// The same, and an encoding that is not known, is not what is in the body, or is one of several.
+    pub async fn text(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
+        let (body, encoding) = match self.small(path, limit).await? {
+            Said::Have(Asked::Whole { body, encoding: Some(encoding) }) => (body, encoding),
+            said => return Ok(said),
+        };
+        let decoded = encoding::decoded(body, encoding, limit).await.map_err(|cause| self.error(cause))?;
+        Ok(Said::Have(decoded.map_or(Asked::TooLong, |body| Asked::Whole { body, encoding: None })))
+    }
+
     /// Opens something to be passed on as it comes, at its client's pace.
     ///
     /// # Errors
@@ -310,6 +326,8 @@ impl Upstream {
         let status = response.status();
         match (status, response.extensions().get::<Elsewhere>()) {
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {}
+            // It has asked us for us: whatever it has besides is in no other answer (see `trail`).
+            (StatusCode::LOOP_DETECTED, _) if trail::is_about_us(response.headers()) => {}
             (StatusCode::FORBIDDEN, None) if self.options.forbidden == Forbidden::HaveNot => {}
             (_, Some(Elsewhere(host))) => {
                 return Err(self.error(Cause::Elsewhere { host: host.clone(), status }));

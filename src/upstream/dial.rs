@@ -52,7 +52,11 @@ pub(super) enum Purpose<'a> {
 /// # Errors
 /// A file of certificates cannot be used, with the reason in words.
 pub(super) fn pool(options: &Options, purpose: Purpose<'_>) -> Result<Pool, String> {
-    let tls = crate::tls::client_config(options.ca_file.as_deref())?;
+    let own = match purpose {
+        Purpose::Small | Purpose::Nars => options.client_certificate(),
+        Purpose::Elsewhere(_) => None,
+    };
+    let tls = crate::tls::client_config(options.ca_file.as_deref(), own)?;
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
     let dial = Dial::new(options, purpose);
     let https = match purpose {

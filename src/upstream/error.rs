@@ -96,6 +96,9 @@ pub enum Cause {
     /// A redirect that is not followed, or leads nowhere.
     #[error("sent a redirect {0}")]
     Redirect(String),
+    /// A body that cannot be decoded.
+    #[error("sent a body that cannot be decoded: {0}")]
+    Encoding(String),
     /// A header that contradicts the request.
     #[error("answered with {0}")]
     Header(&'static str),

@@ -163,6 +163,7 @@ fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
         }
         Cause::Status(_)
         | Cause::Header(_)
+        | Cause::Encoding(_)
         | Cause::Refused { .. }
         | Cause::Credentials
         | Cause::Elsewhere { .. }

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::clock::UnixSeconds;
 use crate::nix::signature::PublicKey;
 use crate::options::{ByteSize, Mistakes, Period, key};
+use crate::tls::Pair;
 
 use super::credentials::Credentials;
 pub use super::url::UpstreamUrl;
@@ -86,6 +88,11 @@ crate::options! {
         /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
         /// that a CA signed is not enough: give that CA.
         pub ca_file: Option<PathBuf> = None,
+        /// A certificate to show to the upstream if it asks for one, PEM, ours first; with `client_key_file`. Read again when
+        /// it changes, and shown at the address of `url` only.
+        pub client_cert_file: Option<PathBuf> = None,
+        /// The private key of the first certificate in `client_cert_file`, PEM, without a passphrase.
+        pub client_key_file: Option<PathBuf> = None,
         /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs;
         /// everything else shares one more (HTTP/2), or up to 16 more where the upstream speaks only HTTP/1.1. Over
         /// `http` NARs have one half and everything else the other. By default 32
@@ -140,6 +147,7 @@ impl Options {
             mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
         }
         self.check_credentials(at, mistakes);
+        self.check_client_certificate(at, mistakes);
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
             ("narinfo_timeout", self.narinfo_timeout),
@@ -175,10 +183,33 @@ impl Options {
         }
     }
 
+    /// The certificate of our own.
+    pub(super) fn client_certificate(&self) -> Option<Pair> {
+        let (cert_file, key_file) = (self.client_cert_file.clone()?, self.client_key_file.clone()?);
+        Some(Pair { cert_file, key_file })
+    }
+
+    fn check_client_certificate(&self, at: &str, mistakes: &mut Mistakes) {
+        let both = "a path, because the other half of the pair is given";
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => mistakes.missing(&key(at, "client_key_file"), both),
+            (None, Some(_)) => mistakes.missing(&key(at, "client_cert_file"), both),
+            (Some(_), Some(_)) if !self.url.is_https() => {
+                mistakes.say(&key(at, "client_cert_file"), "only https has certificates, and `url` is http");
+            }
+            _ => {}
+        }
+    }
+
     /// Checks the files that are named, the way they are loaded; `at` is the table's place.
     pub fn check_files(&self, at: &str, mistakes: &mut Mistakes) {
         if let Err((name, why)) = Credentials::check(self) {
             mistakes.say(&key(at, name), &why);
+        }
+        if let Some(pair) = self.client_certificate()
+            && let Err(error) = pair.load(UnixSeconds::now())
+        {
+            mistakes.say(&key(at, "client_cert_file"), &error.to_string());
         }
     }
 }

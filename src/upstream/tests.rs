@@ -146,6 +146,45 @@ mod redirects {
     }
 }
 
+/// What a text that may come encoded came to.
+async fn text(encoding: &'static str, body: Vec<u8>) -> String {
+    let fields = format!("Content-Encoding: {encoding}\r\n");
+    let origin = Origin::start(move |_| answer_with("200 OK", &fields, body.clone())).await;
+    match named(&origin, "").text("x", 1000).await {
+        Ok(Said::Have(Asked::Whole { body, encoding })) => {
+            assert!(encoding.is_none());
+            String::from_utf8_lossy(&body).into_owned()
+        }
+        Ok(Said::Have(Asked::TooLong)) => "too long".into(),
+        Ok(Said::HaveNot) => "have not".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_comes_encoded_anyway_is_decoded_within_its_limit() {
+    let zstd = |plain: &[u8]| zstd::encode_all(plain, 3).unwrap();
+    let gzip = |plain: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, plain).unwrap();
+        encoder.finish().unwrap()
+    };
+    assert_eq!(text("zstd", zstd(b"StorePath: x")).await, "StorePath: x");
+    assert_eq!(text("ZSTD", zstd(&[b'x'; 1000])).await, "x".repeat(1000));
+    assert_eq!(text("gzip", gzip(b"StorePath: x")).await, "StorePath: x");
+    assert_eq!(text("br", b"\x0b\x02\x80hello\x03".to_vec()).await, "hello");
+    assert_eq!(text("identity", b"plain".to_vec()).await, "plain");
+    assert_eq!(text("zstd", zstd(&[b'x'; 1001])).await, "too long");
+    assert_eq!(text("zstd", zstd(&vec![0; 50 << 20])).await, "too long", "a bomb is not unpacked");
+    let whole = zstd(b"StorePath: x");
+    assert!(text("zstd", whole[..whole.len() - 1].to_vec()).await.contains("cannot be decoded: zstd: cut"));
+    assert!(text("zstd", b"plain".to_vec()).await.contains("cannot be decoded: zstd: damaged"));
+    for unknown in ["deflate", "zstd, gzip", "aes128gcm"] {
+        let said = text(unknown, whole.clone()).await;
+        assert_eq!(said, format!("upstream test sent a body that cannot be decoded: Content-Encoding `{unknown}`"));
+    }
+}
+
 #[tokio::test]
 async fn forbidden_is_unknown_unless_it_was_declared_to_mean_have_not() {
     let bucket = Origin::start(|_| answer("403 Forbidden", "<Error><Code>AccessDenied</Code></Error>")).await;

@@ -23,6 +23,7 @@ use super::options::Options;
 use super::reach::{Limit, Reach};
 use super::wire;
 use crate::metrics::UpstreamMetrics;
+use crate::trail;
 
 /// How often a request is sent again because its connection was closed before an answer.
 const RESENDS: usize = 2;
@@ -175,6 +176,9 @@ fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes
         .header(header::ACCEPT_ENCODING, "identity");
     if let Some(range) = range {
         request = request.header(header::RANGE, range);
+    }
+    if let Some(passed) = trail::header() {
+        request = request.header(trail::CDN_LOOP, passed);
     }
     request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
 }

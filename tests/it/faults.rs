@@ -34,7 +34,7 @@ async fn get(http: &Target, target: &str, name: &str) -> Response {
 fn check_narinfo(name: &str, object: &Object, answer: &Response) {
     match answer.status {
         200 => {
-            assert_eq!(narinfo_fields(answer.text(), "NarHash"), [format!("sha256:{}", object.nar_hash())], "{name}")
+            assert_eq!(narinfo_fields(answer.text(), "NarHash"), [format!("sha256:{}", object.nar_hash())], "{name}");
         }
         status => assert!([502, 503].contains(&status), "{name}: {status} {:?}", answer.body),
     }

@@ -22,6 +22,7 @@ mod ranges;
 mod restart;
 mod rig;
 mod serve;
+mod shapes;
 mod signing;
 mod small_objects;
 mod support;

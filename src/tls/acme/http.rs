@@ -45,7 +45,7 @@ impl Http {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
-        let tls = client_config(ca_file)?;
+        let tls = client_config(ca_file, None)?;
         let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
         let https = https.enable_http1().enable_http2().wrap_connector(tcp);
         let pool = Client::builder(TokioExecutor::new())

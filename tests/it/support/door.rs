@@ -118,7 +118,7 @@ async fn connection(mut socket: TcpStream, tls: bool, behaviour: &Mutex<Behaviou
     match fault.as_ref().map(|fault| (&fault.place, &fault.acts)) {
         Some((Where::Accepting, acts)) => {
             if perform(&mut socket, acts).await {
-                let _ = socket.set_linger(Some(Duration::ZERO));
+                let _ = socket.set_zero_linger();
             }
             return;
         }
@@ -132,7 +132,7 @@ async fn connection(mut socket: TcpStream, tls: bool, behaviour: &Mutex<Behaviou
         return;
     }
     if answer(&mut socket, behaviour, fault.as_ref()).await {
-        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.set_zero_linger();
     }
 }
 
