@@ -7,16 +7,17 @@
 //!
 //! An upstream that is slow today, or that a probe finds still dead, costs a question a few dozen milliseconds so, and not
 //! its whole budget. That doubles what upstreams are asked, so it is rationed ([`Ration`]): when everything is slow, asking more
-//! makes it slower. That everybody is asked before anybody is told "have not" (R18) does not change.
+//! makes it slower. Only where a group seems not to answer at all is everybody let on: the next one will have to be asked
+//! anyhow. That everybody is asked before anybody is told "have not" (R18) does not change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::vec;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::Pipeline;
@@ -24,62 +25,91 @@ use super::narinfo::Asked;
 use crate::nix::store_path::HashPart;
 use crate::upstream::Upstream;
 
+/// How long a group that is late is waited for before it is asked again whether to wait.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Answers that are still to come.
-pub(super) type Others<'a> = FuturesUnordered<BoxFuture<'a, Asked>>;
+pub(super) type Others<'a> = BoxStream<'a, Asked>;
 
 /// One question being asked.
 pub(super) struct Asking<'a> {
     pipeline: &'a Pipeline,
     hash: HashPart,
     groups: vec::IntoIter<&'a [Arc<Upstream>]>,
-    answers: Others<'a>,
+    /// The group that was asked last, its number, and how many of it are still to answer.
+    asked: &'a [Arc<Upstream>],
+    number: usize,
+    waited_for: usize,
+    /// With the number of the group.
+    answers: FuturesUnordered<BoxFuture<'a, (usize, Asked)>>,
     /// When the group that was asked last has taken longer than usual.
-    late: Option<Instant>,
+    late: Instant,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn begin(pipeline: &'a Pipeline, hash: HashPart) -> Self {
         pipeline.policy.hedges.earn();
         let groups: Vec<_> = pipeline.policy.groups().collect();
-        Self { pipeline, hash, groups: groups.into_iter(), answers: Others::new(), late: None }
+        Self {
+            pipeline,
+            hash,
+            groups: groups.into_iter(),
+            asked: &[],
+            number: 0,
+            waited_for: 0,
+            answers: FuturesUnordered::new(),
+            late: Instant::now(),
+        }
     }
 
     /// The next answer; `None` when every upstream has given its own.
     pub(super) async fn next(&mut self) -> Option<Asked> {
         loop {
-            if self.answers.is_empty() && !self.ask_next_group() {
+            // Whoever of the groups before is still to answer is late already.
+            if self.waited_for == 0 && !self.ask_next_group() && self.answers.is_empty() {
                 return None;
             }
-            let Some(late) = self.late.filter(|_| !self.groups.as_slice().is_empty()) else {
-                return self.answers.next().await;
-            };
-            match timeout_at(late, self.answers.next()).await {
+            if self.groups.as_slice().is_empty() {
+                return self.answered().await;
+            }
+            match timeout_at(self.late, self.answered()).await {
                 Ok(answer) => return answer,
-                Err(_) => {
-                    self.late = None;
-                    if self.pipeline.policy.hedges.spend() {
-                        self.pipeline.shared.metrics.hedges.inc();
-                        self.ask_next_group();
-                    }
+                Err(_) if self.may_go_on() => {
+                    self.pipeline.shared.metrics.hedges.inc();
+                    self.ask_next_group();
                 }
+                Err(_) => self.late = Instant::now() + AGAIN,
             }
         }
     }
 
+    async fn answered(&mut self) -> Option<Asked> {
+        let (number, answer) = self.answers.next().await?;
+        self.waited_for -= usize::from(number == self.number);
+        Some(answer)
+    }
+
     /// The answers that nobody waited for, because one before them was enough.
     pub(super) fn others(self) -> Others<'a> {
-        self.answers
+        self.answers.map(|(_, answer)| answer).boxed()
+    }
+
+    /// Whether the next group may be asked although the last one is still to answer.
+    fn may_go_on(&self) -> bool {
+        !self.asked.iter().all(|upstream| upstream.answers()) || self.pipeline.policy.hedges.spend()
     }
 
     fn ask_next_group(&mut self) -> bool {
         let Some(group) = self.groups.next() else { return false };
         let (pipeline, hash) = (self.pipeline, self.hash);
-        self.answers
-            .extend(group.iter().map(|upstream| Box::pin(pipeline.ask_one(upstream, hash)) as BoxFuture<'_, _>));
-        // All of them are waited for, and a member that nobody knows yet is given its budget.
-        let usual = group.iter().map(|upstream| upstream.patience());
-        let usual = usual.reduce(|a, b| Some(a?.max(b?))).flatten();
-        self.late = usual.map(|usual: Duration| Instant::now() + usual);
+        self.number += 1;
+        let number = self.number;
+        self.answers.extend(
+            group.iter().map(|upstream| async move { (number, pipeline.ask_one(upstream, hash).await) }.boxed()),
+        );
+        (self.asked, self.waited_for) = (group, group.len());
+        let patience = group.iter().map(|upstream| upstream.patience()).max();
+        self.late = Instant::now() + patience.unwrap_or_default();
         true
     }
 }

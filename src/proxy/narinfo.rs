@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
 use super::Pipeline;
@@ -61,9 +60,9 @@ enum Together {
     Unknown(String),
 }
 
-/// An answer that has come already.
-fn said<'a>((upstream, verified): (Arc<Upstream>, Box<Verified>)) -> BoxFuture<'a, Asked> {
-    Box::pin(std::future::ready(Asked::Doubtful(upstream, verified)))
+/// Answers that have come already, for want of better ones.
+fn doubted<'a>(answers: VecDeque<(Arc<Upstream>, Box<Verified>)>) -> Others<'a> {
+    stream::iter(answers.into_iter().map(|(upstream, verified)| Asked::Doubtful(upstream, verified))).boxed()
 }
 
 impl Pipeline {
@@ -213,9 +212,8 @@ impl Pipeline {
         while let Some(asked) = asking.next().await {
             match asked {
                 Asked::Have(upstream, verified) => {
-                    let mut answers = asking.others();
-                    answers.extend(doubtful.into_iter().map(said));
-                    return (Together::Have(upstream, verified), answers);
+                    let others = asking.others().chain(doubted(doubtful)).boxed();
+                    return (Together::Have(upstream, verified), others);
                 }
                 Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
                 Asked::HaveNot => {}
@@ -234,7 +232,7 @@ impl Pipeline {
             (None, None, None, Some((reason, why))) => Together::Refused(reason, why),
             (None, None, None, None) => Together::HaveNot,
         };
-        (together, doubtful.into_iter().map(said).collect())
+        (together, doubted(doubtful))
     }
 
     /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams

@@ -171,9 +171,15 @@ impl Upstream {
         self.health.took(time);
     }
 
-    /// How long its answer about a narinfo usually takes at most; `None` while that is not known.
-    pub fn patience(&self) -> Option<Duration> {
+    /// How long its answer about a narinfo may take before it is late: as long as it usually takes at most, or a moment while
+    /// it is not sure that there will be one.
+    pub fn patience(&self) -> Duration {
         self.health.patience()
+    }
+
+    /// Whether it answers at all, as far as one can tell.
+    pub fn answers(&self) -> bool {
+        self.health.answers()
     }
 
     /// What was configured.

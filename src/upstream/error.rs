@@ -27,6 +27,14 @@ impl UpstreamError {
         }
     }
 
+    /// Whether the upstream said something, if nothing that is of use.
+    pub fn is_an_answer(&self) -> bool {
+        !matches!(
+            self.cause,
+            Cause::Connection(_) | Cause::Busy(_) | Cause::Down(_) | Cause::Timeout(_) | Cause::Internal(_)
+        )
+    }
+
     /// What an upstream did whose body ended in this error.
     pub fn left(&self) -> Left {
         match self.cause {

@@ -8,6 +8,7 @@
 
 pub(super) mod breaker;
 pub(super) mod pace;
+mod silence;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use self::breaker::{Breaker, Change, Passed, Position, Verdict};
 use self::pace::Pace;
+use self::silence::{SILENT, Silence};
 use super::error::{Cause, UpstreamError};
 use crate::metrics::UpstreamMetrics;
 
@@ -43,6 +45,7 @@ pub(super) struct Health {
 struct Inner {
     breaker: Breaker,
     pace: Pace,
+    silence: Silence,
     /// What happened last before it opened.
     why: Arc<str>,
 }
@@ -54,13 +57,14 @@ pub(super) struct Ticket<'a> {
     kind: Kind,
     target: &'a str,
     name: &'a str,
-    passed: Option<Passed>,
+    passed: Option<(Passed, Instant)>,
 }
 
 impl Health {
     pub(super) fn new(metrics: UpstreamMetrics) -> Self {
         metrics.breaker.set(Position::Closed as i64);
-        let inner = Inner { breaker: Breaker::new(), pace: Pace::default(), why: "".into() };
+        let inner =
+            Inner { breaker: Breaker::new(), pace: Pace::default(), silence: Silence::default(), why: "".into() };
         Self { inner: Mutex::new(inner), hasher: RandomState::new(), metrics }
     }
 
@@ -75,11 +79,16 @@ impl Health {
     /// # Errors
     /// The upstream is taken for down: why.
     pub(super) fn pass<'a>(&'a self, kind: Kind, target: &'a str, name: &'a str) -> Result<Ticket<'a>, Arc<str>> {
-        let mut inner = self.inner();
-        let passed = inner.breaker.pass(Instant::now());
+        let (mut inner, now) = (self.inner(), Instant::now());
+        let passed = inner.breaker.pass(now);
         self.metrics.breaker.set(inner.breaker.position() as i64);
         match passed {
-            Ok(passed) => Ok(Ticket { health: self, kind, target, name, passed: Some(passed) }),
+            Ok(passed) => {
+                if kind == Kind::Small {
+                    inner.silence.asked(now);
+                }
+                Ok(Ticket { health: self, kind, target, name, passed: Some((passed, now)) })
+            }
             Err(_) => Err(Arc::clone(&inner.why)),
         }
     }
@@ -89,22 +98,29 @@ impl Health {
         self.inner().pace.note(time);
     }
 
-    /// How long an answer about a narinfo may take before it takes longer than usual, and hardly anything while it is not
-    /// sure that there will be one; `None` while nobody knows.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let inner = self.inner();
+    /// How long an answer about a narinfo may take before it takes longer than usual: hardly anything for a probe, which may
+    /// fail, and nothing in a silence.
+    pub(super) fn patience(&self) -> Duration {
+        let (inner, now) = (self.inner(), Instant::now());
         match inner.breaker.position() {
-            Position::Closed => inner.pace.usual(),
-            Position::HalfOpen | Position::Open => Some(pace::FLOOR),
+            Position::Closed if inner.silence.is_long(now, inner.pace.usual()) => Duration::ZERO,
+            Position::Closed => inner.pace.usual().unwrap_or(SILENT),
+            Position::HalfOpen | Position::Open => pace::FLOOR,
         }
     }
 
-    fn settle(&self, passed: Passed, verdict: Verdict, name: &str, error: Option<&UpstreamError>) {
+    /// Whether it answers at all, as far as one can tell: it is not taken for down, and no silence of it is long.
+    pub(super) fn answers(&self) -> bool {
+        self.inner().answers(Instant::now())
+    }
+
+    fn settle(&self, ended: &Ended, name: &str, error: Option<&UpstreamError>) {
         let now = Instant::now();
         #[allow(clippy::cast_precision_loss)] // chance
         let chance = self.hasher.hash_one(now) as f64 / u64::MAX as f64;
         let mut inner = self.inner();
-        let change = inner.breaker.settle(passed, verdict, now, chance);
+        let verdict = inner.heard(ended, error, now);
+        let change = inner.breaker.settle(ended.passed, verdict, now, chance);
         self.metrics.breaker.set(inner.breaker.position() as i64);
         match change {
             None => {}
@@ -130,22 +146,54 @@ impl Health {
     }
 }
 
+impl Inner {
+    fn answers(&self, now: Instant) -> bool {
+        self.breaker.position() == Position::Closed && !self.silence.is_long(now, self.pace.usual())
+    }
+
+    /// Takes note of whether it said anything; a whole budget in which it said nothing to anybody says more than one in
+    /// which it was slow about one thing.
+    fn heard(&mut self, ended: &Ended, error: Option<&UpstreamError>, now: Instant) -> Verdict {
+        if ended.kind == Kind::Large {
+            return ended.verdict;
+        }
+        let in_vain = error.is_some_and(|error| matches!(error.cause, Cause::Timeout(_)));
+        let silent = in_vain && self.silence.has_lasted_since(ended.begun);
+        let answered = ended.verdict == Verdict::Answered || error.is_some_and(UpstreamError::is_an_answer);
+        self.silence.ended(now, answered);
+        if silent { Verdict::Silent } else { ended.verdict }
+    }
+}
+
+/// A request that is over.
+#[derive(Debug)]
+struct Ended {
+    passed: Passed,
+    begun: Instant,
+    kind: Kind,
+    verdict: Verdict,
+}
+
 impl Ticket<'_> {
     /// Tells what came of the request.
     pub(super) fn settle<T>(mut self, result: &Result<T, UpstreamError>) {
-        let Some(passed) = self.passed.take() else { return };
         let error = result.as_ref().err();
         let about = self.health.hasher.hash_one(self.target);
         let verdict = error.map_or(Verdict::Answered, |error| verdict(self.kind, &error.cause, about));
-        self.health.settle(passed, verdict, self.name, error);
+        self.end(verdict, error);
+    }
+
+    fn end(&mut self, verdict: Verdict, error: Option<&UpstreamError>) {
+        if let Some((passed, begun)) = self.passed.take() {
+            let ended = Ended { passed, begun, kind: self.kind, verdict };
+            self.health.settle(&ended, self.name, error);
+        }
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if let Some(passed) = self.passed.take() {
-            self.health.settle(passed, Verdict::Nothing, self.name, None);
-        }
+        self.end(Verdict::Nothing, None);
     }
 }
 

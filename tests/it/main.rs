@@ -26,5 +26,6 @@ mod shapes;
 mod signing;
 mod small_objects;
 mod support;
+mod three_upstreams;
 mod trust_table;
 mod verify;

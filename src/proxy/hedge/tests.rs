@@ -141,3 +141,24 @@ async fn faults_cost_at_most_a_fifth_more_questions_than_clients_have() {
         assert_eq!(hedges > 0, !flapping_first, "{hedges}");
     }
 }
+
+#[tokio::test]
+async fn one_that_never_says_a_word_costs_the_first_questions_a_moment_and_the_others_nothing() {
+    let silent = Origin::start(|_| vec![Step::Pause(Duration::from_secs(3600))]).await;
+    let empty = Origin::start(|_| not_found()).await;
+    let third = Origin::start(|request| has(&request.target)).await;
+    let upstreams =
+        [silent.upstream(10, "name = 'a'"), empty.upstream(20, "name = 'b'"), third.upstream(30, "name = 'c'")];
+    let pipeline = pipeline(policy(&upstreams, Vec::new()));
+    let begun = Instant::now();
+    for round in 0..10 {
+        let asked = futures_util::future::join_all((0..20).map(|n| ask(&pipeline, round * 20 + n)));
+        for (found, outcome) in asked.await {
+            assert!(matches!(found, Found::Have(entry) if entry.upstream == "c"), "{outcome}");
+        }
+    }
+    // Less than its budget of 2 s, and less than one moment for each group.
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(upstreams[0].metrics().requests.get() <= 4);
+    assert_eq!((empty.asked("narinfo"), third.asked("narinfo")), (200, 200));
+}

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 /// So many failures in a row open it.
 pub(crate) const FEW: u32 = 5;
+/// How many of them a whole budget of silence counts as: two open it.
+const SILENCE: u32 = 3;
 /// So many requests have to have ended in the window before a share of them means anything.
 const MANY: u32 = 20;
 /// How long the share of failures is looked at: the half that runs, and the one before it.
@@ -79,6 +81,8 @@ pub(crate) enum Verdict {
     /// It did not, or as one does that is not there. With a number, it did so about one thing: asked about the same thing
     /// again and again, that is one failure.
     Failed(Option<u64>),
+    /// It did not answer in all the time that this request was given, nor did it answer any other in that time.
+    Silent,
     /// Nobody can tell.
     Nothing,
 }
@@ -151,17 +155,15 @@ impl Breaker {
                     return None;
                 }
                 self.last_about = about;
-                self.in_a_row += 1;
-                self.window.count(now, true);
-                let opens = self.in_a_row >= FEW || self.window.is_bad();
-                opens.then(|| self.open(now, chance, false))
+                self.failed(1, now, chance)
             }
+            (State::Closed, Verdict::Silent) => self.failed(SILENCE, now, chance),
             (State::HalfOpen { .. }, Verdict::Answered) => {
                 self.become_(State::Closed);
                 self.closed_at = Some(now);
                 Some(Change::Closed)
             }
-            (State::HalfOpen { .. }, Verdict::Failed(_)) => Some(self.open(now, chance, true)),
+            (State::HalfOpen { .. }, Verdict::Failed(_) | Verdict::Silent) => Some(self.open(now, chance, true)),
             // The client left, say: whoever comes next is the probe.
             (State::HalfOpen { .. }, Verdict::Nothing) => {
                 self.become_(State::Open { until: now });
@@ -169,6 +171,13 @@ impl Breaker {
             }
             (State::Closed | State::Open { .. }, _) => None,
         }
+    }
+
+    fn failed(&mut self, weight: u32, now: Instant, chance: f64) -> Option<Change> {
+        self.in_a_row += weight;
+        self.window.count(now, true);
+        let opens = self.in_a_row >= FEW || self.window.is_bad();
+        opens.then(|| self.open(now, chance, false))
     }
 
     fn open(&mut self, now: Instant, chance: f64, again: bool) -> Change {

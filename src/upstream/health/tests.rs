@@ -67,8 +67,8 @@ async fn those_that_wait_for_a_connection_are_told_when_it_is_taken_for_down() {
         async move { ask(&upstream, &format!("{n}.narinfo")).await.unwrap_err().is_known() }
     }));
     let known = asked.await.into_iter().filter(|known| *known).count();
-    // One after the other, until there were enough of them.
-    assert_eq!((known, begun.elapsed().as_secs()), (45, 10));
+    // The first two of them (one connection is for NARs): a whole budget of silence says more than a failure.
+    assert_eq!((known, begun.elapsed().as_secs()), (48, 4));
 }
 
 #[tokio::test]
