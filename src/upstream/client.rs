@@ -42,7 +42,8 @@ pub struct Upstream {
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
     careful: AtomicBool,
-    multiplexes: AtomicBool,
+    /// Over TLS, before the first answer.
+    reserved: AtomicBool,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
     /// As many as there are connections for NARs: who waits for one must not have a place that others could use.
@@ -80,7 +81,7 @@ impl Upstream {
             bulk_permits: Arc::new(Semaphore::new(bulk_permits)),
             pass_on_permits: Arc::new(Semaphore::new(passed_on)),
             careful: AtomicBool::new(careful),
-            multiplexes: AtomicBool::new(false),
+            reserved: AtomicBool::new(tls),
             suspect_until: AtomicU64::new(0),
             filled: Arc::new(Semaphore::new(bulk_permits)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),

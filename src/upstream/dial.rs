@@ -24,8 +24,8 @@ use tower_service::Service;
 use super::options::Options;
 use super::reach::Limit;
 
-/// Idle connections kept to an upstream.
-const IDLE: usize = 32;
+/// Idle connections kept to an upstream: as many as it may be asked over.
+const IDLE: usize = 128;
 /// A kept plain-HTTP connection is used for less than nix-serve's keep-alive of one second.
 const PLAIN_IDLE: Duration = Duration::from_millis(700);
 const TLS_IDLE: Duration = Duration::from_secs(60);

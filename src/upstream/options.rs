@@ -95,9 +95,9 @@ crate::options! {
         pub client_key_file: Option<PathBuf> = None,
         /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs;
         /// everything else shares one more (HTTP/2), or up to 16 more where the upstream speaks only HTTP/1.1. Over
-        /// `http` NARs have one half and everything else the other. By default 32
-        /// for `https`, and 4 for `http` until an answer shows that it is not from nix-serve, which serves 5 at a time;
-        /// 64 from then on. Raise it for a far upstream that could give more, lower it for one that is overrun.
+        /// `http` NARs have one half and everything else the other. By default 32 for NARs and up to 128 for everything else;
+        /// for `http` 2 and 2 until an answer shows that it is not from nix-serve, which serves 5 at a time.
+        /// Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
         /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
         /// seconds of delay.

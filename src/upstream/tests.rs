@@ -212,3 +212,32 @@ async fn an_upstream_is_asked_over_a_unix_socket() {
     assert_eq!(small(&upstream, "x").await, "over tcp");
     assert!(origin.heads()[0].contains("host: 127.0.0.1:1\r\n"), "{:?}", origin.heads());
 }
+
+/// How long 100 small questions at once take an upstream whose every answer, with this head, comes after 100 ms.
+async fn crowd(head: &'static str) -> std::time::Duration {
+    let answer = move |_: &super::testing::Request| {
+        vec![Step::Pause(std::time::Duration::from_millis(100)), Step::Send(head.into())]
+    };
+    let upstream = named(&Origin::start(answer).await, "narinfo_timeout = '60 s'");
+    assert_eq!(small(&upstream, "first").await, "have not");
+    let begun = tokio::time::Instant::now();
+    futures_util::future::join_all((0..100).map(|n| {
+        let upstream = Arc::clone(&upstream);
+        async move { assert_eq!(small(&upstream, &n.to_string()).await, "have not") }
+    }))
+    .await;
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_who_may_be_nix_serve_is_asked_by_two_at_a_time() {
+    let starman =
+        "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n3\r\nno\n\r\n0\r\n\r\n";
+    assert!(crowd(starman).await.as_millis() >= 5000);
+    for other in [
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n",
+        "HTTP/1.1 404 Not Found\r\nServer: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        assert!(crowd(other).await.as_millis() < 500, "{other}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
@@ -30,6 +30,22 @@ pub(super) fn ends_with_the_connection(response: &Response<Incoming>) -> bool {
     response.version() < Version::HTTP_2
         && !headers.contains_key(header::CONTENT_LENGTH)
         && !headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Whether nix-serve under Starman cannot have sent this head: it names no server and no validators, knows no ranges, and sends
+/// each 404 in chunks.
+pub(super) fn is_not_from_starman(response: &Response<Incoming>) -> bool {
+    const FOREIGN: [HeaderName; 6] = [
+        header::SERVER,
+        header::ETAG,
+        header::LAST_MODIFIED,
+        header::ACCEPT_RANGES,
+        header::CACHE_CONTROL,
+        header::VIA,
+    ];
+    let headers = response.headers();
+    let counted_404 = response.status() == StatusCode::NOT_FOUND && headers.contains_key(header::CONTENT_LENGTH);
+    counted_404 || FOREIGN.iter().any(|field| headers.contains_key(field))
 }
 
 /// The longest text beside a redirect that is read, and how long it is waited for.

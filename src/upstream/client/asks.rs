@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -44,9 +44,7 @@ impl Upstream {
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Asked>, UpstreamError> {
         let response = self.send(Lane::Meta, target, None).await?;
-        if response.version() == Version::HTTP_2 {
-            self.is_multiplexed();
-        }
+        self.has_answered(&response);
         if self.trust() == Trust::Origin && wire::ends_with_the_connection(&response) {
             // Cut at the end of a line it would look whole, and no signature would tell, ours or the client's.
             return Err(self.error(Cause::Header("neither Content-Length nor chunks, so that a cut could not be told")));

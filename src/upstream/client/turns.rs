@@ -1,26 +1,32 @@
 //! Who may ask an upstream now: permits for its connections, and turns for what costs memory while it is slow.
 //!
 //! nix-serve has few workers (five by default) and each open connection holds one: a plain-HTTP upstream starts with
-//! [`CAREFUL`] connections and gets [`ROOMY`] once it has shown that it is something else.
+//! [`CAREFUL`] connections of each kind and gets as many as any other once it has shown that it is something else, by a head or by
+//! a narinfo that nix-serve does not send.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::{Response, Version};
+use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Upstream;
 use crate::upstream::error::{Cause, UpstreamError};
 use crate::upstream::health::{Kind, Ticket};
+use crate::upstream::wire;
 
 /// Connections of each pool to a plain-HTTP upstream that may be nix-serve: together they leave it a worker.
 pub(super) const CAREFUL: usize = 2;
-/// Connections of each pool to any other upstream, unless configured.
+/// Connections for NARs to any other upstream, unless configured.
 pub(super) const ROOMY: usize = 32;
-/// Small things in flight to an upstream that speaks HTTP/2: one connection carries them, and Nix asks 125 at a time.
-const MULTIPLEXED: usize = 128;
-/// Small things in flight to an upstream over TLS before it is known to speak HTTP/2.
+/// Small things in flight to any other upstream, unless configured: one client's Nix asks for more than a hundred narinfos at a
+/// time. Over HTTP/2 one connection carries them.
+pub(super) const SMALL: usize = 128;
+/// Small things in flight to an upstream over TLS before its first answer: over HTTP/2 more would make no difference yet, over
+/// HTTP/1.1 each is a handshake.
 pub(super) const UNKNOWN_PROTOCOL: usize = 16;
 /// Long logs passed on at a time, at their clients' pace: they must not take the permits of anything else.
 pub(super) const PASSED_ON: usize = 4;
@@ -53,17 +59,22 @@ impl Upstream {
     /// The upstream has shown that it is not nix-serve: more connections will not starve it.
     pub fn is_roomy(&self) {
         if self.careful.swap(false, Ordering::Relaxed) {
-            self.meta_permits.add_permits(ROOMY - CAREFUL);
+            self.meta_permits.add_permits(SMALL - CAREFUL);
             self.bulk_permits.add_permits(ROOMY - CAREFUL);
             self.filled.add_permits(ROOMY - CAREFUL);
             self.pass_on_permits.add_permits(PASSED_ON - 1);
         }
     }
 
-    /// The upstream answered over HTTP/2: many small things share its one connection.
-    pub(super) fn is_multiplexed(&self) {
-        if !self.multiplexes.swap(true, Ordering::Relaxed) {
-            self.meta_permits.add_permits(MULTIPLEXED - UNKNOWN_PROTOCOL);
+    /// An answer to a question about something small has come: there is a connection by now, and its head may tell that it
+    /// is not nix-serve's.
+    pub(super) fn has_answered(&self, response: &Response<Incoming>) {
+        let is_one_connection = response.version() == Version::HTTP_2;
+        if (is_one_connection || self.options.connections.is_none()) && self.reserved.swap(false, Ordering::Relaxed) {
+            self.meta_permits.add_permits(SMALL - UNKNOWN_PROTOCOL);
+        }
+        if self.careful.load(Ordering::Relaxed) && wire::is_not_from_starman(response) {
+            self.is_roomy();
         }
     }
 
