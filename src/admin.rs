@@ -45,14 +45,22 @@ impl Admin {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it drains.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// The page at `path`.
     pub fn page(&self, path: &str) -> Page {
         match path {
             "/metrics" => self.metrics(),
             "/healthz" => Page::text(200, "ok\n"),
-            "/readyz" if self.draining.load(Ordering::Relaxed) => Page::text(503, "draining\n"),
+            "/readyz" if self.is_draining() => Page::text(503, "draining\n"),
             "/readyz" => Page::text(200, "ready\n"),
-            _ => Page::text(404, "not found; there are /metrics, /healthz, /readyz, /certificates, and POST /verify\n"),
+            _ => Page::text(
+                404,
+                "not found; there are /metrics, /healthz, /readyz, /status, /certificates, and POST /verify\n",
+            ),
         }
     }
 
@@ -66,6 +74,11 @@ impl Admin {
 }
 
 impl Page {
+    /// A value for programs, and laid out for people.
+    pub fn json(value: &serde_json::Value) -> Self {
+        Self { status: 200, content_type: "application/json", body: format!("{value:#}\n").into_bytes() }
+    }
+
     /// A line of text.
     pub fn text(status: u16, body: &str) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: body.as_bytes().to_vec() }

@@ -6,6 +6,7 @@
 pub mod certificates;
 mod operator;
 mod reload;
+mod status;
 pub mod verify;
 
 use std::io::Write as _;
@@ -309,8 +310,14 @@ impl Pages {
     /// `GET /certificates`: how each stands.
     fn certificates(&self) -> Response<Body> {
         let shown = self.certificates.as_ref().map(tls::Certificates::overview).unwrap_or_default();
-        let body = format!("{:#}\n", certificates::json(&shown)).into_bytes();
-        page(admin::Page { status: 200, content_type: "application/json", body })
+        page(admin::Page::json(&certificates::json(&shown)))
+    }
+
+    /// `GET /status`: how the program and its upstreams stand.
+    fn status(&self) -> Response<Body> {
+        let policy = self.proxy.policy();
+        let upstreams = policy.upstreams().iter().map(AsRef::as_ref);
+        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams)))
     }
 }
 
@@ -319,6 +326,7 @@ impl edge::Handler for Pages {
         match request.uri().path() {
             verify::PATH => self.verify(request.method()),
             certificates::PATH => self.certificates(),
+            status::PATH => self.status(),
             path => {
                 if let Some(certificates) = &self.certificates {
                     certificates.measure();

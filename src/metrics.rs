@@ -263,7 +263,8 @@ impl UpstreamFamilies {
             ),
             breaker: declare.gauges(
                 "snowbank_upstream_breaker_state",
-                "Whether an upstream is asked: 0 as usual, 2 not at all for some seconds because it did not answer, 1 by                  one request that finds out whether it is back. What is cached is served meanwhile.",
+                "Whether an upstream is asked: 0 as usual, 2 not at all for some seconds because it did not answer, 1 by \
+                 one request that finds out whether it is back. What is cached is served meanwhile.",
                 upstream,
             ),
             openings: declare.counters(

@@ -19,7 +19,7 @@ use url::Url;
 
 use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, ROOMY, UNKNOWN_PROTOCOL, UNPACKED};
 use super::error::{Cause, UpstreamError};
-use super::health::Health;
+use super::health::{Health, Standing};
 use super::options::{Options, Trust, WhenDown};
 use super::transport::Transport;
 use crate::clock::UnixSeconds;
@@ -134,6 +134,11 @@ impl Upstream {
     /// The least that the body of a NAR must bring, in bytes for each second.
     pub(super) fn min_rate(&self) -> u64 {
         self.options.min_rate.0
+    }
+
+    /// How it looks to who asks it.
+    pub fn standing(&self) -> Standing {
+        self.health.standing()
     }
 
     /// For how long it will not be asked, because it is taken for down.

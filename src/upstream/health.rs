@@ -32,6 +32,19 @@ pub(super) enum Kind {
     Large,
 }
 
+/// How an upstream looks to who asks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// `up`, `silent` (asked, and it has answered nobody for a while), `down` or `probing`.
+    pub state: &'static str,
+    /// What it did last before it was taken for down.
+    pub why: Option<Arc<str>>,
+    /// For how long it will not be asked.
+    pub not_asked_for: Option<Duration>,
+    /// What an answer about a narinfo takes at most, nineteen times out of twenty; `None` while that is not known.
+    pub usual: Option<Duration>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -72,6 +85,19 @@ impl Health {
     pub(super) fn is_down(&self) -> Option<(Duration, Arc<str>)> {
         let inner = self.inner();
         inner.breaker.refuses_for(Instant::now()).map(|left| (left, Arc::clone(&inner.why)))
+    }
+
+    /// How it looks now: a word, what happened, for how long nothing is let through, and what an answer usually takes.
+    pub(super) fn standing(&self) -> Standing {
+        let (inner, now) = (self.inner(), Instant::now());
+        let state = match inner.breaker.position() {
+            Position::Closed if inner.answers(now) => "up",
+            Position::Closed => "silent",
+            Position::HalfOpen => "probing",
+            Position::Open => "down",
+        };
+        let why = matches!(state, "probing" | "down").then(|| Arc::clone(&inner.why));
+        Standing { state, why, not_asked_for: inner.breaker.refuses_for(now), usual: inner.pace.usual() }
     }
 
     /// Lets a request for `target` through.

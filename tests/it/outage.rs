@@ -36,6 +36,14 @@ fn breaker(snowbank: &Snowbank) -> u64 {
     snowbank.counter(Count::BreakerState)
 }
 
+/// What operators are told of the only upstream.
+fn standing(snowbank: &Snowbank) -> serde_json::Value {
+    let answer = snowbank.admin("/status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    status["upstreams"][0].clone()
+}
+
 #[tokio::test]
 async fn a_dead_upstream_is_told_of_at_once_and_its_recovery_is_noticed() {
     let (origin, key) = (Origin::start(), Key::new("outage-1"));
@@ -45,6 +53,9 @@ async fn a_dead_upstream_is_told_of_at_once_and_its_recovery_is_noticed() {
     let off = origin.switch_off();
     assert!(until_open(&snowbank).await <= 6);
     assert_ne!(breaker(&snowbank), 0);
+    let told = standing(&snowbank);
+    assert!(["down", "probing"].contains(&told["state"].as_str().expect("a word")), "{told}");
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("refused")), "{told}");
     let (asked, begun) = (snowbank.counter(Count::UpstreamRequests), Instant::now());
     let mut unasked = 0;
     for n in 0..50 {
@@ -76,6 +87,7 @@ async fn a_dead_upstream_is_told_of_at_once_and_its_recovery_is_noticed() {
     snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
     assert_eq!(breaker(&snowbank), 0);
     snowbank.log_line("answers again", 0);
+    assert_eq!(standing(&snowbank)["state"], "up");
 }
 
 #[tokio::test]
