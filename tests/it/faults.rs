@@ -152,6 +152,52 @@ async fn answers_that_are_neither_yes_nor_no() {
 }
 
 #[tokio::test]
+async fn redirects_that_lead_nowhere() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let nobody = format!("http://{nobody}/x");
+    let places = [
+        ("redirect-loop", "/again"),
+        ("redirect-to-nobody", &nobody),
+        ("redirect-to-no-name", "http://no-such-name.invalid/x"),
+        ("redirect-to-another-scheme", "ftp://127.0.0.1/x"),
+        ("redirect-to-nonsense", "http://[::"),
+        ("redirect-with-login", "http://user:secret@127.0.0.1/x"),
+    ];
+    let faults = places.map(|(name, place)| {
+        let answer = response("302 Found", &format!("Location: {place}\r\n"), b"elsewhere");
+        fault(name, Where::Answering(""), vec![Act::Send(answer)])
+    });
+    run_all(&faults, false, false).await;
+    let without = Act::Send(response("307 Temporary Redirect", "", b"elsewhere"));
+    run_all(&[fault("redirect-without-place", Where::Answering(""), vec![without])], false, false).await;
+}
+
+#[tokio::test]
+async fn flapping() {
+    let bad = || vec![Act::Send(response("503 Service Unavailable", "", b"busy"))];
+    let faults = [
+        fault("flapping-1", Where::Flapping(1), bad()),
+        fault("flapping-4", Where::Flapping(4), bad()),
+        fault("flapping-resets", Where::Flapping(2), vec![Act::Reset]),
+        fault("flapping-silence", Where::Flapping(2), vec![Act::Hold]),
+    ];
+    run_all(&faults, false, false).await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told() {
+    let key = Key::new("faults-1");
+    let keys = format!("public_keys = [{:?}]\n{LIMITS}", key.public());
+    let snowbank = Setup::new().upstream_with("http://no-such-name.invalid", &keys).start();
+    let object = Object::compressed("no-name", 100, Compression::None);
+    for target in [object.narinfo_target(), object.served_target()] {
+        let answer = get(&snowbank.http(), &target, "no-name").await;
+        assert!([502, 503].contains(&answer.status), "{} {}", answer.status, answer.text());
+        assert!(answer.text().contains("no-such-name.invalid"), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn narinfos_that_break_off() {
     let at = Where::Answering(".narinfo");
     let head = |fields: &str| send(&format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}\r\n"));

@@ -36,6 +36,8 @@ pub enum Where {
     Certificate(TlsAcceptor),
     /// In answers to requests whose target ends so; in all of them where it is empty.
     Answering(&'static str),
+    /// In answers, so many in a row, and then not in as many.
+    Flapping(usize),
 }
 
 /// How it misbehaves.
@@ -52,6 +54,7 @@ pub struct Fault {
 #[derive(Default)]
 struct Behaviour {
     files: HashMap<String, Vec<u8>>,
+    answers: usize,
     fault: Option<Fault>,
 }
 
@@ -146,14 +149,26 @@ async fn answer(
     let Ok(Some(head)) = read_head(&mut stream).await else { return false };
     let target = head.start.split(' ').nth(1).unwrap_or_default();
     let mut stream = stream.into_inner();
-    if let Some(Fault { place: Where::Answering(end), acts, .. }) = fault
-        && target.ends_with(end)
+    if let Some(Fault { place, acts, .. }) = fault
+        && misbehaves(place, target, behaviour)
     {
         return perform(&mut stream, acts).await;
     }
     let file = behaviour.lock().expect("no connection panicked").files.get(target).cloned();
     let bytes = file.map_or_else(|| response("404 Not Found", "", b"no\n"), |body| response("200 OK", "", &body));
     perform(&mut stream, &[Act::Send(bytes)]).await
+}
+
+fn misbehaves(place: &Where, target: &str, behaviour: &Mutex<Behaviour>) -> bool {
+    match place {
+        Where::Answering(end) => target.ends_with(end),
+        Where::Flapping(length) => {
+            let mut behaviour = behaviour.lock().expect("no connection panicked");
+            behaviour.answers += 1;
+            ((behaviour.answers - 1) / length).is_multiple_of(2)
+        }
+        Where::Accepting | Where::Certificate(_) => false,
+    }
 }
 
 async fn perform(stream: &mut (impl AsyncWrite + Unpin), acts: &[Act]) -> bool {
