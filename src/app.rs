@@ -7,6 +7,7 @@ pub mod certificates;
 mod operator;
 mod reload;
 mod status;
+mod supervisor;
 pub mod verify;
 
 use std::io::Write as _;
@@ -214,20 +215,26 @@ impl App {
         let few = Bounds { connections: 64, handshakes: 1 };
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
 
+        let watchdog = tokio::spawn(supervisor::watchdog(admin_stop.drain.clone()));
+        supervisor::ready();
         let mut reloads =
             Reloads::new(self.config, origin, self.proxy.clone(), self.certificates.clone(), self.metrics.clone());
         let asked = loop {
             match signals.next().await {
                 // A file system that hangs must not keep it from ending.
-                Told::Hangup if reloads.are_possible() => tokio::select! {
-                    () = reloads.reload() => {}
-                    asked = signals.end() => break asked,
-                },
+                Told::Hangup if reloads.are_possible() => {
+                    supervisor::reloading();
+                    tokio::select! {
+                        () = reloads.reload() => supervisor::ready(),
+                        asked = signals.end() => break asked,
+                    }
+                }
                 Told::Hangup => break "SIGHUP",
                 Told::End(asked) => break asked,
             }
         };
         tracing::info!("{asked}: draining for at most {:?}", stop.limit);
+        supervisor::stopping(stop.limit);
         self.admin.drain();
         stop.drain.cancel();
         let drained = clients.await.context("the listeners died")?;
@@ -246,6 +253,7 @@ impl App {
         self.store.close().await;
         admin_stop.drain.cancel();
         let _ = admin.await;
+        let _ = watchdog.await;
         tracing::info!(drained, "stopped");
         Ok(())
     }

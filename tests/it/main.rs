@@ -25,6 +25,7 @@ mod serve;
 mod shapes;
 mod signing;
 mod small_objects;
+mod supervised;
 mod support;
 mod three_upstreams;
 mod trust_table;
