@@ -1,4 +1,4 @@
-//! One upstream over HTTP: connections, budgets and the shape of its answers.
+//! One upstream: connections, budgets and the shape of its answers, whatever way it is reached (`way`).
 //!
 //! Two pools for each upstream: `meta` for narinfos and other small things (HTTP/2 where the upstream offers it) and
 //! `bulk` for NARs (HTTP/1.1, a connection each, so that no two NARs share a flow-control window). A request waits for a
@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderValue, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use url::Url;
@@ -27,7 +26,9 @@ use super::encoding;
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Kind, Ticket};
 use super::options::{Forbidden, Options, Trust, WhenDown};
-use super::transport::{Elsewhere, Lane, Transport};
+use super::pieces::Pieces;
+use super::transport::{Elsewhere, Lane};
+use super::way::Way;
 use super::wire;
 use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
@@ -63,7 +64,7 @@ pub struct Upstream {
     options: Options,
     keys: PublicKeys,
     rank: u32,
-    transport: Transport,
+    way: Way,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
@@ -86,7 +87,7 @@ impl Upstream {
     /// The extra CA file cannot be used, with the reason in words.
     pub fn new(options: Options, rank: u32, metrics: UpstreamMetrics) -> Result<Arc<Self>, String> {
         let base = options.url.base();
-        let tls = base.scheme() == "https";
+        let tls = !options.url.is_plain_http();
         let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
             (Some(n), true) => (UNKNOWN_PROTOCOL, n),
             (Some(n), false) => (n / 2, n - n / 2),
@@ -99,7 +100,7 @@ impl Upstream {
             name: options.display_name().into(),
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
-            transport: Transport::new(&options, metrics.clone())?,
+            way: Way::new(&options, metrics.clone())?,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
@@ -308,7 +309,7 @@ impl Upstream {
 
     async fn streamed(
         self: &Arc<Self>,
-        response: Response<Incoming>,
+        response: Response<Pieces>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Streamed>, UpstreamError> {
         let (encoding, size) = (wire::encoding(response.headers()), wire::content_length(response.headers()));
@@ -322,13 +323,13 @@ impl Upstream {
     }
 
     /// What an answer without the thing means: that it is not there, or nothing.
-    fn is_have_not(&self, response: &Response<Incoming>) -> Result<(), UpstreamError> {
+    fn is_have_not(&self, response: &Response<Pieces>) -> Result<(), UpstreamError> {
         let status = response.status();
         match (status, response.extensions().get::<Elsewhere>()) {
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {}
             // It has asked us for us: whatever it has besides is in no other answer (see `trail`).
             (StatusCode::LOOP_DETECTED, _) if trail::is_about_us(response.headers()) => {}
-            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Forbidden::HaveNot => {}
+            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Some(Forbidden::HaveNot) => {}
             (_, Some(Elsewhere(host))) => {
                 return Err(self.error(Cause::Elsewhere { host: host.clone(), status }));
             }
@@ -340,7 +341,7 @@ impl Upstream {
 
     /// What a status of the upstream itself says that is neither yes nor no.
     fn refusal(&self, status: StatusCode) -> Cause {
-        match (status, self.transport.credentials_shown()) {
+        match (status, self.way.credentials_shown()) {
             (StatusCode::UNAUTHORIZED, None) => Cause::Credentials,
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(kind)) => Cause::Refused { kind, status },
             _ => Cause::Status(status),
@@ -440,9 +441,9 @@ impl Upstream {
         lane: Lane,
         target: &str,
         range: Option<&HeaderValue>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Pieces>, UpstreamError> {
         let (limit, started) = (self.options.response_timeout.0, Instant::now());
-        match timeout(limit, self.transport.get(lane, target, range)).await {
+        match timeout(limit, self.way.get(lane, target, range)).await {
             Err(_) => Err(self.error(Cause::Timeout(limit))),
             Ok(Err(cause)) => Err(self.error(cause)),
             Ok(Ok(response)) => {
