@@ -30,7 +30,7 @@ use self::keys::Keys;
 use super::directory;
 use super::error::Cause;
 use super::options::{Forbidden, Options};
-use super::pieces::Pieces;
+use super::pieces::{self, Pieces};
 use super::transport::{Lane, Transport};
 use super::url::BucketName;
 use super::wire;
@@ -105,9 +105,7 @@ impl Bucket {
             (Told::Refused(status, code), _) => return Err(self.refused(status, &code)),
             (Told::Trouble(text), _) => return Err(Cause::Told(text)),
         };
-        let mut response = Response::new(Pieces::Nothing);
-        *response.status_mut() = status;
-        Ok(response)
+        Ok(pieces::nothing(status))
     }
 
     /// Asks for one object; keys that are refused are shown once more if there are others by now.

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::error::Cause;
 use super::options::Options;
-use super::pieces::Pieces;
+use super::pieces::{self, Pieces};
 use crate::metrics::UpstreamMetrics;
 use crate::nix::excerpt::Excerpt;
 
@@ -61,7 +61,7 @@ impl Directory {
         let path = Arc::clone(&self.path);
         let found = blocking(Arc::clone(&self.threads), move || open(&path, &key)).await;
         match found.map_err(|_| Cause::Internal("nobody could look into its directory"))?? {
-            None => Ok(head(StatusCode::NOT_FOUND, Pieces::Nothing)),
+            None => Ok(pieces::nothing(StatusCode::NOT_FOUND)),
             Some(file) => Ok(self.answer(file, range.and_then(|range| range.to_str().ok()))),
         }
     }
@@ -71,11 +71,11 @@ impl Directory {
         let (first, end) = match range.map(|range| bounds(range, size)) {
             None => (0, size),
             Some(Some(bounds)) => bounds,
-            Some(None) => return head(StatusCode::RANGE_NOT_SATISFIABLE, Pieces::Nothing),
+            Some(None) => return pieces::nothing(StatusCode::RANGE_NOT_SATISFIABLE),
         };
         let reading =
             Reading { file: Arc::new(file), at: first, end, threads: Arc::clone(&self.threads), running: None };
-        let mut response = head(StatusCode::OK, Pieces::File(reading));
+        let mut response = Response::new(Pieces::File(reading));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, (end - first).into());
         headers.extend(tag.and_then(|tag| HeaderValue::try_from(tag).ok()).map(|tag| (header::ETAG, tag)));
@@ -86,12 +86,6 @@ impl Directory {
         }
         response
     }
-}
-
-fn head(status: StatusCode, body: Pieces) -> Response<Pieces> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
 }
 
 /// The name below the base. Of escapes there is one that we write (`proxy::request`), and none comes from an upstream (R14).

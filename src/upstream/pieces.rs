@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
@@ -18,6 +20,14 @@ pub(super) enum Pieces {
     File(Reading),
     /// Nothing: all that mattered was the head.
     Nothing,
+}
+
+/// An answer that is only a status.
+pub(super) fn nothing(status: StatusCode) -> Response<Pieces> {
+    let mut response = Response::new(Pieces::Nothing);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+    response
 }
 
 /// Why one ended early.

@@ -11,7 +11,6 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCr
 
 use super::connector::Connector;
 use super::profile::Profile;
-use crate::nix::excerpt::Excerpt;
 use crate::upstream::error::Cause;
 use crate::upstream::options::{CredentialsFrom, Options};
 use crate::upstream::secret_file::SecretFile;
@@ -82,7 +81,7 @@ impl Keys {
             .with_retry(once)
             .with_http_connector(Connector::new(options.ca_file.as_deref(), options.connect_timeout.0)?)
             .build();
-        let built = built.map_err(|error| format!("{by} cannot be used: {}", wire::chain(&error)))?;
+        let built = built.map_err(|error| format!("{by} cannot be used: {}", told(&error)))?;
         Ok(Self::Provided { by, provider: Arc::clone(built.credentials()) })
     }
 
@@ -103,8 +102,7 @@ impl Keys {
             Self::Provided { by, provider } => match provider.get_credential().await {
                 Ok(keys) => Ok(Some(keys)),
                 Err(error) => {
-                    let why = Excerpt::of(&wire::chain(&error)).to_string();
-                    Err(Cause::Connection(format!("{by} could not be got: {why}")))
+                    Err(Cause::Connection(format!("{by} could not be got: {}", told(&error))))
                 }
             },
         }
@@ -117,6 +115,12 @@ impl Keys {
             Self::None | Self::Provided { .. } => None,
         }
     }
+}
+
+/// On one line of bounded length: part of it is the text of whoever was asked.
+fn told(error: &object_store::Error) -> String {
+    const MOST: usize = 300;
+    wire::chain(error).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect()
 }
 
 fn load(upstream: String, bucket: &BucketName, path: &Path) -> Result<Keys, String> {
