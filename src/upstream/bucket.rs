@@ -25,8 +25,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::answer::Told;
-pub(super) use self::keys::check;
 use self::keys::Keys;
+pub(super) use self::keys::check;
 use super::directory;
 use super::error::Cause;
 use super::options::{Forbidden, Options};
@@ -151,7 +151,9 @@ impl Bucket {
                 wire::read_out(response).await;
                 Ok(())
             }
-            Told::HasNot => Err(Cause::Told(self.unreadable("it has no nix-cache-info that could tell what that means"))),
+            Told::HasNot => {
+                Err(Cause::Told(self.unreadable("it has no nix-cache-info that could tell what that means")))
+            }
             Told::Denied => Err(Cause::Told(self.unreadable("for its nix-cache-info too"))),
             Told::Refused(status, code) => Err(self.refused(status, &code)),
             Told::Trouble(text) => Err(Cause::Told(text)),

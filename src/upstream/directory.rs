@@ -90,7 +90,8 @@ impl Directory {
 
 /// The name below the base. Of escapes there is one that we write (`proxy::request`), and none comes from an upstream (R14).
 pub(super) fn key(base_path: &str, target: &str) -> Result<String, Cause> {
-    let key = target.strip_prefix(base_path).ok_or(Cause::Header("a NAR URL that leads out of it"))?.replace("%3F", "?");
+    let key =
+        target.strip_prefix(base_path).ok_or(Cause::Header("a NAR URL that leads out of it"))?.replace("%3F", "?");
     let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\0', '%']);
     if key.split('/').all(is_name) { Ok(key) } else { Err(Cause::Internal("what it was asked for is no name")) }
 }

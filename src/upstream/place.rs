@@ -46,7 +46,8 @@ type Given = (&'static str, bool);
 
 const BUCKET_ONLY: &str = "this is for a bucket (`url = \"s3://…\"`); an http or https upstream takes netrc_file, token_file, \
                            or user and password_file";
-const HTTP_IN_BUCKET: &str = "is a bucket: it takes credentials_file, or credentials, and its address from `endpoint` in `url`";
+const HTTP_IN_BUCKET: &str =
+    "is a bucket: it takes credentials_file, or credentials, and its address from `endpoint` in `url`";
 const NOT_IN_DIRECTORY: &str = "is a directory: it is read as the user that this program runs as";
 
 fn with(url: &UpstreamUrl, what: &str) -> String {

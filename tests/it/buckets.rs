@@ -3,6 +3,7 @@
 use crate::support::cache::{Key, Object};
 use crate::support::fixture::fixture;
 use crate::support::nix::Machine;
+use crate::support::origin::{Origin, Reply};
 use crate::support::seaweedfs::{SeaweedFs, hidden};
 use crate::support::snowbank::{Count, Setup};
 use crate::support::tap::{Tap, Then};
@@ -57,7 +58,9 @@ async fn wrong_keys_are_told_and_nothing_is_missing_until_they_are_right() {
     seaweedfs.publish(SeaweedFs::PRIVATE, &object, &key);
     let setup = with_keys(&seaweedfs.url(SeaweedFs::PRIVATE), &key, [SeaweedFs::READER[0], "wrong"]);
     let snowbank = setup.start();
-    for (pair, code) in [([SeaweedFs::READER[0], "wrong"], "SignatureDoesNotMatch"), (["NOBODY", "x"], "InvalidAccessKeyId")] {
+    for (pair, code) in
+        [([SeaweedFs::READER[0], "wrong"], "SignatureDoesNotMatch"), (["NOBODY", "x"], "InvalidAccessKeyId")]
+    {
         keys(setup.home(), "default", pair);
         for target in [NOWHERE, &object.narinfo_target()] {
             let refused = snowbank.http().get(target).await.expect(502);
@@ -94,6 +97,29 @@ async fn a_public_bucket_is_read_without_keys() {
 }
 
 #[tokio::test]
+async fn a_bucket_behind_tls_is_trusted_by_the_ca_file_of_its_upstream() {
+    let (origin, key, object) = (Origin::start_tls(), Key::new("bucket-1"), Object::new("tls", 50_000));
+    for (target, body) in
+        [(object.narinfo_target(), object.narinfo(&[&key]).into_bytes()), (object.file_target(), object.file.to_vec())]
+    {
+        origin.serve(&format!("/pail/prefix{target}"), Reply::bytes(body));
+    }
+    let missing = "<Error><Code>NoSuchKey</Code></Error>";
+    origin.otherwise(move |_, _| Reply::with_status(404, missing));
+    let url = format!("s3://pail/prefix?endpoint={}", origin.url());
+    let setup = Setup::new();
+    let authority = setup.authority_file();
+    let lines = trusting(&key, &format!("credentials = \"anonymous\"\nca_file = {authority:?}"));
+    let snowbank = setup.upstream_with(&url, &lines).start();
+    let target = snowbank.http().nar_target(&object).await;
+    snowbank.http().get(&target).await.expect_bytes(&object.file);
+    snowbank.http().get(NOWHERE).await.expect(404);
+    let stranger = Setup::new().upstream_with(&url, &trusting(&key, "credentials = \"anonymous\"")).start();
+    let said = stranger.http().get(NOWHERE).await.expect(502);
+    assert!(said.text().contains("upstream pail could not be asked"), "{}", said.text());
+}
+
+#[tokio::test]
 async fn in_a_bucket_that_may_not_be_listed_denied_means_missing() {
     let Some(seaweedfs) = SeaweedFs::shared() else { return };
     let (key, object) = (Key::new("bucket-1"), hidden());
@@ -107,7 +133,11 @@ async fn in_a_bucket_that_may_not_be_listed_denied_means_missing() {
     let shut = seaweedfs.url(SeaweedFs::SHUT);
     let snowbank = Setup::new().upstream_with(&shut, &lines).start();
     let said = snowbank.http().get(NOWHERE).await.expect(502);
-    assert!(said.text().contains("upstream pail answered 403 Forbidden (AccessDenied) without cred"), "{}", said.text());
+    assert!(
+        said.text().contains("upstream pail answered 403 Forbidden (AccessDenied) without cred"),
+        "{}",
+        said.text()
+    );
     let snowbank = Setup::new().upstream_with(&shut, &format!("{lines}\nforbidden = \"have-not\"")).start();
     snowbank.http().get(NOWHERE).await.expect(404);
 }

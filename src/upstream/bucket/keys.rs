@@ -64,10 +64,13 @@ impl Keys {
         let (by, builder) = match (&options.credentials_file, options.credentials) {
             (Some(path), _) => return load(options.display_name(), bucket, path),
             (None, CredentialsFrom::Anonymous) => return Ok(Self::None),
-            (None, CredentialsFrom::Instance) => ("the keys of its instance's role", match variable(METADATA) {
-                Some(endpoint) => builder.with_metadata_endpoint(endpoint.trim_end_matches('/')),
-                None => builder,
-            }),
+            (None, CredentialsFrom::Instance) => (
+                "the keys of its instance's role",
+                match variable(METADATA) {
+                    Some(endpoint) => builder.with_metadata_endpoint(endpoint.trim_end_matches('/')),
+                    None => builder,
+                },
+            ),
             (None, CredentialsFrom::Auto) => match named(variable) {
                 Some(by) => (by, from_environment(builder, variable)?),
                 None => return Ok(Self::None),
@@ -101,9 +104,7 @@ impl Keys {
             Self::File(file) => Ok(file.current().await),
             Self::Provided { by, provider } => match provider.get_credential().await {
                 Ok(keys) => Ok(Some(keys)),
-                Err(error) => {
-                    Err(Cause::Connection(format!("{by} could not be got: {}", told(&error))))
-                }
+                Err(error) => Err(Cause::Connection(format!("{by} could not be got: {}", told(&error)))),
             },
         }
     }

@@ -30,7 +30,8 @@ fn options(origin: &Origin, more: &str) -> Options {
 }
 
 fn upstream(origin: &Origin, more: &str) -> Arc<Upstream> {
-    let more = if more.contains("credentials") { more.to_owned() } else { format!("credentials = 'anonymous'\n{more}") };
+    let more =
+        if more.contains("credentials") { more.to_owned() } else { format!("credentials = 'anonymous'\n{more}") };
     Upstream::new(options(origin, &more), 10, Metrics::default().upstream("test")).unwrap()
 }
 
@@ -43,14 +44,17 @@ fn keys_file(key_id: &str) -> (tempfile::TempDir, String) {
 }
 
 fn write_keys(dir: &std::path::Path, key_id: &str) {
-    let text = format!("[default]\naws_access_key_id = {key_id}\naws_secret_access_key = s3cret\naws_session_token = t0ken\n");
+    let text =
+        format!("[default]\naws_access_key_id = {key_id}\naws_secret_access_key = s3cret\naws_session_token = t0ken\n");
     std::fs::write(dir.join("keys"), text).unwrap();
 }
 
 #[tokio::test]
 async fn a_request_is_signed_for_the_bucket_and_its_region_and_the_range_is_not() {
     let origin = Origin::start(|request| match request.range {
-        Some((4, None)) => answer_with("206 Partial Content", "Content-Range: bytes 4-9/10\r\nETag: \"e\"\r\n", "456789"),
+        Some((4, None)) => {
+            answer_with("206 Partial Content", "Content-Range: bytes 4-9/10\r\nETag: \"e\"\r\n", "456789")
+        }
         _ => answer("200 OK", "0123456789"),
     })
     .await;
@@ -74,7 +78,9 @@ async fn a_request_is_signed_for_the_bucket_and_its_region_and_the_range_is_not(
 async fn r14_nothing_outside_of_the_bucket_is_asked_for() {
     let origin = Origin::start(|_| answer("200 OK", "secret")).await;
     let upstream = upstream(&origin, "");
-    for target in ["/other/nar/x", "/cache/other/x", "/cache/prefix/x", "/cache/pre/../x", "/cache/pre//x", "/cache/pre/%2e"] {
+    for target in
+        ["/other/nar/x", "/cache/other/x", "/cache/prefix/x", "/cache/pre/../x", "/cache/pre//x", "/cache/pre/%2e"]
+    {
         assert!(nar(&upstream, target, 0).await.is_err(), "{target}");
     }
     assert_eq!(origin.asked(""), 0);
@@ -98,7 +104,10 @@ async fn r18_denied_means_missing_while_the_cache_info_may_be_read() {
 async fn r18_denied_is_unknown_where_nothing_may_be_read_unless_declared() {
     let origin = Origin::start(|_| denied()).await;
     let said = small(&upstream(&origin, ""), "x").await;
-    assert!(said.starts_with("upstream test answered 403 Forbidden (AccessDenied) without credentials, for its"), "{said}");
+    assert!(
+        said.starts_with("upstream test answered 403 Forbidden (AccessDenied) without credentials, for its"),
+        "{said}"
+    );
     assert_eq!(small(&upstream(&origin, "forbidden = 'have-not'"), "x").await, "have not");
     let asked = origin.asked("nix-cache-info");
     assert_eq!(small(&upstream(&origin, "forbidden = 'unknown'"), "x").await, "upstream test answered 403 Forbidden");
@@ -170,7 +179,8 @@ async fn the_environment_names_keys_or_there_are_none() {
     assert!(half.starts_with("the keys from the environment cannot be used"), "{half}");
 }
 
-const ISSUED: &str = r#"{"AccessKeyId":"ROLE","SecretAccessKey":"sk","Token":"tk","Expiration":"2999-01-01T00:00:00Z"}"#;
+const ISSUED: &str =
+    r#"{"AccessKeyId":"ROLE","SecretAccessKey":"sk","Token":"tk","Expiration":"2999-01-01T00:00:00Z"}"#;
 
 #[tokio::test]
 async fn keys_of_a_container_an_instance_and_a_web_identity_are_fetched() {
@@ -213,5 +223,10 @@ async fn keys_of_a_container_an_instance_and_a_web_identity_are_fetched() {
     assert_eq!(environment("", &web).await, issued);
     let failed = environment("", &pod("/broken")).await.unwrap_err();
     assert!(failed.starts_with("could not be asked: the keys of its container's role could not be got: "), "{failed}");
-    assert_eq!(tried.load(Ordering::Relaxed), 1, "nothing is tried again behind our back");
+    let web = web
+        .map(|(name, value)| if name == "AWS_WEB_IDENTITY_TOKEN_FILE" { (name, value + "2") } else { (name, value) });
+    std::fs::write(dir.path().join("token2"), "s3cret").unwrap();
+    let failed = environment("", &web).await.unwrap_err();
+    assert!(failed.contains("the keys of its web identity could not be got") && !failed.contains("s3cret"), "{failed}");
+    assert_eq!(tried.load(Ordering::Relaxed), 2, "nothing is tried again behind our back");
 }

@@ -106,7 +106,7 @@ fn r14_without_the_kernels_help_no_link_is_followed() {
     cache.put("nar/x", b"x");
     symlink("nar", cache.root().join("link")).unwrap();
     symlink("nar/x", cache.root().join("file")).unwrap();
-    let root = openat(CWD, &cache.root(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let root = openat(CWD, cache.root(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let opened = |key: &str| step_by_step(&root, key, OFlags::RDONLY).map(|_| ());
     assert_eq!(opened("nar/x"), Ok(()));
     assert_eq!(opened(CACHE_INFO), Ok(()));

@@ -23,7 +23,8 @@ const ACCEPTED: &str = "a bucket such as \"s3://bucket?region=eu-west-1\" or \
                         \"s3://bucket/prefix?endpoint=https://s3.example.org\"";
 const PARAMETERS: &str = "a bucket with no other parameters than endpoint, region, profile, scheme and addressing-style, each \
                           once: Nix's other ones belong into the clients' nix.conf, and keys into `credentials_file`";
-const ENDPOINT: &str = "a bucket whose endpoint is a host, such as \"s3.example.org:9000\", or an http or https address";
+const ENDPOINT: &str =
+    "a bucket whose endpoint is a host, such as \"s3.example.org:9000\", or an http or https address";
 /// As Nix has it.
 const REGION: &str = "us-east-1";
 
@@ -105,7 +106,8 @@ fn address(name: &str, prefix: &str, region: &str, parameters: &Parameters) -> R
         None => Url::parse(&format!("{scheme}://s3.{region}.{}", domain(region))),
     };
     let mut at = endpoint.map_err(|_| ENDPOINT)?;
-    let is_clean = at.username().is_empty() && at.password().is_none() && at.query().is_none() && at.fragment().is_none();
+    let is_clean =
+        at.username().is_empty() && at.password().is_none() && at.query().is_none() && at.fragment().is_none();
     if !matches!(at.scheme(), "http" | "https") || !at.has_host() || !is_clean {
         return Err(ENDPOINT);
     }

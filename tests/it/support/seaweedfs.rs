@@ -58,8 +58,20 @@ impl SeaweedFs {
         std::fs::write(dir.path().join("s3.json"), who_may_what()).expect("a configuration for SeaweedFS");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let mut command = Command::new(program);
-        command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64"]);
-        command.args(["-s3", "-s3.config=s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
+        command.args([
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-volume.max=50",
+            "-master.volumeSizeLimitMB=64",
+        ]);
+        command.args([
+            "-s3",
+            "-s3.config=s3.json",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+        ]);
         command.arg("-dir=.").current_dir(dir.path());
         for name in ["master", "volume", "filer"] {
             command.arg(format!("-{name}.port={}", free_port())).arg(format!("-{name}.port.grpc={}", free_port()));
@@ -83,7 +95,11 @@ impl SeaweedFs {
                 return;
             }
             let ended = self.child.try_wait().expect("its status");
-            assert!(ended.is_none() && Instant::now() < deadline, "SeaweedFS does not answer ({ended:?}):\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "SeaweedFS does not answer ({ended:?}):\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
