@@ -120,7 +120,8 @@ fn directory(url: &url::Url) -> Result<UpstreamUrl, &'static str> {
         return Err("a directory without parameters; `?` and `#` in its name are `%3F` and `%23`");
     }
     let path = url.to_file_path().map_err(|()| ACCEPTED)?;
-    if url.host().is_some() || path.as_os_str().as_bytes().contains(&0) {
+    // The path is in logs.
+    if url.host().is_some() || path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
         return Err(ACCEPTED);
     }
     let mut at = url.clone();
@@ -203,6 +204,7 @@ mod tests {
             "file:nix?a",
             "file:///nix?priority=1",
             "file:///nix%00",
+            "file:///nix%0ainfo",
             "ftp://a",
             "http://",
             "http://a b",

@@ -5,7 +5,7 @@ use crate::support::fixture::fixture;
 use crate::support::nix::Machine;
 use crate::support::origin::{Origin, Reply};
 use crate::support::seaweedfs::{SeaweedFs, hidden};
-use crate::support::snowbank::{Count, Setup};
+use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::tap::{Tap, Then};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,6 +49,23 @@ async fn a_private_bucket_is_read_with_keys_from_a_file() {
     snowbank.http().get(NOWHERE).await.expect(404);
     snowbank.log_line("upstream pail is asked with the keys from its credentials_file", 0);
     assert!(snowbank.log().iter().all(|line| !line.contains("readersecret") && !line.contains("READERKEY")));
+}
+
+#[tokio::test]
+async fn a_private_bucket_is_read_with_keys_from_the_environment() {
+    let Some(seaweedfs) = SeaweedFs::shared() else { return };
+    let (key, object) = (Key::new("bucket-1"), Object::new("private-by-environment", 3_000));
+    seaweedfs.publish(SeaweedFs::PRIVATE, &object, &key);
+    let setup = Setup::new().upstream_with(&seaweedfs.url(SeaweedFs::PRIVATE), &trusting(&key, ""));
+    let path = setup.write();
+    let arguments = ["serve", "--config", path.to_str().expect("a path of text")];
+    let [id, secret] = SeaweedFs::READER.map(str::to_owned);
+    let variables = [("AWS_ACCESS_KEY_ID".to_owned(), id), ("AWS_SECRET_ACCESS_KEY".to_owned(), secret)];
+    let snowbank = Snowbank::spawn(&[], &arguments, &variables, setup.home());
+    snowbank.log_line("upstream pail is asked with the keys from the environment", 0);
+    let target = snowbank.http().nar_target(&object).await;
+    snowbank.http().get(&target).await.expect_bytes(&object.file);
+    snowbank.http().get(NOWHERE).await.expect(404);
 }
 
 #[tokio::test]
