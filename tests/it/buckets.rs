@@ -35,11 +35,16 @@ fn with_keys(url: &str, key: &Key, pair: [&str; 2]) -> Setup {
 async fn a_private_bucket_is_read_with_keys_from_a_file() {
     let Some(seaweedfs) = SeaweedFs::shared() else { return };
     let key = Key::new("bucket-1");
-    let objects = [Object::new("private-small", 3_000), Object::new("private+large=1", 3_000_000)];
+    let objects = [Object::new("private-small", 3_000), Object::new("private-large", 3_000_000)];
     for object in &objects {
         seaweedfs.publish(SeaweedFs::PRIVATE, object, &key);
     }
+    // A name that is signed in another spelling than it is written in.
+    let (log, escaped) =
+        ("/log/9krlzvny65gdc8s7kpb6lkx8cd02c25b-gtk+3=x.drv", "log/9krlzvny65gdc8s7kpb6lkx8cd02c25b-gtk%2B3%3Dx.drv");
+    seaweedfs.put(SeaweedFs::PRIVATE, &[(escaped, b"built\n")]);
     let snowbank = with_keys(&seaweedfs.url(SeaweedFs::PRIVATE), &key, SeaweedFs::READER).start();
+    snowbank.http().get(log).await.expect_bytes(b"built\n");
     for object in &objects {
         let target = snowbank.http().nar_target(object).await;
         snowbank.http().get(&target).await.expect_bytes(&object.file);

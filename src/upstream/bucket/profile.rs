@@ -107,4 +107,14 @@ mod tests {
             assert!(told.starts_with(line) && !told.contains("s3cret"), "{told}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "(\\[|\\]|=|#|;| |\n|\r|default|aws_access_key_id|aws_secret_access_key|[a-z\u{e9}]){0,40}") {
+            if let Ok((key_id, secret, _)) = read("default", &text) {
+                let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+                proptest::prop_assert!(is_word(&key_id) && is_word(&secret));
+            }
+        }
+    }
 }

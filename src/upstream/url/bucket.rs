@@ -190,4 +190,14 @@ mod tests {
             assert!(text.parse::<UpstreamUrl>().is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_as_it_is_read(rest in "[a-z0-9._/?&=:%@#-]{0,30}", more in "(endpoint=|&|region=|[a-z:/.]){0,8}") {
+            if let Ok(url) = format!("s3://{rest}?{more}").parse::<UpstreamUrl>() {
+                proptest::prop_assert!(url.base().path().ends_with('/') && url.base().has_host());
+                proptest::prop_assert_eq!(url.to_string().parse(), Ok(url));
+            }
+        }
+    }
 }
