@@ -6,22 +6,28 @@
 //! Out of scope: the store, and clients.
 
 mod answer;
+mod bucket;
 mod client;
 mod credentials;
 mod dial;
+mod directory;
 mod encoding;
 mod error;
 mod health;
 mod hop;
 mod netrc;
 pub mod options;
+mod pieces;
+mod place;
 mod reach;
+mod secret_file;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod url;
+mod way;
 mod wire;
 
 pub use answer::{Asked, Body, Opened, Said, Streamed};

@@ -75,7 +75,8 @@ disk = 200
             "FILE: upstream[0].trust = \"none\": expected \"keys\" or \"origin\" or \"pass\"",
             "FILE: upstream[0].public_key: no such option; did you mean `public_keys`?",
             "FILE: upstream[1].url: missing; expected an address such as \"https://cache.example.org\" or \
-             \"http://127.0.0.1:5000/prefix\"",
+             \"http://127.0.0.1:5000/prefix\", a bucket such as \"s3://bucket?region=eu-west-1\", or a directory such as \
+             \"file:///mnt/cache\"",
             "FILE: upstream[1].public_keys[0] = \"cache.example.org-1\": expected <key name>:<base 64 of 32 bytes>, as \
              in nix.conf's trusted-public-keys",
             "FILE: upstream[1].connect_timeout = \"5\": expected a time such as \"2 s\", \"500 ms\" or \"30 days\"",

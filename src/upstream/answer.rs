@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use super::client::Upstream;
 use super::error::{Cause, UpstreamError};
+use super::pieces::Pieces;
 
 /// How long the text of a 404 is read, so that its connection can be used again.
 const READ_OUT: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ pub struct Opened {
 /// The bytes of a body, with the stall limit applied; holds the connection's permit.
 #[derive(Debug)]
 pub struct Body {
-    incoming: Incoming,
+    incoming: Pieces,
     upstream: Arc<Upstream>,
     waited: Waited,
     _permit: OwnedSemaphorePermit,
@@ -97,7 +97,7 @@ impl Waited {
 
 impl Body {
     /// The body of a response of `upstream`.
-    pub(super) fn new(incoming: Incoming, upstream: &Arc<Upstream>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(incoming: Pieces, upstream: &Arc<Upstream>, permit: OwnedSemaphorePermit) -> Self {
         Self { incoming, upstream: Arc::clone(upstream), waited: Waited::default(), _permit: permit }
     }
 

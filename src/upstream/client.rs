@@ -1,4 +1,4 @@
-//! One upstream over HTTP: what it is, how it is asked (`asks`), and who waits for whom (`turns`).
+//! One upstream, whatever way it is reached (`way`): what it is, how it is asked (`asks`), and who waits for whom (`turns`).
 //!
 //! Two pools for each upstream: `meta` for narinfos and other small things (HTTP/2 where the upstream offers it) and
 //! `bulk` for NARs (HTTP/1.1, a connection each, so that no two NARs share a flow-control window). A request waits for a
@@ -21,7 +21,7 @@ use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, ROOMY, UNKNOWN_PROTOCOL, UN
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Standing};
 use super::options::{Options, Trust, WhenDown};
-use super::transport::Transport;
+use super::way::Way;
 use crate::clock::UnixSeconds;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::signature::PublicKeys;
@@ -37,7 +37,7 @@ pub struct Upstream {
     options: Options,
     keys: PublicKeys,
     rank: u32,
-    transport: Transport,
+    way: Way,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
@@ -61,7 +61,7 @@ impl Upstream {
     /// The extra CA file cannot be used, with the reason in words.
     pub fn new(options: Options, rank: u32, metrics: UpstreamMetrics) -> Result<Arc<Self>, String> {
         let base = options.url.base();
-        let tls = base.scheme() == "https";
+        let tls = !options.url.is_plain_http();
         let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
             (Some(n), true) => (UNKNOWN_PROTOCOL, n),
             (Some(n), false) => (n / 2, n - n / 2),
@@ -74,7 +74,7 @@ impl Upstream {
             name: options.display_name().into(),
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
-            transport: Transport::new(&options, metrics.clone())?,
+            way: Way::new(&options, metrics.clone())?,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),

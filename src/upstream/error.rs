@@ -110,6 +110,9 @@ pub enum Cause {
     /// A header that contradicts the request.
     #[error("answered with {0}")]
     Header(&'static str),
+    /// What a bucket or a directory says that is neither yes nor no, in words.
+    #[error("{0}")]
+    Told(String),
     /// A mistake of ours.
     #[error("was not asked: {0}")]
     Internal(&'static str),

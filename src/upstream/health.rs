@@ -240,6 +240,7 @@ fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
         | Cause::Encoding(_)
         | Cause::Refused { .. }
         | Cause::Credentials
+        | Cause::Told(_)
         | Cause::Elsewhere { .. }
         | Cause::Redirect(_) => Verdict::Answered,
         Cause::Busy(_) | Cause::Down(_) | Cause::Internal(_) => Verdict::Nothing,

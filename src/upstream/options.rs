@@ -8,6 +8,7 @@ use crate::options::{ByteSize, Mistakes, Period, key};
 use crate::tls::Pair;
 
 use super::credentials::Credentials;
+use super::place;
 pub use super::url::UpstreamUrl;
 
 crate::choice! {
@@ -42,14 +43,29 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// Where the keys for a bucket come from.
+    pub enum CredentialsFrom {
+        /// From `credentials_file`, else from what the environment names, else from nowhere.
+        Auto = "auto",
+        /// From the metadata service of the EC2 instance.
+        Instance = "instance",
+        /// From nowhere: requests are not signed.
+        Anonymous = "anonymous",
+    }
+}
+
 crate::options! {
     /// A binary cache to mirror; any number of them. Without any, cache.nixos.org is mirrored.
     pub struct Options {
         /// Where the cache is: the address that would stand in `substituters`, without parameters. `http` and `https`,
-        /// a port and a path are understood.
+        /// a port and a path are understood. A bucket is `s3://bucket` or `s3://bucket/prefix`, with those parameters of Nix's
+        /// that say where it is: `endpoint`, `region`, `profile`, `scheme`, `addressing-style`. A directory is
+        /// `file:///mnt/cache`, with `%20` for a blank.
         pub url: UpstreamUrl,
         /// What the upstream is called in logs, metrics and messages. By default the host of `url`, with its port if
-        /// that is not the usual one; two upstreams on one host need a name.
+        /// that is not the usual one, the name of its bucket, or the path of its directory; two upstreams on one host need a
+        /// name.
         pub name: Option<Name> = None,
         /// Lower numbers are asked earlier; upstreams with the same number are asked side by side, and the first that
         /// has the path serves it. The next number is asked only when all of this one said that they have not, or could
@@ -69,8 +85,9 @@ crate::options! {
         /// What the upstream means by 403. `unknown`: that something is wrong, so that `when_down` holds. `have-not`: that it
         /// has not what was asked for, as a bucket without the right to list it says of a missing object; with credentials
         /// that are refused by 403, everything would be missing. Counts at the address of `url` only: 403 of a host that it
-        /// redirects to is always unknown.
-        pub forbidden: Forbidden = Forbidden::Unknown,
+        /// redirects to is always unknown. By default `unknown` over `http` and `https`; a bucket's 403 is `have-not` as long as
+        /// its `nix-cache-info` may be read. Keys that a bucket does not take are `unknown` in any case.
+        pub forbidden: Option<Forbidden> = None,
         /// A unix socket over which the upstream is reached instead of the host and port of `url`, whose scheme, name and
         /// path still hold: `url = "http://nix-serve"` with `socket = "/run/nix-serve.sock"`.
         pub socket: Option<PathBuf> = None,
@@ -84,6 +101,16 @@ crate::options! {
         pub user: Option<String> = None,
         /// A file with the password of `user`, sent as `Authorization: Basic`.
         pub password_file: Option<PathBuf> = None,
+        /// A file with the keys for a bucket, as `~/.aws/credentials` is written: the section that `profile` in `url` names, or
+        /// `[default]`, with `aws_access_key_id`, `aws_secret_access_key` and perhaps `aws_session_token`. Read again when it
+        /// changes.
+        pub credentials_file: Option<PathBuf> = None,
+        /// Where the keys for a bucket come from without a `credentials_file`. `auto`: from what the environment of this program
+        /// names: keys (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`), a web identity (`AWS_WEB_IDENTITY_TOKEN_FILE`,
+        /// `AWS_ROLE_ARN`: Kubernetes), or a container's role (`AWS_CONTAINER_CREDENTIALS_…`: ECS, EKS Pod Identity); if it names
+        /// none, the bucket is asked without. `instance`: the role of the EC2 instance, from its metadata service.
+        /// `anonymous`: the bucket is asked without keys, whatever the environment names.
+        pub credentials: CredentialsFrom = CredentialsFrom::Auto,
         /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
         /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
         /// that a CA signed is not enough: give that CA.
@@ -95,8 +122,8 @@ crate::options! {
         pub client_key_file: Option<PathBuf> = None,
         /// How many connections are open to the upstream at most; at least 2. Over `https` they are for NARs;
         /// everything else shares one more (HTTP/2), or up to 16 more where the upstream speaks only HTTP/1.1. Over
-        /// `http` NARs have one half and everything else the other. By default 32 for NARs and up to 128 for everything else;
-        /// for `http` 2 and 2 until an answer shows that it is not from nix-serve, which serves 5 at a time.
+        /// `http` NARs have one half and everything else the other. By default 32 for NARs and up to 128 for everything else,
+        /// of a bucket and of a directory too; for `http` 2 and 2 until an answer shows that it is not from nix-serve, which serves 5 at a time.
         /// Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
         /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
@@ -146,6 +173,7 @@ impl Options {
         if let Some(few @ 0..2) = self.connections {
             mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
         }
+        place::check(self, at, mistakes);
         self.check_credentials(at, mistakes);
         self.check_client_certificate(at, mistakes);
         let timeouts = [
@@ -203,6 +231,7 @@ impl Options {
 
     /// Checks the files that are named, the way they are loaded; `at` is the table's place.
     pub fn check_files(&self, at: &str, mistakes: &mut Mistakes) {
+        place::check_files(self, at, mistakes);
         if let Err((name, why)) = Credentials::check(self) {
             mistakes.say(&key(at, name), &why);
         }

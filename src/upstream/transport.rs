@@ -7,7 +7,7 @@
 //!
 //! Out of scope: permits and deadlines (`client`), and what an answer means.
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpInfo;
@@ -123,20 +123,33 @@ impl Transport {
         uri: &str,
         range: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, Cause> {
-        let pool = match (is_base, lane) {
-            (false, _) => return self.ask_as(&self.elsewhere, uri, range, None).await,
-            (true, Lane::Meta) => &self.meta,
-            (true, Lane::Bulk) => &self.bulk,
-        };
+        if !is_base {
+            return self.ask_as(&self.elsewhere, uri, range, &HeaderMap::new()).await;
+        }
         let shown = self.credentials.header().await;
-        let response = self.ask_as(pool, uri, range, shown.as_ref()).await?;
+        let response = self.once(lane, uri, range, &authorization(shown.as_ref())).await?;
         if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(response);
         }
         match self.credentials.instead_of(shown.as_ref()).await {
-            Some(other) => self.ask_as(pool, uri, range, Some(&other)).await,
+            Some(other) => self.once(lane, uri, range, &authorization(Some(&other))).await,
             None => Ok(response),
         }
+    }
+
+    /// One hop at the configured address with `more` fields in its head; whatever is answered.
+    pub(super) async fn once(
+        &self,
+        lane: Lane,
+        uri: &str,
+        range: Option<&HeaderValue>,
+        more: &HeaderMap,
+    ) -> Result<Response<Incoming>, Cause> {
+        let pool = match lane {
+            Lane::Meta => &self.meta,
+            Lane::Bulk => &self.bulk,
+        };
+        self.ask_as(pool, uri, range, more).await
     }
 
     async fn ask_as(
@@ -144,14 +157,12 @@ impl Transport {
         pool: &Pool,
         uri: &str,
         range: Option<&HeaderValue>,
-        authorization: Option<&HeaderValue>,
+        more: &HeaderMap,
     ) -> Result<Response<Incoming>, Cause> {
         let mut resends = 0;
         loop {
             let mut request = request(uri, range)?;
-            if let Some(authorization) = authorization {
-                request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
-            }
+            request.headers_mut().extend(more.clone());
             self.metrics.requests.inc();
             match pool.request(request).await {
                 Ok(response) if wire::transfer_is_odd(response.headers()) => {
@@ -166,6 +177,10 @@ impl Transport {
             }
         }
     }
+}
+
+fn authorization(shown: Option<&HeaderValue>) -> HeaderMap {
+    shown.map(|shown| (header::AUTHORIZATION, shown.clone())).into_iter().collect()
 }
 
 fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>>, Cause> {

@@ -25,7 +25,7 @@ pub(super) fn closed_before_answer(error: &hyper_util::client::legacy::Error) ->
 }
 
 /// Whether the end of the body is the end of the connection (RFC 9112 section 6.3, rule 8).
-pub(super) fn ends_with_the_connection(response: &Response<Incoming>) -> bool {
+pub(super) fn ends_with_the_connection<B>(response: &Response<B>) -> bool {
     let headers = response.headers();
     response.version() < Version::HTTP_2
         && !headers.contains_key(header::CONTENT_LENGTH)
@@ -34,7 +34,7 @@ pub(super) fn ends_with_the_connection(response: &Response<Incoming>) -> bool {
 
 /// Whether nix-serve under Starman cannot have sent this head: it names no server and no validators, knows no ranges, and sends
 /// each 404 in chunks.
-pub(super) fn is_not_from_starman(response: &Response<Incoming>) -> bool {
+pub(super) fn is_not_from_starman<B>(response: &Response<B>) -> bool {
     const FOREIGN: [HeaderName; 6] = [
         header::SERVER,
         header::ETAG,

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
 mod bodies;
+mod buckets;
 mod certificates;
 mod failover;
 mod faults;

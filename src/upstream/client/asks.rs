@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::{HeaderValue, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
@@ -17,6 +16,7 @@ use crate::upstream::encoding;
 use crate::upstream::error::{Cause, UpstreamError};
 use crate::upstream::health::Kind;
 use crate::upstream::options::{Forbidden, Trust};
+use crate::upstream::pieces::Pieces;
 use crate::upstream::transport::{Elsewhere, Lane};
 use crate::upstream::wire;
 
@@ -98,7 +98,7 @@ impl Upstream {
 
     async fn streamed(
         self: &Arc<Self>,
-        response: Response<Incoming>,
+        response: Response<Pieces>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Streamed>, UpstreamError> {
         let (encoding, size) = (wire::encoding(response.headers()), wire::content_length(response.headers()));
@@ -112,13 +112,13 @@ impl Upstream {
     }
 
     /// What an answer without the thing means: that it is not there, or nothing.
-    fn is_have_not(&self, response: &Response<Incoming>) -> Result<(), UpstreamError> {
+    fn is_have_not(&self, response: &Response<Pieces>) -> Result<(), UpstreamError> {
         let status = response.status();
         match (status, response.extensions().get::<Elsewhere>()) {
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {}
             // It has asked us for us: whatever it has besides is in no other answer (see `trail`).
             (StatusCode::LOOP_DETECTED, _) if trail::is_about_us(response.headers()) => {}
-            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Forbidden::HaveNot => {}
+            (StatusCode::FORBIDDEN, None) if self.options.forbidden == Some(Forbidden::HaveNot) => {}
             (_, Some(Elsewhere(host))) => {
                 return Err(self.error(Cause::Elsewhere { host: host.clone(), status }));
             }
@@ -130,7 +130,7 @@ impl Upstream {
 
     /// What a status of the upstream itself says that is neither yes nor no.
     fn refusal(&self, status: StatusCode) -> Cause {
-        match (status, self.transport.credentials_shown()) {
+        match (status, self.way.credentials_shown()) {
             (StatusCode::UNAUTHORIZED, None) => Cause::Credentials,
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(kind)) => Cause::Refused { kind, status },
             _ => Cause::Status(status),
@@ -192,9 +192,9 @@ impl Upstream {
         lane: Lane,
         target: &str,
         range: Option<&HeaderValue>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Pieces>, UpstreamError> {
         let (limit, started) = (self.options.response_timeout.0, Instant::now());
-        match timeout(limit, self.transport.get(lane, target, range)).await {
+        match timeout(limit, self.way.get(lane, target, range)).await {
             Err(_) => Err(self.error(Cause::Timeout(limit))),
             Ok(Err(cause)) => Err(self.error(cause)),
             Ok(Ok(response)) => {

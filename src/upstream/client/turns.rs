@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Response, Version};
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Upstream;
 use crate::upstream::error::{Cause, UpstreamError};
 use crate::upstream::health::{Kind, Ticket};
+use crate::upstream::pieces::Pieces;
 use crate::upstream::wire;
 
 /// Connections of each pool to a plain-HTTP upstream that may be nix-serve: together they leave it a worker.
@@ -68,7 +68,7 @@ impl Upstream {
 
     /// An answer to a question about something small has come: there is a connection by now, and its head may tell that it
     /// is not nix-serve's.
-    pub(super) fn has_answered(&self, response: &Response<Incoming>) {
+    pub(super) fn has_answered(&self, response: &Response<Pieces>) {
         let is_one_connection = response.version() == Version::HTTP_2;
         if (is_one_connection || self.options.connections.is_none()) && self.reserved.swap(false, Ordering::Relaxed) {
             self.meta_permits.add_permits(SMALL - UNKNOWN_PROTOCOL);

@@ -1,0 +1,60 @@
+//! How an upstream is reached: as a cache over HTTP, as a bucket, or as a directory.
+//!
+//! The answers have one shape, that of HTTP: a status, a head that tells the size, the range and the validator, and a body.
+//! Whoever asks (`client`) knows nothing of the difference.
+
+use http::{HeaderValue, Response};
+
+use super::bucket::Bucket;
+use super::directory::Directory;
+use super::error::Cause;
+use super::options::Options;
+use super::pieces::Pieces;
+use super::transport::{Lane, Transport};
+use super::url::Place;
+use crate::metrics::UpstreamMetrics;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum Way {
+    Http(Box<Transport>),
+    Bucket(Box<Bucket>),
+    Directory(Directory),
+}
+
+impl Way {
+    /// Blocking: reads files.
+    ///
+    /// # Errors
+    /// A file cannot be used, with the reason in words.
+    pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
+        Ok(match options.url.place() {
+            Place::Http => Self::Http(Box::new(Transport::new(options, metrics)?)),
+            Place::Bucket(name) => Self::Bucket(Box::new(Bucket::new(options, name, metrics)?)),
+            Place::Directory(path) => Self::Directory(Directory::new(options, path, metrics)),
+        })
+    }
+
+    /// The kind of credentials that the upstream is shown, if any, in words that follow "refused".
+    pub(super) fn credentials_shown(&self) -> Option<String> {
+        match self {
+            Self::Http(transport) => transport.credentials_shown(),
+            Self::Bucket(bucket) => bucket.credentials_shown(),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// The answer to the question for `target` (a path that begins with that of the base, perhaps with a query).
+    pub(super) async fn get(
+        &self,
+        lane: Lane,
+        target: &str,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Pieces>, Cause> {
+        match self {
+            Self::Http(transport) => Ok(transport.get(lane, target, range).await?.map(Pieces::Http)),
+            Self::Bucket(bucket) => bucket.get(lane, target, range).await,
+            Self::Directory(directory) => directory.get(target, range).await,
+        }
+    }
+}
