@@ -7,20 +7,25 @@
 
 mod answer;
 mod client;
+mod connect;
 mod credentials;
 mod dial;
 mod encoding;
 mod error;
 mod health;
 mod hop;
+mod names;
 mod netrc;
 pub mod options;
+mod proxy;
 mod reach;
+mod stale;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod tunnel;
 mod url;
 mod wire;
 

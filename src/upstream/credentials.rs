@@ -5,7 +5,7 @@
 //! was read before it stays. No secret is in a `Debug`, a log, a metric or an error; who may have read a file besides us
 //! is warned about, not refused: netrc files are often readable for a group.
 //!
-//! Out of scope: who is shown it (`transport`: the configured address alone).
+//! Out of scope: who is shown it (`transport`: the configured address alone; `dial`: a proxy).
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -34,9 +34,17 @@ const MOST: u64 = 1 << 20;
 /// What is in a file, and of what kind it is.
 #[derive(Debug, Clone)]
 enum Kind {
-    Netrc { host: String },
+    Netrc {
+        host: String,
+    },
     Token,
-    Password { user: String },
+    Password {
+        user: String,
+    },
+    /// For the proxy instead of the upstream.
+    Proxy {
+        user: String,
+    },
 }
 
 impl fmt::Display for Kind {
@@ -45,6 +53,7 @@ impl fmt::Display for Kind {
             Self::Netrc { .. } => "the login from its netrc_file",
             Self::Token => "the token from its token_file",
             Self::Password { .. } => "its user with the password from its password_file",
+            Self::Proxy { .. } => "its proxy_user with the password from its proxy_password_file",
         })
     }
 }
@@ -98,23 +107,41 @@ impl Credentials {
         if header.is_some() && !options.url.is_https() && options.socket.is_none() {
             tracing::warn!("upstream {name} is shown {kind} over plain http: who is on the way can read it");
         }
-        let held = Held { header, seen: stamp, looked: Instant::now(), told: None };
-        let kept = Kept { name, kind, path, held: Mutex::new(held), looking: AtomicBool::new(false) };
-        Ok(Self(Some(Arc::new(kept))))
+        Ok(Self::kept(name, kind, path, Read { header, stamp }))
     }
 
-    /// Checks that the file that the options name can be used.
+    /// Those for the proxy that the options name.
+    ///
+    /// Blocking.
     ///
     /// # Errors
-    /// Its key, and why not in words.
+    /// Their file cannot be used, with the reason in words.
+    pub(super) fn for_proxy(options: &Options) -> Result<Self, String> {
+        let Some((kind, path)) = kind_for_proxy(options) else { return Ok(Self(None)) };
+        let read = read(&kind, path)?;
+        Ok(Self::kept(options.display_name(), kind, path.to_owned(), read))
+    }
+
+    fn kept(name: String, kind: Kind, path: PathBuf, read: Read) -> Self {
+        let held = Held { header: read.header, seen: read.stamp, looked: Instant::now(), told: None };
+        Self(Some(Arc::new(Kept { name, kind, path, held: Mutex::new(held), looking: AtomicBool::new(false) })))
+    }
+
+    /// Checks that the files that the options name can be used.
+    ///
+    /// # Errors
+    /// The key of one that cannot, and why not in words.
     pub(super) fn check(options: &Options) -> Result<(), (&'static str, String)> {
-        let Some((kind, path)) = kind_of(options) else { return Ok(()) };
-        let key = match kind {
-            Kind::Netrc { .. } => "netrc_file",
-            Kind::Token => "token_file",
-            Kind::Password { .. } => "password_file",
-        };
-        read(&kind, path).map(|_| ()).map_err(|why| (key, why))
+        for (kind, path) in kind_of(options).into_iter().chain(kind_for_proxy(options)) {
+            let key = match kind {
+                Kind::Netrc { .. } => "netrc_file",
+                Kind::Token => "token_file",
+                Kind::Password { .. } => "password_file",
+                Kind::Proxy { .. } => "proxy_password_file",
+            };
+            read(&kind, path).map_err(|why| (key, why))?;
+        }
+        Ok(())
     }
 
     /// The `Authorization` to send now.
@@ -190,6 +217,11 @@ fn kind_of(options: &Options) -> Option<(Kind, &Path)> {
     netrc.or_else(token).or_else(password)
 }
 
+fn kind_for_proxy(options: &Options) -> Option<(Kind, &Path)> {
+    let user = options.proxy_user.clone()?;
+    options.proxy_password_file.as_deref().map(|path| (Kind::Proxy { user }, path))
+}
+
 /// What a file gave.
 struct Read {
     /// Nothing for this host.
@@ -243,7 +275,7 @@ fn header_of(kind: &Kind, text: &str) -> Result<Option<HeaderValue>, String> {
             None => return Ok(None),
             Some(login) => basic(&login.user, &login.password),
         },
-        Kind::Password { user } => basic(user, line()?),
+        Kind::Password { user } | Kind::Proxy { user } => basic(user, line()?),
         Kind::Token => {
             let token = line()?;
             let mut value = Zeroizing::new(String::with_capacity(7 + token.len()));
@@ -258,7 +290,7 @@ fn header_of(kind: &Kind, text: &str) -> Result<Option<HeaderValue>, String> {
 }
 
 /// RFC 7617.
-fn basic(user: &str, password: &str) -> Zeroizing<String> {
+pub(super) fn basic(user: &str, password: &str) -> Zeroizing<String> {
     let mut pair = Zeroizing::new(String::with_capacity(user.len() + 1 + password.len()));
     pair.push_str(user);
     pair.push(':');

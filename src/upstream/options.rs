@@ -8,6 +8,7 @@ use crate::options::{ByteSize, Mistakes, Period, key};
 use crate::tls::Pair;
 
 use super::credentials::Credentials;
+pub use super::proxy::Setting;
 pub use super::url::UpstreamUrl;
 
 crate::choice! {
@@ -74,6 +75,19 @@ crate::options! {
         /// A unix socket over which the upstream is reached instead of the host and port of `url`, whose scheme, name and
         /// path still hold: `url = "http://nix-serve"` with `socket = "/run/nix-serve.sock"`.
         pub socket: Option<PathBuf> = None,
+        /// The proxy through which the upstream, and whatever it redirects to, is asked: `http://host:port`,
+        /// `https://host:port` or `socks5://host:port`, where the proxy resolves the names; or `none`. By default the
+        /// environment decides as for curl: `https_proxy` for `https`, `http_proxy` for `http`, `all_proxy` for both, except
+        /// for the hosts in `no_proxy` (all but `http_proxy` in upper case too), and never for this machine or a `socket`.
+        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too. Where a
+        /// proxy resolves the names, what a redirect may lead to is checked by the name alone: let the proxy refuse
+        /// what must not be reached.
+        pub proxy: Option<Setting> = None,
+        /// The user whose password is in `proxy_password_file`. Shown to the proxy in `proxy` and to nobody else.
+        pub proxy_user: Option<String> = None,
+        /// A file with the password of `proxy_user`; read again when it changes. (A variable of the environment has user and
+        /// password in its address.)
+        pub proxy_password_file: Option<PathBuf> = None,
         /// A netrc file with the login for the host of `url`, as Nix's own `netrc-file`. What it holds for other hosts is
         /// not used. Credentials, of whichever kind, are sent to the scheme, host and port of `url` and nowhere else; their
         /// file is read again when it changes. One kind for each upstream.
@@ -84,7 +98,7 @@ crate::options! {
         pub user: Option<String> = None,
         /// A file with the password of `user`, sent as `Authorization: Basic`.
         pub password_file: Option<PathBuf> = None,
-        /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
+        /// A file of PEM certificates to trust for `https`, of the upstream and of its proxy, besides those the system trusts: CA certificates, such as
         /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
         /// that a CA signed is not enough: give that CA.
         pub ca_file: Option<PathBuf> = None,
@@ -148,6 +162,7 @@ impl Options {
         }
         self.check_credentials(at, mistakes);
         self.check_client_certificate(at, mistakes);
+        self.check_proxy(at, mistakes);
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
             ("narinfo_timeout", self.narinfo_timeout),
@@ -173,11 +188,18 @@ impl Options {
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             mistakes.say(&key(at, second), &format!("{first} is given too; an upstream is shown one of them"));
         }
-        match (&self.user, &self.password_file) {
-            (Some(_), None) => mistakes.missing(&key(at, "password_file"), "a path, because `user` is given"),
-            (None, Some(_)) => mistakes.missing(&key(at, "user"), "whose password is in `password_file`"),
-            (Some(user), _) if user.contains(|c: char| c == ':' || c.is_control()) => {
-                mistakes.refuse(&key(at, "user"), &format!("{user:?}"), "a name without colons and control characters");
+        check_login(at, ("user", self.user.as_ref()), ("password_file", self.password_file.as_ref()), mistakes);
+    }
+
+    fn check_proxy(&self, at: &str, mistakes: &mut Mistakes) {
+        let (user, file) = (self.proxy_user.as_ref(), self.proxy_password_file.as_ref());
+        check_login(at, ("proxy_user", user), ("proxy_password_file", file), mistakes);
+        match &self.proxy {
+            Some(Setting::Through(_)) if self.socket.is_some() => {
+                mistakes.say(&key(at, "proxy"), "`socket` is given too, which no proxy leads to");
+            }
+            None | Some(Setting::None) if user.is_some() && !mistakes.is_about(&key(at, "proxy")) => {
+                mistakes.missing(&key(at, "proxy"), "an address, because `proxy_user` is given");
             }
             _ => {}
         }
@@ -211,6 +233,18 @@ impl Options {
         {
             mistakes.say(&key(at, "client_cert_file"), &error.to_string());
         }
+    }
+}
+
+/// Checks a user and the file with his password, each with its key.
+fn check_login(at: &str, user: (&str, Option<&String>), file: (&str, Option<&PathBuf>), mistakes: &mut Mistakes) {
+    match (user.1, file.1) {
+        (Some(_), None) => mistakes.missing(&key(at, file.0), &format!("a path, because `{}` is given", user.0)),
+        (None, Some(_)) => mistakes.missing(&key(at, user.0), &format!("whose password is in `{}`", file.0)),
+        (Some(name), _) if name.contains(|c: char| c == ':' || c.is_control()) => {
+            mistakes.refuse(&key(at, user.0), &format!("{name:?}"), "a name without colons and control characters");
+        }
+        _ => {}
     }
 }
 
