@@ -71,7 +71,11 @@ impl Ways {
     /// A file or a variable of the environment cannot be used, with the reason in words.
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let tcp = Tcp::new(Names::new(), options.connect_timeout.0);
-        Ok(Self { tcp, routes: Arc::new(Routes::new(options)?) })
+        let ways = Self { tcp, routes: Arc::new(Routes::new(options)?) };
+        if let Some(via) = options.url.base().as_str().parse().ok().and_then(|uri| ways.via(&uri)) {
+            tracing::info!("upstream {} is asked through its proxy {}", options.display_name(), via.proxy);
+        }
+        Ok(ways)
     }
 
     /// The proxy for an address.

@@ -84,6 +84,17 @@ impl Transport {
         self.credentials.shown()
     }
 
+    /// What it is that nothing small came in time: behind a proxy nobody can tell whose fault it is.
+    pub(super) fn late(&self, limit: Duration) -> Cause {
+        let via = self.base.as_str().parse().ok().and_then(|uri| self.ways.via(&uri));
+        match via {
+            None => Cause::Timeout(limit),
+            Some(Via { proxy, .. }) => {
+                Cause::Connection(format!("its proxy {proxy} or who is behind it did not answer within {limit:?}"))
+            }
+        }
+    }
+
     /// The answer to a GET of `target` (path and query) at the configured address, or wherever that leads.
     pub(super) async fn get(
         &self,
@@ -189,20 +200,10 @@ impl Transport {
             }
             self.metrics.requests.inc();
             match self.exchange(pool, request).await {
-                Ok(response) if via.is_some() && wire::is_of_a_proxy(&response) => {
-                    let why = match response.status() {
-                        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                            tunnel::wants_login(proxy_authorization.is_some()).into()
-                        }
-                        status => format!("answered {status} itself"),
-                    };
-                    let proxy = via.map(|via| via.proxy.to_string()).unwrap_or_default();
-                    return Err(Cause::Connection(format!("its proxy {proxy} {why}")));
-                }
                 Ok(response) if wire::transfer_is_odd(response.headers()) => {
                     return Err(Cause::Header("a Transfer-Encoding other than chunked"));
                 }
-                Ok(response) => return Ok(response),
+                Ok(response) => return told_by(via, proxy_authorization.is_some(), response),
                 Err(error) if resends < RESENDS && wire::closed_before_answer(&error) => {
                     resends += 1;
                     self.metrics.resends.inc();
@@ -226,6 +227,14 @@ fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes
         request = request.header(trail::CDN_LOOP, passed);
     }
     request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
+}
+
+/// The answer, unless it is of the proxy that read the request.
+fn told_by(via: Option<&Via>, shown: bool, response: Response<Incoming>) -> Result<Response<Incoming>, Cause> {
+    match via.and_then(|via| tunnel::of_the_proxy(&response, shown).map(|why| (via, why))) {
+        None => Ok(response),
+        Some((via, why)) => Err(Cause::Connection(format!("its proxy {} {why}", via.proxy))),
+    }
 }
 
 /// How the one who answered was reached.

@@ -7,7 +7,7 @@ use std::future::{Ready, pending, ready};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -55,8 +55,27 @@ fn refusal(response: &Response<Incoming>, shown: bool) -> String {
     }
 }
 
+/// What a proxy that reads the requests says itself, in words that follow its name; `None` for an answer that it passes on.
+/// As far as proxies tell: by 407, by squid's own field, by an error in `Proxy-Status` (RFC 9209). 401 and 403, by which
+/// some refuse passwords and addresses, count as theirs without the `Via` of what is passed on (RFC 9110 section 7.6.3).
+pub(super) fn of_the_proxy(response: &Response<Incoming>, shown: bool) -> Option<String> {
+    let (status, headers) = (response.status(), response.headers());
+    let error = headers.get(PROXY_STATUS).is_some_and(|value| value.to_str().is_ok_and(|v| v.contains("error=")));
+    match status {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Some(wants_login(shown).into()),
+        _ if error || headers.contains_key(SQUID_ERROR) => Some(format!("answered {status} itself")),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !headers.contains_key(header::VIA) => {
+            Some(format!("answered {status}, without the Via of what it passes on"))
+        }
+        _ => None,
+    }
+}
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const SQUID_ERROR: HeaderName = HeaderName::from_static("x-squid-error");
+
 /// What 407 means, in words that follow the proxy's name.
-pub(super) fn wants_login(shown: bool) -> &'static str {
+fn wants_login(shown: bool) -> &'static str {
     match shown {
         true => "refused the user and password that it was shown: 407",
         false => "wants a user and a password: 407 (set proxy_user and proxy_password_file)",

@@ -2,26 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 /// What a request calls us.
 pub(super) const USER_AGENT: &str = concat!("snowbank/", env!("CARGO_PKG_VERSION"));
-
-/// Whether the response to a request that a proxy reads is of the proxy itself, as far as proxies tell: by 407, by squid's
-/// own field, or by an error in `Proxy-Status` (RFC 9209).
-pub(super) fn is_of_a_proxy(response: &Response<Incoming>) -> bool {
-    let headers = response.headers();
-    let status = headers.get(PROXY_STATUS).and_then(|value| value.to_str().ok());
-    response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-        || headers.contains_key(SQUID_ERROR)
-        || status.is_some_and(|status| status.contains("error="))
-}
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-const SQUID_ERROR: HeaderName = HeaderName::from_static("x-squid-error");
 
 /// Whether a request died because its connection was closed before one byte of an answer: on a kept connection that the
 /// upstream had given up, or at an HTTP/2 upstream that is going away. A GET may then be sent again (RFC 9110 section

@@ -7,6 +7,7 @@
 
 mod bodies;
 mod certificates;
+mod connections;
 mod failover;
 mod faults;
 mod holes;
@@ -18,6 +19,7 @@ mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
 mod outage;
+mod proxies;
 mod ranges;
 mod restart;
 mod rig;
