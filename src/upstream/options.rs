@@ -85,8 +85,8 @@ crate::options! {
         pub proxy: Option<Setting> = None,
         /// The user whose password is in `proxy_password_file`. Shown to the proxy in `proxy` and to nobody else.
         pub proxy_user: Option<String> = None,
-        /// A file with the password of `proxy_user`; read again when it changes. (A variable of the environment has user and
-        /// password in its address.)
+        /// A file with the password of `proxy_user`; read again when it changes. A variable of the environment has user and
+        /// password in its address instead.
         pub proxy_password_file: Option<PathBuf> = None,
         /// A netrc file with the login for the host of `url`, as Nix's own `netrc-file`. What it holds for other hosts is
         /// not used. Credentials, of whichever kind, are sent to the scheme, host and port of `url` and nowhere else; their
@@ -113,8 +113,9 @@ crate::options! {
         /// for `https`, and 4 for `http` until an answer shows that it is not from nix-serve, which serves 5 at a time;
         /// 64 from then on. Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
-        /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
-        /// seconds of delay.
+        /// How long a TCP connection may take to be made, with looking up the name and trying all of its addresses, before
+        /// the upstream counts as down; and how long one that stands may leave unacknowledged what was sent, though never
+        /// less than 5 s. Raise it for links with seconds of delay.
         pub connect_timeout: Period = Period::seconds(5),
         /// How long the upstream may take from the request for a narinfo, or for another small object, to its last byte;
         /// connecting is part of it. An upstream that needs longer several times in a row is taken for down for some seconds:

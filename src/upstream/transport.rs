@@ -24,7 +24,8 @@ use super::hop;
 use super::options::Options;
 use super::proxy::Via;
 use super::reach::{Limit, Reach};
-use super::{stale, tunnel, wire};
+use super::stale::Watch;
+use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
 use crate::trail;
 
@@ -55,6 +56,7 @@ pub(super) struct Transport {
     limit: Limit,
     /// How long a kept connection may be silent after a request for something small.
     patience: Duration,
+    watch: Watch,
     credentials: Credentials,
     metrics: UpstreamMetrics,
 }
@@ -73,6 +75,7 @@ impl Transport {
             elsewhere: dial::pool(options, &ways, Purpose::Elsewhere(&limit))?,
             ways,
             patience: options.narinfo_timeout.0 / 2,
+            watch: Watch::default(),
             limit,
             credentials: Credentials::load(options)?,
             metrics,
@@ -174,7 +177,7 @@ impl Transport {
         if !std::ptr::eq(pool, &raw const self.meta) || self.base.scheme() != "https" {
             return pool.request(request).await;
         }
-        let (said, again) = stale::request(pool, request, self.patience).await;
+        let (said, again) = self.watch.request(pool, request, self.patience).await;
         if again {
             self.metrics.resends.inc();
         }

@@ -4,8 +4,10 @@
 
 use super::{PATIENCE, runtime};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -90,6 +92,8 @@ pub struct Passage {
     /// Where it listens.
     pub address: SocketAddr,
     frozen: tokio::sync::watch::Sender<usize>,
+    /// The connections that came, as the kernel knows them.
+    ears: Arc<Mutex<Vec<OwnedFd>>>,
     accepting: JoinHandle<()>,
 }
 
@@ -103,13 +107,16 @@ impl Passage {
         let address = listener.local_addr().expect("a bound address");
         let acceptor = tls.then(|| super::snowbank::certificates().acceptor());
         let (frozen, freezing) = tokio::sync::watch::channel(0);
+        let ears: Arc<Mutex<Vec<OwnedFd>>> = Arc::default();
+        let came = Arc::clone(&ears);
         let accepting = runtime().spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((mut here, _)) = listener.accept().await {
-                let (acceptor, mut freezing) = (acceptor.clone(), freezing.clone());
+                let (acceptor, mut freezing, ears) = (acceptor.clone(), freezing.clone(), Arc::clone(&came));
                 freezing.mark_unchanged();
                 connections.spawn(async move {
                     let mut there = tokio::net::TcpStream::connect(to).await?;
+                    ears.lock().expect("nobody panicked").push(here.as_fd().try_clone_to_owned()?);
                     let passing = async {
                         match acceptor {
                             None => tokio::io::copy_bidirectional(&mut here, &mut there).await,
@@ -121,17 +128,22 @@ impl Passage {
                     };
                     tokio::select! {
                         passed = passing => passed.map(|_| ()),
-                        // Nothing is read and nothing is said any more, and the connection stays.
                         Ok(()) = freezing.changed() => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { address, frozen, accepting }
+        Self { address, frozen, ears, accepting }
     }
 
-    /// Freezes the connections there are, and no later one.
+    /// Freezes the connections there are, and no later one, as if a router had forgotten them: nothing that comes is
+    /// acknowledged, and nothing is said.
     pub fn freeze(&self) {
+        for ear in self.ears.lock().expect("nobody panicked").iter() {
+            // One instruction of the classic packet filter: return 0, keep none of it.
+            let filter = [socket2::SockFilter::new(6, 0, 0, 0)];
+            socket2::SockRef::from(ear).attach_filter(&filter).expect("a filter");
+        }
         self.frozen.send_modify(|times| *times += 1);
     }
 }

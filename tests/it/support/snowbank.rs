@@ -98,6 +98,8 @@ pub enum Count {
     BreakerState,
     /// Requests sent to upstreams.
     UpstreamRequests,
+    /// Requests sent again over another connection.
+    Resends,
     /// Requests not sent, to upstreams that are taken for down.
     Unasked,
 }
@@ -118,6 +120,7 @@ impl Count {
             Self::CertificatesFailed => "snowbank_certificate_failures_total",
             Self::BreakerState => "snowbank_upstream_breaker_state",
             Self::UpstreamRequests => "snowbank_upstream_requests_total",
+            Self::Resends => "snowbank_upstream_resends_total",
             Self::Unasked => "snowbank_upstream_unasked_total",
         }
     }
