@@ -173,7 +173,15 @@ pub(super) enum Routes {
     /// The same for all.
     Set(Option<Via>),
     /// As the environment says.
-    Environment { http: Option<Via>, https: Option<Via>, except: Matcher },
+    Environment(Box<Environment>),
+}
+
+/// What the variables say.
+#[derive(Debug)]
+pub(super) struct Environment {
+    http: Option<Via>,
+    https: Option<Via>,
+    except: Matcher,
 }
 
 impl Routes {
@@ -210,22 +218,22 @@ impl Routes {
         let except = set("no_proxy").or_else(|| set("NO_PROXY")).map_or_else(String::new, |(_, text)| text);
         // Blanks divide as commas do.
         let except = except.split_ascii_whitespace().collect::<Vec<_>>().join(",");
-        Ok(Self::Environment {
+        Ok(Self::Environment(Box::new(Environment {
             http: via(set("http_proxy").or_else(all))?,
             https: via(set("https_proxy").or_else(|| set("HTTPS_PROXY")).or_else(all))?,
             except: Matcher::builder().all("http://proxy").no(except).build(),
-        })
+        })))
     }
 
     /// The proxy for an address.
     pub(super) fn of(&self, uri: &Uri) -> Option<&Via> {
         match self {
             Self::Set(via) => via.as_ref(),
-            Self::Environment { http, https, except } => {
-                let via = if uri.scheme_str() == Some("https") { https } else { http };
+            Self::Environment(set) => {
+                let via = if uri.scheme_str() == Some("https") { &set.https } else { &set.http };
                 let via = via.as_ref()?;
                 let is_here = reach(uri) == Reach::Machine;
-                (!is_here && except.intercept(uri).is_some()).then_some(via)
+                (!is_here && set.except.intercept(uri).is_some()).then_some(via)
             }
         }
     }
