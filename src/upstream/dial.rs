@@ -57,21 +57,34 @@ pub(super) enum Purpose<'a> {
     Elsewhere(&'a Limit),
 }
 
-/// What the pools of one upstream share: how far away it is.
-#[derive(Debug, Clone)]
+/// What the pools of one upstream share: the ways that lead to it.
+#[derive(Clone)]
 pub(super) struct Ways {
     tcp: Tcp,
     routes: Arc<Routes>,
+    /// For a proxy that is spoken to over TLS, where there is one.
+    tls: Option<TlsConnector>,
+}
+
+impl fmt::Debug for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ways").field("tcp", &self.tcp).field("routes", &self.routes).finish_non_exhaustive()
+    }
 }
 
 impl Ways {
-    /// Blocking: reads a file.
+    /// Blocking: reads files.
     ///
     /// # Errors
     /// A file or a variable of the environment cannot be used, with the reason in words.
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let tcp = Tcp::new(Names::new(), options.connect_timeout.0);
-        let ways = Self { tcp, routes: Arc::new(Routes::new(options)?) };
+        let routes = Arc::new(Routes::new(options)?);
+        let tls = match routes.speak_tls() {
+            true => Some(Arc::new(crate::tls::client_config(options.ca_file.as_deref(), None)?).into()),
+            false => None,
+        };
+        let ways = Self { tcp, routes, tls };
         if let Some(via) = options.url.base().as_str().parse().ok().and_then(|uri| ways.via(&uri)) {
             tracing::info!("upstream {} is asked through its proxy {}", options.display_name(), via.proxy);
         }
@@ -95,7 +108,7 @@ pub(super) fn pool(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Resu
     };
     let tls = crate::tls::client_config(options.ca_file.as_deref(), own)?;
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    let dial = Dial::new(options, ways, purpose)?;
+    let dial = Dial::new(options, ways, purpose);
     let https = match purpose {
         Purpose::Small => https.enable_http2().wrap_connector(dial),
         Purpose::Nars | Purpose::Elsewhere(_) => https.wrap_connector(dial),
@@ -127,8 +140,6 @@ struct Dialling {
     socket: Option<std::path::PathBuf>,
     /// Which addresses may be connected to, where not all may.
     limit: Option<Limit>,
-    /// For a proxy that is spoken to over TLS.
-    tls: TlsConnector,
     /// For each step.
     patience: Duration,
 }
@@ -140,14 +151,12 @@ impl fmt::Debug for Dial {
 }
 
 impl Dial {
-    fn new(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Result<Self, String> {
+    fn new(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Self {
         let (socket, limit) = match purpose {
             Purpose::Elsewhere(limit) => (None, Some(limit.clone())),
             Purpose::Small | Purpose::Nars => (options.socket.clone(), None),
         };
-        let tls = TlsConnector::from(Arc::new(crate::tls::client_config(options.ca_file.as_deref(), None)?));
-        let patience = options.connect_timeout.0;
-        Ok(Self(Arc::new(Dialling { ways: ways.clone(), socket, limit, tls, patience })))
+        Self(Arc::new(Dialling { ways: ways.clone(), socket, limit, patience: options.connect_timeout.0 }))
     }
 }
 
@@ -212,12 +221,12 @@ impl Dialling {
     async fn to_proxy(&self, via: &Via) -> io::Result<Line> {
         let proxy = &via.proxy;
         let stream = self.ways.tcp.connect(&proxy.host, proxy.port, None).await?;
-        if proxy.speaks != Speaks::Https {
+        let Some(tls) = self.ways.tls.as_ref().filter(|_| proxy.speaks == Speaks::Https) else {
             return Ok(Line::new(TokioIo::new(stream), Reach::Public));
-        }
+        };
         let name = proxy.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let shaken = timeout(self.patience, self.tls.connect(name, stream)).await;
+        let shaken = timeout(self.patience, tls.connect(name, stream)).await;
         Ok(Line::new(TokioIo::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??), Reach::Public))
     }
 }

@@ -225,6 +225,15 @@ impl Routes {
         })))
     }
 
+    /// Whether one of them is spoken to over TLS.
+    pub(super) fn speak_tls(&self) -> bool {
+        let all = match self {
+            Self::Set(via) => [via.as_ref(), None],
+            Self::Environment(set) => [set.http.as_ref(), set.https.as_ref()],
+        };
+        all.into_iter().flatten().any(|via| via.proxy.speaks == Speaks::Https)
+    }
+
     /// The proxy for an address.
     pub(super) fn of(&self, uri: &Uri) -> Option<&Via> {
         match self {
