@@ -8,7 +8,6 @@
 //!
 //! Out of scope: connections that are closed, which hyper tells (`wire::closed_before_answer`).
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,17 +78,21 @@ impl Watch {
     ) -> (Result<Response<Incoming>, Error>, bool) {
         let (again, sent) = (request.clone(), Instant::now());
         let taken = capture_connection(&mut request);
-        let mut first = pin!(pool.request(request));
+        let mut first = pool.request(request);
         if let Ok(said) = timeout(patience, &mut first).await {
             return (said, false);
         }
         if !self.gives_up(&taken, sent) {
             return (first.await, false);
         }
-        let said = match select(first, pin!(pool.request(again))).await {
-            Either::Left((Err(_), other)) => other.await,
-            Either::Right((Err(_), other)) => other.await,
-            Either::Left((said, _)) | Either::Right((said, _)) => said,
+        let said = match select(first, pool.request(again)).await {
+            Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
+            Either::Left((said, _)) => said,
+            Either::Right((said, first)) => {
+                // Whether it lives will be known a little later.
+                tokio::spawn(async move { drop(timeout(patience, first).await) });
+                said
+            }
         };
         (said, true)
     }
