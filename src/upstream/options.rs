@@ -79,9 +79,9 @@ crate::options! {
         /// `https://host:port` or `socks5://host:port`, where the proxy resolves the names; or `none`. By default the
         /// environment decides as for curl: `https_proxy` for `https`, `http_proxy` for `http`, `all_proxy` for both, except
         /// for the hosts in `no_proxy` (all but `http_proxy` in upper case too), and never for this machine or a `socket`.
-        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too; a 401 or
-        /// 403 without `Via` counts as the proxy's own. Where a proxy resolves the names, what a redirect may lead to is checked by the name alone: let the proxy refuse
-        /// what must not be reached.
+        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too; a 401
+        /// or 403 without `Via` counts as the proxy's own. Where a proxy resolves the names, what a redirect may lead to is
+        /// checked by the name alone: let the proxy refuse what must not be reached.
         pub proxy: Option<Setting> = None,
         /// The user whose password is in `proxy_password_file`. Shown to the proxy in `proxy` and to nobody else.
         pub proxy_user: Option<String> = None,
@@ -98,9 +98,9 @@ crate::options! {
         pub user: Option<String> = None,
         /// A file with the password of `user`, sent as `Authorization: Basic`.
         pub password_file: Option<PathBuf> = None,
-        /// A file of PEM certificates to trust for `https`, of the upstream and of its proxy, besides those the system trusts: CA certificates, such as
-        /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
-        /// that a CA signed is not enough: give that CA.
+        /// A file of PEM certificates to trust for `https`, of the upstream and of its proxy, besides those the system
+        /// trusts: CA certificates, such as that of a company, or a self-signed certificate of the upstream that is marked
+        /// as no CA. A server certificate that a CA signed is not enough: give that CA.
         pub ca_file: Option<PathBuf> = None,
         /// A certificate to show to the upstream if it asks for one, PEM, ours first; with `client_key_file`. Read again when
         /// it changes, and shown at the address of `url` only.
