@@ -8,6 +8,7 @@
 mod answer;
 mod bucket;
 mod client;
+mod connect;
 mod credentials;
 mod dial;
 mod directory;
@@ -15,17 +16,21 @@ mod encoding;
 mod error;
 mod health;
 mod hop;
+mod names;
 mod netrc;
 pub mod options;
 mod pieces;
 mod place;
+mod proxy;
 mod reach;
 mod secret_file;
+mod stale;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod tunnel;
 mod url;
 mod way;
 mod wire;

@@ -85,6 +85,11 @@ impl Bucket {
         self.keys.shown().map(str::to_owned)
     }
 
+    /// What it is that nothing small came in time.
+    pub(super) fn late(&self, limit: Duration) -> Cause {
+        self.transport.late(limit)
+    }
+
     /// The answer to a GET of `target`. What is not there is 404, and 403 only where `forbidden` decides.
     pub(super) async fn get(
         &self,

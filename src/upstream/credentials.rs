@@ -2,7 +2,7 @@
 //!
 //! Secrets stand in files that are read again when they change (`secret_file`).
 //!
-//! Out of scope: who is shown it (`transport`: the configured address alone).
+//! Out of scope: who is shown it (`transport`: the configured address alone; `dial`: a proxy).
 
 use std::fmt;
 use std::path::Path;
@@ -20,9 +20,17 @@ use super::secret_file::{Secret, SecretFile};
 /// What is in a file, and of what kind it is.
 #[derive(Debug, Clone)]
 enum Kind {
-    Netrc { host: String },
+    Netrc {
+        host: String,
+    },
     Token,
-    Password { user: String },
+    Password {
+        user: String,
+    },
+    /// For the proxy instead of the upstream.
+    Proxy {
+        user: String,
+    },
 }
 
 impl fmt::Display for Kind {
@@ -31,6 +39,7 @@ impl fmt::Display for Kind {
             Self::Netrc { .. } => "the login from its netrc_file",
             Self::Token => "the token from its token_file",
             Self::Password { .. } => "its user with the password from its password_file",
+            Self::Proxy { .. } => "its proxy_user with the password from its proxy_password_file",
         })
     }
 }
@@ -64,18 +73,32 @@ impl Credentials {
         Ok(Self(Some(file)))
     }
 
-    /// Checks that the file that the options name can be used.
+    /// Those for the proxy that the options name.
+    ///
+    /// Blocking.
     ///
     /// # Errors
-    /// Its key, and why not in words.
+    /// Their file cannot be used, with the reason in words.
+    pub(super) fn for_proxy(options: &Options) -> Result<Self, String> {
+        let Some((kind, path)) = kind_for_proxy(options) else { return Ok(Self(None)) };
+        Ok(Self(Some(SecretFile::load(options.display_name(), kind, path)?)))
+    }
+
+    /// Checks that the files that the options name can be used.
+    ///
+    /// # Errors
+    /// The key of one that cannot, and why not in words.
     pub(super) fn check(options: &Options) -> Result<(), (&'static str, String)> {
-        let Some((kind, path)) = kind_of(options) else { return Ok(()) };
-        let key = match kind {
-            Kind::Netrc { .. } => "netrc_file",
-            Kind::Token => "token_file",
-            Kind::Password { .. } => "password_file",
-        };
-        SecretFile::check(&kind, path).map_err(|why| (key, why))
+        for (kind, path) in kind_of(options).into_iter().chain(kind_for_proxy(options)) {
+            let key = match kind {
+                Kind::Netrc { .. } => "netrc_file",
+                Kind::Token => "token_file",
+                Kind::Password { .. } => "password_file",
+                Kind::Proxy { .. } => "proxy_password_file",
+            };
+            SecretFile::check(&kind, path).map_err(|why| (key, why))?;
+        }
+        Ok(())
     }
 
     /// The `Authorization` to send now.
@@ -103,6 +126,11 @@ fn kind_of(options: &Options) -> Option<(Kind, &Path)> {
     netrc.or_else(token).or_else(password)
 }
 
+fn kind_for_proxy(options: &Options) -> Option<(Kind, &Path)> {
+    let user = options.proxy_user.clone()?;
+    options.proxy_password_file.as_deref().map(|path| (Kind::Proxy { user }, path))
+}
+
 impl Secret for Kind {
     type Held = HeaderValue;
 
@@ -123,7 +151,7 @@ fn header_of(kind: &Kind, text: &str) -> Result<Option<HeaderValue>, String> {
             None => return Ok(None),
             Some(login) => basic(&login.user, &login.password),
         },
-        Kind::Password { user } => basic(user, line()?),
+        Kind::Password { user } | Kind::Proxy { user } => basic(user, line()?),
         Kind::Token => {
             let token = line()?;
             let mut value = Zeroizing::new(String::with_capacity(7 + token.len()));
@@ -138,7 +166,7 @@ fn header_of(kind: &Kind, text: &str) -> Result<Option<HeaderValue>, String> {
 }
 
 /// RFC 7617.
-fn basic(user: &str, password: &str) -> Zeroizing<String> {
+pub(super) fn basic(user: &str, password: &str) -> Zeroizing<String> {
     let mut pair = Zeroizing::new(String::with_capacity(user.len() + 1 + password.len()));
     pair.push_str(user);
     pair.push(':');

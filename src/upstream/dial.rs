@@ -1,12 +1,15 @@
-//! Connections to an upstream: over TCP or a unix socket, with TLS where the address says so, kept in pools.
+//! Connections to an upstream: over TCP or a unix socket, or made by a proxy; with TLS where the address says so; kept in
+//! pools.
+//!
+//! A proxy is connected to wherever it is, and what it may connect to is checked by the text alone (R14): it resolves the
+//! names. Its password goes to it and nowhere else.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +18,21 @@ use http_body_util::Empty;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpStream, UnixStream};
+use rustls::pki_types::ServerName;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::connect::Tcp;
+use super::names::Names;
 use super::options::Options;
-use super::reach::Limit;
+use super::proxy::{self, Routes, Speaks, Via};
+use super::reach::{Limit, Reach};
+use super::stale::Heard;
+use super::tunnel;
 
 /// Idle connections kept to an upstream: as many as it may be asked over.
 const IDLE: usize = 128;
@@ -47,18 +57,58 @@ pub(super) enum Purpose<'a> {
     Elsewhere(&'a Limit),
 }
 
+/// What the pools of one upstream share: the ways that lead to it.
+#[derive(Clone)]
+pub(super) struct Ways {
+    tcp: Tcp,
+    routes: Arc<Routes>,
+    /// For a proxy that is spoken to over TLS, where there is one.
+    tls: Option<TlsConnector>,
+}
+
+impl fmt::Debug for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ways").field("tcp", &self.tcp).field("routes", &self.routes).finish_non_exhaustive()
+    }
+}
+
+impl Ways {
+    /// Blocking: reads files.
+    ///
+    /// # Errors
+    /// A file or a variable of the environment cannot be used, with the reason in words.
+    pub(super) fn new(options: &Options) -> Result<Self, String> {
+        let tcp = Tcp::new(Names::new(), options.connect_timeout.0);
+        let routes = Arc::new(Routes::new(options)?);
+        let tls = match routes.speak_tls() {
+            true => Some(Arc::new(crate::tls::client_config(options.ca_file.as_deref(), None)?).into()),
+            false => None,
+        };
+        let ways = Self { tcp, routes, tls };
+        if let Some(via) = options.url.base().as_str().parse().ok().and_then(|uri| ways.via(&uri)) {
+            tracing::info!("upstream {} is asked through its proxy {}", options.display_name(), via.proxy);
+        }
+        Ok(ways)
+    }
+
+    /// The proxy for an address.
+    pub(super) fn via(&self, uri: &Uri) -> Option<&Via> {
+        self.routes.of(uri)
+    }
+}
+
 /// A pool for one purpose.
 ///
 /// # Errors
 /// A file of certificates cannot be used, with the reason in words.
-pub(super) fn pool(options: &Options, purpose: Purpose<'_>) -> Result<Pool, String> {
+pub(super) fn pool(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Result<Pool, String> {
     let own = match purpose {
         Purpose::Small | Purpose::Nars => options.client_certificate(),
         Purpose::Elsewhere(_) => None,
     };
     let tls = crate::tls::client_config(options.ca_file.as_deref(), own)?;
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    let dial = Dial::new(options, purpose);
+    let dial = Dial::new(options, ways, purpose);
     let https = match purpose {
         Purpose::Small => https.enable_http2().wrap_connector(dial),
         Purpose::Nars | Purpose::Elsewhere(_) => https.wrap_connector(dial),
@@ -81,27 +131,32 @@ pub(super) fn pool(options: &Options, purpose: Purpose<'_>) -> Result<Pool, Stri
 }
 
 /// How a connection is made.
-#[derive(Debug, Clone)]
-pub(super) enum Dial {
-    /// To the host and port of the URL.
-    Tcp(HttpConnector<Resolver>),
-    /// To this socket, whatever the URL says.
-    Unix(Arc<Path>, Duration),
+#[derive(Clone)]
+pub(super) struct Dial(Arc<Dialling>);
+
+struct Dialling {
+    ways: Ways,
+    /// Instead of everything else.
+    socket: Option<std::path::PathBuf>,
+    /// Which addresses may be connected to, where not all may.
+    limit: Option<Limit>,
+    /// For each step.
+    patience: Duration,
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dial")
+    }
 }
 
 impl Dial {
-    fn new(options: &Options, purpose: Purpose<'_>) -> Self {
-        let limit = match (purpose, &options.socket) {
-            (Purpose::Elsewhere(limit), _) => Some(limit.clone()),
-            (_, Some(path)) => return Self::Unix(path.as_path().into(), options.connect_timeout.0),
-            (_, None) => None,
+    fn new(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Self {
+        let (socket, limit) = match purpose {
+            Purpose::Elsewhere(limit) => (None, Some(limit.clone())),
+            Purpose::Small | Purpose::Nars => (options.socket.clone(), None),
         };
-        let mut tcp = HttpConnector::new_with_resolver(Resolver { names: GaiResolver::new(), limit });
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(options.connect_timeout.0));
-        tcp.set_keepalive(Some(Duration::from_secs(30)));
-        Self::Tcp(tcp)
+        Self(Arc::new(Dialling { ways: ways.clone(), socket, limit, patience: options.connect_timeout.0 }))
     }
 }
 
@@ -110,141 +165,146 @@ impl Service<Uri> for Dial {
     type Error = Failure;
     type Future = Soon<Result<Line, Failure>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        match self {
-            Self::Tcp(tcp) => tcp.poll_ready(context).map_err(Failure::from),
-            Self::Unix(..) => Poll::Ready(Ok(())),
-        }
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        match self {
-            Self::Tcp(tcp) => {
-                let connecting = tcp.call(uri);
-                Box::pin(async move { Ok(Line::Tcp(connecting.await?)) })
-            }
-            Self::Unix(path, limit) => {
-                let (path, limit) = (Arc::clone(path), *limit);
-                Box::pin(async move {
-                    let connecting = tokio::time::timeout(limit, UnixStream::connect(&path));
-                    Ok(Line::Unix(TokioIo::new(
-                        connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
-                    )))
-                })
-            }
+        let dialling = Arc::clone(&self.0);
+        Box::pin(async move { dialling.line(&uri).await })
+    }
+}
+
+impl Dialling {
+    async fn line(&self, uri: &Uri) -> Result<Line, Failure> {
+        if let Some(path) = &self.socket {
+            let connecting = timeout(self.patience, UnixStream::connect(path)).await;
+            let stream = connecting.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            return Ok(Line::new(TokioIo::new(stream), Reach::Machine));
         }
-    }
-}
-
-/// The system's resolver, within a limit where there is one.
-#[derive(Debug, Clone)]
-pub(super) struct Resolver {
-    names: GaiResolver,
-    limit: Option<Limit>,
-}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Soon<io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.names.poll_ready(context)
+        let (Some(host), Some(port)) = (uri.host(), port(uri)) else { return Err("an address without a host".into()) };
+        if let Some(via) = self.ways.via(uri) {
+            return self.through(via, uri, host, port).await;
+        }
+        let stream = self.ways.tcp.connect(host, port, self.limit.as_ref()).await?;
+        let reach = Reach::of(stream.peer_addr()?.ip());
+        Ok(Line::new(TokioIo::new(stream), reach))
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
-        let (resolving, limit) = (self.names.call(name), self.limit.clone());
-        Box::pin(async move {
-            let mut addresses: Vec<SocketAddr> = resolving.await?.collect();
-            let allowed = |address: IpAddr| limit.as_ref().is_none_or(|limit| limit.allows(address));
-            let found = addresses.len();
-            addresses.retain(|address| allowed(address.ip()));
-            match addresses.is_empty() && found > 0 {
-                true => Err(io::Error::new(io::ErrorKind::PermissionDenied, NOT_THERE)),
-                false => Ok(addresses.into_iter()),
+    async fn through(&self, via: &Via, uri: &Uri, host: &str, port: u16) -> Result<Line, Failure> {
+        let reach = proxy::reach(uri);
+        if self.limit.as_ref().is_some_and(|limit| !limit.allows_reach(reach)) {
+            return Err(NOT_THERE.into());
+        }
+        let told = |why: String| format!("its proxy {} {why}", via.proxy);
+        let mut line = self.to_proxy(via).await.map_err(|why| told(format!("cannot be reached: {why}")))?;
+        line.reach = reach;
+        if via.forwards(uri) {
+            line.is_forwarded = true;
+            return Ok(line);
+        }
+        let made = async {
+            match via.proxy.speaks {
+                Speaks::Socks => {
+                    let to = Uri::try_from(format!("http://{host}:{port}/")).map_err(|error| error.to_string())?;
+                    tunnel::socks(line, to, via.login().await).await
+                }
+                _ => tunnel::connect(line, &format!("{host}:{port}"), via.authorization().await).await,
             }
-        })
+        };
+        let made = timeout(self.patience, made).await;
+        let made = made.unwrap_or_else(|_| Err(format!("made no connection within {:?}", self.patience)));
+        made.map_err(|why| told(why).into())
     }
+
+    /// A connection to the proxy itself.
+    async fn to_proxy(&self, via: &Via) -> io::Result<Line> {
+        let proxy = &via.proxy;
+        let stream = self.ways.tcp.connect(&proxy.host, proxy.port, None).await?;
+        let Some(tls) = self.ways.tls.as_ref().filter(|_| proxy.speaks == Speaks::Https) else {
+            return Ok(Line::new(TokioIo::new(stream), Reach::Public));
+        };
+        let name = proxy.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        let shaken = timeout(self.patience, tls.connect(name, stream)).await;
+        Ok(Line::new(TokioIo::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??), Reach::Public))
+    }
+}
+
+/// The port, written or implied.
+fn port(uri: &Uri) -> Option<u16> {
+    uri.port_u16().or_else(|| match uri.scheme_str()? {
+        "https" => Some(443),
+        "http" => Some(80),
+        _ => None,
+    })
 }
 
 /// What is said of a redirect to an address that the upstream may not lead to.
 pub(super) const NOT_THERE: &str =
     "its address is of this machine or of an internal network, where the upstream is not";
 
-/// A connection.
-#[derive(Debug)]
-pub(super) enum Line {
-    Tcp(TokioIo<TcpStream>),
-    Unix(TokioIo<UnixStream>),
+trait Stream: Read + Write + Send + Unpin {}
+impl<S: Read + Write + Send + Unpin> Stream for S {}
+
+/// A connection, over which requests to an upstream can be sent.
+pub(super) struct Line {
+    stream: Box<dyn Stream>,
+    heard: Heard,
+    /// How the upstream is reached, as far as that is known.
+    reach: Reach,
+    /// Whether a proxy reads the requests.
+    is_forwarded: bool,
+}
+
+impl Line {
+    fn new(stream: impl Stream + 'static, reach: Reach) -> Self {
+        Self { stream: Box::new(stream), heard: Heard::new(), reach, is_forwarded: false }
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Line")
+    }
 }
 
 impl Connection for Line {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Tcp(stream) => stream.connected(),
-            Self::Unix(stream) => stream.connected(),
-        }
+        Connected::new().proxy(self.is_forwarded).extra(self.reach).extra(self.heard.clone())
     }
 }
 
 impl Read for Line {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
-        }
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, into));
+        self.heard.now();
+        Poll::Ready(read)
     }
 }
 
 impl Write for Line {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn r14_a_name_of_this_machine_is_not_connected_to_unless_its_own_upstream_is_here() {
-        let limit = Limit::new();
-        let mut resolver = Resolver { names: GaiResolver::new(), limit: Some(limit.clone()) };
-        let error = resolver.call("localhost".parse().unwrap()).await.unwrap_err();
-        assert_eq!(error.to_string(), NOT_THERE);
-        limit.saw(super::super::reach::Reach::Machine);
-        assert!(resolver.call("localhost".parse().unwrap()).await.unwrap().len() > 0);
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
     }
 }

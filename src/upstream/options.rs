@@ -9,6 +9,7 @@ use crate::tls::Pair;
 
 use super::credentials::Credentials;
 use super::place;
+pub use super::proxy::Setting;
 pub use super::url::UpstreamUrl;
 
 crate::choice! {
@@ -91,6 +92,19 @@ crate::options! {
         /// A unix socket over which the upstream is reached instead of the host and port of `url`, whose scheme, name and
         /// path still hold: `url = "http://nix-serve"` with `socket = "/run/nix-serve.sock"`.
         pub socket: Option<PathBuf> = None,
+        /// The proxy through which the upstream, and whatever it redirects to, is asked: `http://host:port`,
+        /// `https://host:port` or `socks5://host:port`, where the proxy resolves the names; or `none`. By default the
+        /// environment decides as for curl: `https_proxy` for `https`, `http_proxy` for `http`, `all_proxy` for both, except
+        /// for the hosts in `no_proxy` (all but `http_proxy` in upper case too), and never for this machine or a `socket`.
+        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too; a 401
+        /// or 403 without `Via` counts as the proxy's own. Where a proxy resolves the names, what a redirect may lead to is
+        /// checked by the name alone: let the proxy refuse what must not be reached.
+        pub proxy: Option<Setting> = None,
+        /// The user whose password is in `proxy_password_file`. Shown to the proxy in `proxy` and to nobody else.
+        pub proxy_user: Option<String> = None,
+        /// A file with the password of `proxy_user`; read again when it changes. A variable of the environment has user and
+        /// password in its address instead.
+        pub proxy_password_file: Option<PathBuf> = None,
         /// A netrc file with the login for the host of `url`, as Nix's own `netrc-file`. What it holds for other hosts is
         /// not used. Credentials, of whichever kind, are sent to the scheme, host and port of `url` and nowhere else; their
         /// file is read again when it changes. One kind for each upstream.
@@ -111,9 +125,9 @@ crate::options! {
         /// none, the bucket is asked without. `instance`: the role of the EC2 instance, from its metadata service.
         /// `anonymous`: the bucket is asked without keys, whatever the environment names.
         pub credentials: CredentialsFrom = CredentialsFrom::Auto,
-        /// A file of PEM certificates to trust for `https`, besides those the system trusts: CA certificates, such as
-        /// that of a company, or a self-signed certificate of the upstream that is marked as no CA. A server certificate
-        /// that a CA signed is not enough: give that CA.
+        /// A file of PEM certificates to trust for `https`, of the upstream and of its proxy, besides those the system
+        /// trusts: CA certificates, such as that of a company, or a self-signed certificate of the upstream that is marked
+        /// as no CA. A server certificate that a CA signed is not enough: give that CA.
         pub ca_file: Option<PathBuf> = None,
         /// A certificate to show to the upstream if it asks for one, PEM, ours first; with `client_key_file`. Read again when
         /// it changes, and shown at the address of `url` only.
@@ -126,8 +140,9 @@ crate::options! {
         /// of a bucket and of a directory too; for `http` 2 and 2 until an answer shows that it is not from nix-serve, which serves 5 at a time.
         /// Raise it for a far upstream that could give more, lower it for one that is overrun.
         pub connections: Option<u32> = None,
-        /// How long a TCP connection may take to be made before the upstream counts as down. Raise it for links with
-        /// seconds of delay.
+        /// How long a TCP connection may take to be made, with looking up the name and trying all of its addresses, before
+        /// the upstream counts as down; and how long one that stands may leave unacknowledged what was sent, though never
+        /// less than 5 s. Raise it for links with seconds of delay.
         pub connect_timeout: Period = Period::seconds(5),
         /// How long the upstream may take from the request for a narinfo, or for another small object, to its last byte;
         /// connecting is part of it. An upstream that needs longer several times in a row is taken for down for some seconds:
@@ -176,6 +191,7 @@ impl Options {
         place::check(self, at, mistakes);
         self.check_credentials(at, mistakes);
         self.check_client_certificate(at, mistakes);
+        self.check_proxy(at, mistakes);
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
             ("narinfo_timeout", self.narinfo_timeout),
@@ -201,11 +217,18 @@ impl Options {
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             mistakes.say(&key(at, second), &format!("{first} is given too; an upstream is shown one of them"));
         }
-        match (&self.user, &self.password_file) {
-            (Some(_), None) => mistakes.missing(&key(at, "password_file"), "a path, because `user` is given"),
-            (None, Some(_)) => mistakes.missing(&key(at, "user"), "whose password is in `password_file`"),
-            (Some(user), _) if user.contains(|c: char| c == ':' || c.is_control()) => {
-                mistakes.refuse(&key(at, "user"), &format!("{user:?}"), "a name without colons and control characters");
+        check_login(at, ("user", self.user.as_ref()), ("password_file", self.password_file.as_ref()), mistakes);
+    }
+
+    fn check_proxy(&self, at: &str, mistakes: &mut Mistakes) {
+        let (user, file) = (self.proxy_user.as_ref(), self.proxy_password_file.as_ref());
+        check_login(at, ("proxy_user", user), ("proxy_password_file", file), mistakes);
+        match &self.proxy {
+            Some(Setting::Through(_)) if self.socket.is_some() => {
+                mistakes.say(&key(at, "proxy"), "`socket` is given too, which no proxy leads to");
+            }
+            None | Some(Setting::None) if user.is_some() && !mistakes.is_about(&key(at, "proxy")) => {
+                mistakes.missing(&key(at, "proxy"), "an address, because `proxy_user` is given");
             }
             _ => {}
         }
@@ -240,6 +263,18 @@ impl Options {
         {
             mistakes.say(&key(at, "client_cert_file"), &error.to_string());
         }
+    }
+}
+
+/// Checks a user and the file with his password, each with its key.
+fn check_login(at: &str, user: (&str, Option<&String>), file: (&str, Option<&PathBuf>), mistakes: &mut Mistakes) {
+    match (user.1, file.1) {
+        (Some(_), None) => mistakes.missing(&key(at, file.0), &format!("a path, because `{}` is given", user.0)),
+        (None, Some(_)) => mistakes.missing(&key(at, user.0), &format!("whose password is in `{}`", file.0)),
+        (Some(name), _) if name.contains(|c: char| c == ':' || c.is_control()) => {
+            mistakes.refuse(&key(at, user.0), &format!("{name:?}"), "a name without colons and control characters");
+        }
+        _ => {}
     }
 }
 

@@ -22,13 +22,14 @@ pub(super) fn check(options: &Options, at: &str, mistakes: &mut Mistakes) {
             }
         }
         Place::Directory(_) => {
-            let tls = [
+            let more = [
+                ("proxy", options.proxy.is_some()),
                 ("ca_file", options.ca_file.is_some()),
                 ("client_cert_file", options.client_cert_file.is_some()),
                 ("client_key_file", options.client_key_file.is_some()),
                 ("forbidden", options.forbidden.is_some()),
             ];
-            let all: Vec<Given> = of_http(options).into_iter().chain(of_bucket).chain(tls).collect();
+            let all: Vec<Given> = of_http(options).into_iter().chain(of_bucket).chain(more).collect();
             refuse(&all, &with(&options.url, NOT_IN_DIRECTORY), at, mistakes);
         }
     }
@@ -87,11 +88,14 @@ mod tests {
     #[test]
     fn what_means_nothing_to_a_place_is_refused() {
         let server = "socket = '/s'\nnetrc_file = '/n'";
-        let (file, ca) = ("credentials_file = '/c'", "ca_file = '/ca'\nforbidden = 'have-not'");
+        let (file, ca) = ("credentials_file = '/c'", "proxy = 'none'\nca_file = '/ca'\nforbidden = 'have-not'");
         let all = format!("{server}\n{file}\n{ca}");
         assert_eq!(refused("http://a", &all), ["credentials_file"]);
         assert_eq!(refused("s3://a", &all), ["socket", "netrc_file"]);
-        assert_eq!(refused("file:///a", &all), ["socket", "netrc_file", "credentials_file", "ca_file", "forbidden"]);
+        assert_eq!(
+            refused("file:///a", &all),
+            ["socket", "netrc_file", "credentials_file", "proxy", "ca_file", "forbidden"]
+        );
         assert_eq!(refused("http://a", "credentials = 'anonymous'"), ["credentials"]);
         assert_eq!(refused("file:///a", "credentials = 'instance'"), ["credentials"]);
         for fine in ["", "credentials = 'anonymous'", "credentials = 'instance'", "credentials_file = '/c'"] {

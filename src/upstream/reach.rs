@@ -3,7 +3,8 @@
 //! A redirect is an upstream's text, and names in it are resolved by whoever owns their DNS: neither may make this program
 //! ask what only it can reach, such as this machine, its network, or a cloud's metadata at a link-local address. What
 //! counts is the address that is connected to. An upstream that the operator put on such a network may lead to the same
-//! kind of address: a cache on the office's network and the bucket behind it.
+//! kind of address: a cache on the office's network and the bucket behind it. What a proxy connects to is known by its
+//! name alone (`proxy::reach`).
 //!
 //! Out of scope: the configured address of an upstream, which goes wherever the operator says.
 
@@ -98,11 +99,16 @@ impl Limit {
 
     /// Whether a redirect may lead to this address.
     pub(super) fn allows(&self, address: IpAddr) -> bool {
+        self.allows_reach(Reach::of(address))
+    }
+
+    /// Whether a redirect may lead to what is reached like this.
+    pub(super) fn allows_reach(&self, reach: Reach) -> bool {
         let seen = [Reach::Private, Reach::Link, Reach::Machine]
             .into_iter()
             .find(|reach| *reach as u8 == self.0.load(Ordering::Relaxed))
             .unwrap_or(Reach::Public);
-        seen.may_lead_to(Reach::of(address))
+        seen.may_lead_to(reach)
     }
 }
 

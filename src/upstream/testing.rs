@@ -105,6 +105,18 @@ pub(crate) fn upstream(address: SocketAddr, rank: u32, more: &str) -> Arc<Upstre
     Upstream::new(options, rank, Metrics::default().upstream("test")).unwrap()
 }
 
+/// A listener that the kernel lets hear nothing: who connects to it waits, as for a machine that is switched off.
+pub(crate) fn black_hole(address: SocketAddr) -> socket2::Socket {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    // One instruction of the classic packet filter: return 0, keep none of it.
+    socket.attach_filter(&[socket2::SockFilter::new(6, 0, 0, 0)]).unwrap();
+    socket.listen(8).unwrap();
+    socket
+}
+
 async fn serve(mut socket: TcpStream, requests: &Mutex<Vec<Request>>, script: &(dyn Fn(&Request) -> Vec<Step> + Sync)) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -7,21 +7,25 @@
 //!
 //! Out of scope: permits and deadlines (`client`), and what an answer means.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpInfo;
+use hyper_util::client::legacy::Error;
 use url::Url;
 
 use bytes::Bytes;
 
 use super::credentials::Credentials;
-use super::dial::{self, Pool, Purpose};
+use super::dial::{self, Pool, Purpose, Ways};
 use super::error::Cause;
 use super::hop;
 use super::options::Options;
+use super::proxy::Via;
 use super::reach::{Limit, Reach};
-use super::wire;
+use super::stale::Watch;
+use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
 use crate::trail;
 
@@ -48,7 +52,11 @@ pub(super) struct Transport {
     meta: Pool,
     bulk: Pool,
     elsewhere: Pool,
+    ways: Ways,
     limit: Limit,
+    /// How long a kept connection may be silent after a request for something small.
+    patience: Duration,
+    watch: Watch,
     credentials: Credentials,
     metrics: UpstreamMetrics,
 }
@@ -59,12 +67,15 @@ impl Transport {
     /// # Errors
     /// A file cannot be used, with the reason in words.
     pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
-        let limit = Limit::new();
+        let (limit, ways) = (Limit::new(), Ways::new(options)?);
         Ok(Self {
             base: options.url.base(),
-            meta: dial::pool(options, Purpose::Small)?,
-            bulk: dial::pool(options, Purpose::Nars)?,
-            elsewhere: dial::pool(options, Purpose::Elsewhere(&limit))?,
+            meta: dial::pool(options, &ways, Purpose::Small)?,
+            bulk: dial::pool(options, &ways, Purpose::Nars)?,
+            elsewhere: dial::pool(options, &ways, Purpose::Elsewhere(&limit))?,
+            ways,
+            patience: options.narinfo_timeout.0 / 2,
+            watch: Watch::default(),
             limit,
             credentials: Credentials::load(options)?,
             metrics,
@@ -74,6 +85,17 @@ impl Transport {
     /// The kind of credentials that the upstream is shown, if any.
     pub(super) fn credentials_shown(&self) -> Option<String> {
         self.credentials.shown()
+    }
+
+    /// What it is that nothing small came in time: behind a proxy nobody can tell whose fault it is.
+    pub(super) fn late(&self, limit: Duration) -> Cause {
+        let via = self.base.as_str().parse().ok().and_then(|uri| self.ways.via(&uri));
+        match via {
+            None => Cause::Timeout(limit),
+            Some(Via { proxy, .. }) => {
+                Cause::Connection(format!("its proxy {proxy} or who is behind it did not answer within {limit:?}"))
+            }
+        }
     }
 
     /// The answer to a GET of `target` (path and query) at the configured address, or wherever that leads.
@@ -152,6 +174,29 @@ impl Transport {
         self.ask_as(pool, uri, range, more).await
     }
 
+    /// The proxy that reads requests for this address, and what it is shown.
+    async fn read_by(&self, uri: &str) -> (Option<&Via>, Option<HeaderValue>) {
+        let Ok(uri) = uri.parse() else { return (None, None) };
+        match self.ways.via(&uri).filter(|via| via.forwards(&uri)) {
+            Some(via) => (Some(via), via.authorization().await),
+            None => (None, None),
+        }
+    }
+
+    /// One request over one connection, or over two where the first is silent.
+    async fn exchange(&self, pool: &Pool, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Error> {
+        // Over plain HTTP connections are not kept for longer than a router remembers them, and to ask nix-serve twice
+        // takes two of its workers.
+        if !std::ptr::eq(pool, &raw const self.meta) || self.base.scheme() != "https" {
+            return pool.request(request).await;
+        }
+        let (said, again) = self.watch.request(pool, request, self.patience).await;
+        if again {
+            self.metrics.resends.inc();
+        }
+        said
+    }
+
     async fn ask_as(
         &self,
         pool: &Pool,
@@ -160,15 +205,19 @@ impl Transport {
         more: &HeaderMap,
     ) -> Result<Response<Incoming>, Cause> {
         let mut resends = 0;
+        let (via, proxy_authorization) = self.read_by(uri).await;
         loop {
             let mut request = request(uri, range)?;
             request.headers_mut().extend(more.clone());
+            if let Some(shown) = &proxy_authorization {
+                request.headers_mut().insert(header::PROXY_AUTHORIZATION, shown.clone());
+            }
             self.metrics.requests.inc();
-            match pool.request(request).await {
+            match self.exchange(pool, request).await {
                 Ok(response) if wire::transfer_is_odd(response.headers()) => {
                     return Err(Cause::Header("a Transfer-Encoding other than chunked"));
                 }
-                Ok(response) => return Ok(response),
+                Ok(response) => return told_by(via, proxy_authorization.is_some(), response),
                 Err(error) if resends < RESENDS && wire::closed_before_answer(&error) => {
                     resends += 1;
                     self.metrics.resends.inc();
@@ -185,7 +234,7 @@ fn authorization(shown: Option<&HeaderValue>) -> HeaderMap {
 
 fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>>, Cause> {
     let mut request = Request::get(uri)
-        .header(header::USER_AGENT, concat!("snowbank/", env!("CARGO_PKG_VERSION")))
+        .header(header::USER_AGENT, wire::USER_AGENT)
         .header(header::ACCEPT, "*/*")
         // A NAR must come as the bytes its FileHash speaks of (protocol.md 10: harmonia compresses when offered).
         .header(header::ACCEPT_ENCODING, "identity");
@@ -198,8 +247,15 @@ fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes
     request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
 }
 
-/// How the one who answered was reached; over a unix socket, which says nothing, he is on this machine.
+/// The answer, unless it is of the proxy that read the request.
+fn told_by(via: Option<&Via>, shown: bool, response: Response<Incoming>) -> Result<Response<Incoming>, Cause> {
+    match via.and_then(|via| tunnel::of_the_proxy(&response, shown).map(|why| (via, why))) {
+        None => Ok(response),
+        Some((via, why)) => Err(Cause::Connection(format!("its proxy {} {why}", via.proxy))),
+    }
+}
+
+/// How the one who answered was reached.
 fn reached(response: &Response<Incoming>) -> Reach {
-    let info = response.extensions().get::<HttpInfo>();
-    info.map_or(Reach::Machine, |info| Reach::of(info.remote_addr().ip()))
+    response.extensions().get::<Reach>().copied().unwrap_or(Reach::Public)
 }

@@ -160,7 +160,7 @@ const ACCEPTED: &str = "an address such as \"https://cache.example.org\" or \"ht
 
 /// The address without what may be a password or a token: everything between the scheme and the last `@`, and
 /// everything after `?`.
-fn masked(text: &str) -> String {
+pub(super) fn masked(text: &str) -> String {
     let (text, query) = text.split_once('?').map_or((text, ""), |(text, _)| (text, "?***"));
     match text.rsplit_once('@') {
         Some((before, after)) => {

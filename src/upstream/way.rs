@@ -3,6 +3,8 @@
 //! The answers have one shape, that of HTTP: a status, a head that tells the size, the range and the validator, and a body.
 //! Whoever asks (`client`) knows nothing of the difference.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Response};
 
 use super::bucket::Bucket;
@@ -41,6 +43,15 @@ impl Way {
             Self::Http(transport) => transport.credentials_shown(),
             Self::Bucket(bucket) => bucket.credentials_shown(),
             Self::Directory(_) => None,
+        }
+    }
+
+    /// What it is that nothing small came in time.
+    pub(super) fn late(&self, limit: Duration) -> Cause {
+        match self {
+            Self::Http(transport) => transport.late(limit),
+            Self::Bucket(bucket) => bucket.late(limit),
+            Self::Directory(_) => Cause::Timeout(limit),
         }
     }
 

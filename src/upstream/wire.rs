@@ -7,6 +7,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
+/// What a request calls us.
+pub(super) const USER_AGENT: &str = concat!("snowbank/", env!("CARGO_PKG_VERSION"));
+
 /// Whether a request died because its connection was closed before one byte of an answer: on a kept connection that the
 /// upstream had given up, or at an HTTP/2 upstream that is going away. A GET may then be sent again (RFC 9110 section
 /// 9.2.2; RFC 9113 section 8.7).

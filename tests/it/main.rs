@@ -8,6 +8,7 @@
 mod bodies;
 mod buckets;
 mod certificates;
+mod connections;
 mod failover;
 mod faults;
 mod holes;
@@ -19,6 +20,7 @@ mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
 mod outage;
+mod proxies;
 mod ranges;
 mod restart;
 mod rig;

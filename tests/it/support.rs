@@ -19,6 +19,7 @@ pub mod nix;
 pub mod nix_serve;
 pub mod origin;
 pub mod pebble;
+pub mod proxies;
 pub mod seaweedfs;
 pub mod snowbank;
 pub mod split;

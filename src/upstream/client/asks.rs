@@ -32,7 +32,7 @@ impl Upstream {
         // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
         let budget = self.options.narinfo_timeout.0;
         let said = timeout(budget, self.small_asked(&target, limit, permit)).await;
-        let said = said.unwrap_or_else(|_| Err(self.error(Cause::Timeout(budget))));
+        let said = said.unwrap_or_else(|_| Err(self.error(self.way.late(budget))));
         ticket.settle(&said);
         said
     }

@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Instant;
 
-/// A certificate for `localhost` and 127.0.0.1, with the authority that signed it: one for all tests.
+/// A certificate for `localhost`, 127.0.0.1 and the name behind the proxies, with the authority that signed it: one for all tests.
 pub struct Certificates {
     /// The authority, for clients of this crate.
     pub authority: CertificateDer<'static>,
@@ -41,7 +41,7 @@ pub fn certificates() -> &'static Certificates {
         let authority_certificate = authority.self_signed(&authority_key).expect("a certificate");
         let issuer = rcgen::Issuer::new(authority, authority_key);
         let key = rcgen::KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), super::proxies::NAME.to_owned()];
         let parameters = rcgen::CertificateParams::new(names).expect("parameters");
         let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
         Certificates {
@@ -98,6 +98,8 @@ pub enum Count {
     BreakerState,
     /// Requests sent to upstreams.
     UpstreamRequests,
+    /// Requests sent again over another connection.
+    Resends,
     /// Requests not sent, to upstreams that are taken for down.
     Unasked,
 }
@@ -118,6 +120,7 @@ impl Count {
             Self::CertificatesFailed => "snowbank_certificate_failures_total",
             Self::BreakerState => "snowbank_upstream_breaker_state",
             Self::UpstreamRequests => "snowbank_upstream_requests_total",
+            Self::Resends => "snowbank_upstream_resends_total",
             Self::Unasked => "snowbank_upstream_unasked_total",
         }
     }
