@@ -51,6 +51,9 @@ crate::options! {
         /// What the upstream is called in logs, metrics and messages. By default the host of `url`, with its port if
         /// that is not the usual one; two upstreams on one host need a name.
         pub name: Option<Name> = None,
+        /// What it has is for those clients only that an `[[access]]` table grants it to, cached copies too: to everybody else
+        /// all of it is not there. It is kept apart from everything else, under `name`.
+        pub private: bool = false,
         /// Lower numbers are asked earlier; upstreams with the same number are asked side by side, and the first that
         /// has the path serves it. The next number is asked only when all of this one said that they have not, or could
         /// not be reached. By default 10 for the first upstream in this file, 20 for the second, and so on.
