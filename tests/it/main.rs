@@ -18,6 +18,7 @@ mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
 mod outage;
+mod private;
 mod ranges;
 mod restart;
 mod rig;

@@ -100,6 +100,10 @@ pub enum Count {
     UpstreamRequests,
     /// Requests not sent, to upstreams that are taken for down.
     Unasked,
+    /// NARs whose fetching was begun.
+    FillsStarted,
+    /// Clients that joined a running fill.
+    Coalesced,
 }
 
 impl Count {
@@ -119,6 +123,8 @@ impl Count {
             Self::BreakerState => "snowbank_upstream_breaker_state",
             Self::UpstreamRequests => "snowbank_upstream_requests_total",
             Self::Unasked => "snowbank_upstream_unasked_total",
+            Self::FillsStarted => "snowbank_fill_started_total",
+            Self::Coalesced => "snowbank_proxy_coalesced_total",
         }
     }
 
