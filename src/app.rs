@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Visitor;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::body::Body;
@@ -33,7 +34,7 @@ use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
-use crate::proxy::{Policy, Proxy, request};
+use crate::proxy::{Proxy, request};
 use crate::store::Store;
 use crate::tls;
 
@@ -123,8 +124,8 @@ impl App {
         let upstreams = reload::upstreams(&config, &[], &metrics)?;
         let signer = reload::signer(&config)?;
         let own_keys = signer.public_keys();
-        let policy = Policy::new(config.cache.clone(), upstreams, signer);
-        let proxy = Proxy::new(policy, store.clone(), fills, metrics.proxy.clone());
+        let policies = reload::policies(&config, upstreams, signer)?;
+        let proxy = Proxy::new(policies, store.clone(), fills, metrics.proxy.clone())?;
 
         let certificates = match config.speaks_tls() {
             false => None,
@@ -198,6 +199,7 @@ impl App {
         let keeping_certificates = self.keeping_certificates(&stop.drain);
         let refreshing = tokio::spawn(refresh(
             self.listeners.with_client_certificates(),
+            self.proxy.clone(),
             self.metrics.certificates.clone(),
             stop.drain.clone(),
         ));
@@ -259,17 +261,20 @@ impl App {
     }
 }
 
-/// Has the CA files for clients looked at once a second until the drain begins.
-async fn refresh(acceptors: Vec<Arc<tls::Acceptor>>, metrics: CertificateMetrics, stop: CancellationToken) {
-    if acceptors.is_empty() {
-        return;
-    }
+/// Has the CA files for clients and the files with tokens looked at once a second until the drain begins.
+async fn refresh(
+    acceptors: Vec<Arc<tls::Acceptor>>,
+    proxy: Proxy,
+    metrics: CertificateMetrics,
+    stop: CancellationToken,
+) {
     let acceptors = Arc::new(acceptors);
     let mut ticks = tokio::time::interval(REFRESH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let (acceptors, metrics) = (Arc::clone(&acceptors), metrics.clone());
+        let (acceptors, proxy, metrics) = (Arc::clone(&acceptors), proxy.clone(), metrics.clone());
         let looked = tokio::task::spawn_blocking(move || {
+            proxy.refresh_access();
             for reason in acceptors.iter().filter_map(|acceptor| acceptor.refresh()) {
                 metrics.failures.of(reason).inc();
             }
@@ -284,8 +289,12 @@ fn ca_file(self_signed: &tls::SelfSigned) -> &Path {
 }
 
 impl edge::Answers for Proxy {
-    async fn answer(&self, request: request::Request, head: bool) -> Answer {
-        Proxy::answer(self, request, head).await
+    async fn answer(&self, request: request::Request, head: bool, visitor: &Visitor<'_>) -> Answer {
+        Proxy::answer(self, request, head, visitor).await
+    }
+
+    fn is_granted(&self, visitor: &Visitor<'_>) -> bool {
+        Proxy::is_granted(self, visitor)
     }
 }
 
@@ -323,9 +332,8 @@ impl Pages {
 
     /// `GET /status`: how the program and its upstreams stand.
     fn status(&self) -> Response<Body> {
-        let policy = self.proxy.policy();
-        let upstreams = policy.upstreams().iter().map(AsRef::as_ref);
-        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams)))
+        let upstreams = self.proxy.upstreams();
+        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams.iter().map(AsRef::as_ref))))
     }
 }
 

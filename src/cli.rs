@@ -15,12 +15,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use zeroize::Zeroizing;
 
+use crate::access::NewToken;
 use crate::config::{Config, Detail, Environment, Flags, Origin};
 use crate::options::Mistakes;
 
 /// The exit status when what was asked for cannot be done as it was asked (`sysexits.h`).
 pub const EX_USAGE: u8 = 64;
+
+/// What to do with a token that was made.
+const TOKEN_HINT: &str = "The first line goes into a file of token_files here, the second into the netrc file of the client, \
+                          with the name of this cache for CACHE. The token is not told again.\n";
 
 /// What is left to do once the command line was understood.
 #[derive(Debug)]
@@ -79,6 +85,13 @@ pub fn run(
             Ok(made) => {
                 say(err, &made.hint, 0)?;
                 say(out, &made.text, 0)
+            }
+            Err(why) => say(err, &format!("{why}\n"), EX_USAGE),
+        },
+        Command::Token { name } => match NewToken::generate(&name) {
+            Ok(token) => {
+                say(err, TOKEN_HINT, 0)?;
+                say(out, &Zeroizing::new(format!("{}\n{}\n", token.line(), *token.netrc("CACHE"))), 0)
             }
             Err(why) => say(err, &format!("{why}\n"), EX_USAGE),
         },
@@ -171,6 +184,14 @@ enum Command {
         /// A file that exists is left as it is.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Make a token for a client that may see private upstreams
+    ///
+    /// Prints two lines: its hash, for a file of `token_files` in an [[access]] table, and the line for the netrc file of
+    /// the client, with the token itself. The token is told this once; nothing keeps it.
+    Token {
+        /// Who is to have it, such as ci or alice
+        name: String,
     },
     /// Print the public half of a secret key
     ///

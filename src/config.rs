@@ -30,7 +30,7 @@ pub use print::Detail;
 use std::path::Path;
 
 use crate::options::{Mistakes, Table, parse};
-use crate::{admin, proxy, shutdown, store, telemetry, upstream};
+use crate::{access, admin, proxy, shutdown, store, telemetry, upstream};
 use crate::{edge, tls};
 
 crate::options! {
@@ -44,6 +44,8 @@ crate::options! {
         pub store: store::Options,
         /// The caches that are mirrored.
         pub upstream: Vec<upstream::Options> = defaults::upstreams(),
+        /// Who may see private upstreams.
+        pub access: Vec<access::Options> = Vec::new(),
         /// The cache that clients see.
         pub cache: proxy::Options,
         /// Signing with keys of your own.

@@ -31,7 +31,7 @@ pub mod service;
 #[cfg(test)]
 mod testing;
 
-pub use address::{BoundAddress, Entrance, ListenAddress, Peer};
+pub use address::{BoundAddress, Entrance, ListenAddress, Listener, Peer, Serves};
 pub use connection::Handler;
 pub use listener::{BindError, Listeners, Stop, bind};
 pub use options::{Bounds, Limits, Listen};

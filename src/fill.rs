@@ -198,7 +198,8 @@ pub trait Locate: Send + Sync {
 /// How long a fill waits for its turn: less than the 300 s after which Nix gives up on a silent server.
 const PLACE: Duration = Duration::from_secs(120);
 
-/// All fills of this process.
+/// The fills of one space of the store. Those of two spaces have nothing in common but the bounds: who asks in one of them
+/// neither joins nor notices what runs in another (R15).
 #[derive(Debug, Clone)]
 pub struct Fills {
     inner: Arc<Inner>,
@@ -209,7 +210,7 @@ struct Inner {
     store: Store,
     metrics: FillMetrics,
     permits: Arc<Semaphore>,
-    prover: Prover,
+    prover: Arc<Prover>,
     /// NARs that are to be proven in the background.
     unproven: Mutex<HashSet<BlobId>>,
     contested: Contested,
@@ -239,7 +240,18 @@ impl Fills {
         let permits = Arc::new(Semaphore::new(at_once.max(1)));
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (prover, unproven) = (Prover::default(), Mutex::default());
+        let (prover, unproven) = (Arc::default(), Mutex::default());
+        let contested = Contested::default();
+        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, contested, tasks, stop, running }) }
+    }
+
+    /// The fills of another space, as which `store` sees the same store: bounded and stopped together with these.
+    #[must_use]
+    pub fn beside(&self, store: Store) -> Self {
+        let inner = &*self.inner;
+        let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
+        let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
+        let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, contested, tasks, stop, running }) }
     }
@@ -304,7 +316,7 @@ impl Fills {
         fill
     }
 
-    /// Breaks off every running fill, and waits until what is whole already is kept. Called when no client is left: the
+    /// Breaks off every running fill, of all spaces, and waits until what is whole already is kept. Called when no client is left: the
     /// rest is fetched again when it is asked for again.
     pub async fn stop(&self) {
         self.inner.stop.cancel();

@@ -11,6 +11,8 @@ pub mod edge;
 
 pub mod proxy;
 
+pub mod access;
+
 pub mod fill;
 
 pub mod store;

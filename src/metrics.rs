@@ -13,8 +13,8 @@ mod labels;
 pub use certificates::{CertificateMetrics, NameGauges};
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
 pub use labels::{
-    CertificateFailure, ConnectionEnd, FillFailure, Left, Outcome, Place, Refusal, ReloadEnd, ResponseEnd, Route,
-    Scrubbed, StoreTier,
+    AccessDecision, CertificateFailure, ConnectionEnd, FillFailure, Left, Outcome, Place, Refusal, ReloadEnd,
+    ResponseEnd, Route, Scrubbed, StoreTier,
 };
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -71,6 +71,8 @@ pub struct ProxyMetrics {
     pub coalesced: IntCounter,
     /// Questions that the next group was asked too before one was done.
     pub hedges: IntCounter,
+    /// Requests about which the `[[access]]` tables had something to say.
+    pub access: CounterBy<AccessDecision>,
 }
 
 impl ProxyMetrics {
@@ -84,6 +86,12 @@ impl ProxyMetrics {
                 "snowbank_proxy_hedges_total",
                 "Narinfos that the upstreams next in order were asked for as well, because one before them took longer \
                  than it usually does. At most one for every five narinfos that upstreams are asked for.",
+            ),
+            access: declare.counter_by(
+                "snowbank_proxy_access_total",
+                "Requests of clients that may see private upstreams (granted), and of those that showed an Authorization and may \
+                 not (refused): their token is wrong or was revoked, or another condition of its table does not hold. Both \
+                 are answered alike where they ask for what is public.",
             ),
         }
     }

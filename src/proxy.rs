@@ -6,7 +6,9 @@
 //! only as [`trust::Verified`], and no longer once its NAR was found to be something else ([`quarantine`]); its answer has
 //! three values (have, have not, unknown), and a 404 leaves only when every upstream said "have not" (R18).
 //!
-//! Each request runs under one [`Policy`] from its beginning to its end; a reload replaces the policy for the next ones.
+//! Public upstreams and each private one are a space of their own ([`spaces`]): the same pipeline over its own part of the
+//! store, its own fills and its own [`Policy`]. A request sees the public space and those that its client is granted (R15).
+//! It runs under one configuration from its beginning to its end; a reload replaces that for the next ones.
 //!
 //! Out of scope: HTTP towards clients (conditions, ranges, headers: the edge), and how bytes are moved (`fill`).
 
@@ -26,26 +28,31 @@ pub mod request;
 pub mod sign;
 mod small;
 mod sources;
+mod spaces;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod trust;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
 
 pub use options::Options;
 pub use policy::Policy;
+pub use spaces::Policies;
 
 use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use self::request::Request;
+use self::spaces::{InForce, Spaces, View};
+use crate::access::Visitor;
 use crate::fill::Fills;
 use crate::metrics::ProxyMetrics;
 use crate::store::Store;
+use crate::upstream::Upstream;
 
 /// How long a "not found" waits for the disk tier to be opened: about what 1 TB takes.
 const OPENING: Duration = Duration::from_secs(10);
@@ -53,21 +60,19 @@ const OPENING: Duration = Duration::from_secs(10);
 /// Answers requests. Cloning is cheap: all clones are one proxy.
 #[derive(Debug, Clone)]
 pub struct Proxy {
-    shared: Arc<Shared>,
-    policy: Arc<ArcSwap<Policy>>,
+    spaces: Arc<Spaces>,
+    in_force: Arc<ArcSwap<InForce>>,
 }
 
-/// What stays over reloads.
+/// What stays of a space over reloads.
 #[derive(Debug)]
 struct Shared {
     store: Store,
     fills: Fills,
     metrics: ProxyMetrics,
-    /// What is left to do under policies that were replaced.
-    reloads: TaskTracker,
 }
 
-/// The proxy under one policy: what one request, and whatever it starts, works with.
+/// A space under one policy: what one request, and whatever it starts there, works with.
 #[derive(Debug, Clone)]
 struct Pipeline {
     shared: Arc<Shared>,
@@ -75,75 +80,99 @@ struct Pipeline {
 }
 
 impl Proxy {
-    /// A proxy over `store`, under `policy`.
-    pub fn new(policy: Policy, store: Store, fills: Fills, metrics: ProxyMetrics) -> Self {
-        Self {
-            shared: Arc::new(Shared { store, fills, metrics, reloads: TaskTracker::new() }),
-            policy: Arc::new(ArcSwap::from_pointee(policy)),
-        }
+    /// A proxy over `store`, under these policies.
+    ///
+    /// Blocking, where there are private upstreams: a small file.
+    ///
+    /// # Errors
+    /// There are private upstreams, and the system gives no random bytes to name their spaces with.
+    pub fn new(policies: impl Into<Policies>, store: Store, fills: Fills, metrics: ProxyMetrics) -> io::Result<Self> {
+        let spaces = Spaces::new(Shared { store, fills, metrics });
+        let in_force = spaces.in_force(policies.into())?;
+        Ok(Self { spaces: Arc::new(spaces), in_force: Arc::new(ArcSwap::from_pointee(in_force)) })
     }
 
-    /// The answer to a request. For HEAD (`head`) nothing is fetched that only a body would need, unless the
-    /// head depends on it.
-    pub async fn answer(&self, request: Request, head: bool) -> Answer {
-        let pipeline = self.pipeline();
-        let answer = self.answer_under(&pipeline, request, head).await;
-        outage::told(&pipeline.policy, answer)
+    /// The answer to a request of this visitor. For HEAD (`head`) nothing is fetched that only a body would need, unless
+    /// the head depends on it.
+    pub async fn answer(&self, request: Request, head: bool, visitor: &Visitor<'_>) -> Answer {
+        let view = self.in_force.load().view(visitor);
+        self.answer_under(&view, request, head).await
     }
 
-    async fn answer_under(&self, pipeline: &Pipeline, request: Request, head: bool) -> Answer {
-        if self.shared.store.is_open() {
-            return pipeline.answer(request, head).await;
+    async fn answer_under(&self, view: &View, request: Request, head: bool) -> Answer {
+        let store = self.store();
+        if store.is_open() {
+            return view.answer(request, head).await;
         }
         // Until the disk tier is open a "not found" may be wrong, and clients remember it for an hour.
-        let answer = pipeline.answer(request.clone(), head).await;
+        let answer = view.answer(request.clone(), head).await;
         if !answer.is_not_found() {
             return answer;
         }
-        if !self.shared.store.opened(OPENING).await {
+        if !store.opened(OPENING).await {
             let text = "the store is still being opened; try again";
             return Answer::failed(Outcome::Unknown, FailureKind::BadGateway, text);
         }
-        pipeline.answer(request, head).await
+        view.answer(request, head).await
     }
 
-    /// The policy in force.
-    pub fn policy(&self) -> Arc<Policy> {
-        self.policy.load_full()
+    /// Whether a visitor is granted anything that not everybody may see.
+    pub fn is_granted(&self, visitor: &Visitor<'_>) -> bool {
+        self.in_force.load().grants(visitor).is_some()
     }
 
-    /// Puts another policy in force, for every request from now on. What was asked under the one before is still answered
-    /// under it.
-    pub fn reload(&self, policy: Policy) {
-        let before = self.policy.swap(Arc::new(policy));
-        before.retire();
+    /// The upstreams in force, for who builds the next policies out of them.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.in_force.load().pipelines().flat_map(|pipeline| pipeline.policy.upstreams.iter().cloned()).collect()
+    }
+
+    /// Looks whether the files with tokens changed.
+    ///
+    /// Blocking: a look at each file; a small file if it changed.
+    pub fn refresh_access(&self) {
+        self.in_force.load_full().refresh_access();
+    }
+
+    /// Puts other policies in force, for every request from now on. What was asked under those before is still answered
+    /// under them.
+    ///
+    /// Blocking, as [`Proxy::new`].
+    ///
+    /// # Errors
+    /// As of [`Proxy::new`]; then nothing changes.
+    pub fn reload(&self, policies: impl Into<Policies>) -> io::Result<()> {
+        let next = self.spaces.in_force(policies.into())?;
+        let before = self.in_force.swap(Arc::new(next));
+        before.pipelines().for_each(|pipeline| pipeline.policy.retire());
         // Another key or another upstream may have what was not there before.
-        self.shared.store.forget_negatives();
-        self.shared.reloads.spawn(async move { before.finish().await });
+        self.store().forget_negatives();
+        self.spaces.reloads.spawn(async move { before.finish().await });
+        Ok(())
     }
 
     /// Ends what runs in the background: questions are waited for, fills broken off. No request may be answered any
     /// more.
     pub async fn stop(&self) {
-        self.policy.load().finish().await;
-        self.shared.reloads.close();
-        self.shared.reloads.wait().await;
-        self.shared.fills.stop().await;
+        self.in_force.load_full().finish().await;
+        self.spaces.reloads.close();
+        self.spaces.reloads.wait().await;
+        self.spaces.public.fills.stop().await;
     }
 
-    fn pipeline(&self) -> Pipeline {
-        Pipeline { shared: Arc::clone(&self.shared), policy: self.policy() }
+    fn store(&self) -> &Store {
+        &self.spaces.public.store
     }
 }
 
 impl Pipeline {
     async fn answer(&self, request: Request, head: bool) -> Answer {
-        match request {
+        let answer = match request {
             Request::CacheInfo => self.cache_info(),
             Request::NarInfo(hash) => self.narinfo(hash).await,
             Request::Nar(name) => self.nar(name, head).await,
             Request::Small(small) => self.small(small).await,
-        }
+        };
+        outage::told(&self.policy, answer)
     }
 
     /// Always answered here, whatever the upstreams do: without it Nix drops the whole cache (protocol.md 4).
@@ -154,6 +183,6 @@ impl Pipeline {
             body: ObjectBody::Whole(self.policy.cache_info.clone()),
             max_age: 3600,
         });
-        Answer { outcome: Outcome::Local, reply }
+        Answer::public(Outcome::Local, reply)
     }
 }

@@ -31,13 +31,14 @@ mod open;
 mod peek;
 mod scan;
 mod second_chance;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tier;
 mod walk;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -57,6 +58,7 @@ use self::meta::{MetaKey, MetaValue};
 use self::negative::Negatives;
 pub use self::open::OpenError;
 pub use self::peek::Peeked;
+use self::space::{Secret, Space};
 pub use self::walk::{Kept, Walk, Walked};
 use crate::metrics::{Place, Refusal, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, Period, key};
@@ -105,9 +107,13 @@ impl Options {
     }
 }
 
-/// The store. A clone is the same store. Dropping the last one ends it at once; see [`Store::close`].
+/// The store, as one space of it is seen: the public one, or what was got from one private upstream (see `space`). A clone is
+/// the same store. Dropping the last one ends it at once; see [`Store::close`].
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store {
+    inner: Arc<Inner>,
+    space: Space,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -122,6 +128,8 @@ struct Inner {
     opening: tokio::sync::Mutex<bool>,
     /// True once the first try to open the disk tier has ended, or when none is to be made.
     opened: watch::Sender<bool>,
+    /// What private spaces are named with, once there is one.
+    secret: OnceLock<Secret>,
     closed: CancellationToken,
     _close: DropGuard,
 }
@@ -140,7 +148,7 @@ impl Store {
             .with_metrics_registry(Box::new(metrics.foyer.clone()))
             .build();
         let closed = CancellationToken::new();
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             options: options.clone(),
             nar,
             catalog: Arc::new(Catalog::new(for_meta, options.wants_disk(), &metrics)),
@@ -150,9 +158,11 @@ impl Store {
             disk: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::new(false),
             opened: watch::Sender::new(!options.wants_disk()),
+            secret: OnceLock::new(),
             _close: closed.clone().drop_guard(),
             closed,
-        }))
+        });
+        Self { inner, space: Space::default() }
     }
 
     /// Opens the disk tier and puts it in behind the memory: allocates its files, recovers what is in them. What was put
@@ -161,8 +171,8 @@ impl Store {
     /// # Errors
     /// Why the disk cannot be used. The store goes on in memory, has said so in the log, and tries again by itself.
     pub async fn open_disk(&self) -> Result<(), OpenError> {
-        let result = health::open(&self.0).await;
-        self.0.opened.send_replace(true);
+        let result = health::open(&self.inner).await;
+        self.inner.opened.send_replace(true);
         result
     }
 
@@ -177,8 +187,8 @@ impl Store {
     /// [`OpenError::Nothing`] or [`OpenError::OtherSize`], [`OpenError::InUse`] while a server runs, or why the disk
     /// cannot be used.
     pub async fn open_existing(&self) -> Result<(), OpenError> {
-        let result = health::open_existing(&self.0).await;
-        self.0.opened.send_replace(true);
+        let result = health::open_existing(&self.inner).await;
+        self.inner.opened.send_replace(true);
         result
     }
 
@@ -188,31 +198,37 @@ impl Store {
     /// name, not that it is the one its manifest means, because a fill that was killed before it failed leaves chunks
     /// behind. A wrong one is removed, and is a miss. Memory holds only what was checked, or what a fill put just now.
     pub async fn chunk(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Option<Bytes> {
-        if let Some(entry) = self.0.nar.get(&key) {
+        let key = self.space.chunk(key);
+        if let Some(entry) = self.inner.nar.get(&key) {
             self.count(StoreTier::Nar, Place::Memory);
             return Some(entry.value().clone());
         }
-        let found = match self.0.disk.load_full() {
+        let found = match self.inner.disk.load_full() {
             Some(disk) => disk.nar.get(&key).await.map(|found| found.value.0),
             None => None,
         };
         let right = found.filter(|bytes| self.is_right(key, bytes, digest));
         self.count(StoreTier::Nar, if right.is_some() { Place::Disk } else { Place::Nowhere });
         let bytes = right?;
-        self.0.nar.insert(key, bytes.clone());
+        self.inner.nar.insert(key, bytes.clone());
         Some(bytes)
     }
 
     /// True when the chunk is probably there. Does no I/O.
     pub fn has_chunk(&self, key: ChunkKey) -> bool {
-        self.0.nar.contains(&key) || self.0.disk.load().as_ref().is_some_and(|disk| disk.nar.contains(&key))
+        let key = self.space.chunk(key);
+        self.inner.nar.contains(&key) || self.inner.disk.load().as_ref().is_some_and(|disk| disk.nar.contains(&key))
     }
 
     /// Keeps a chunk of at most [`CHUNK`] bytes, readable at once. Waits while more is being written than the disk takes.
     pub async fn put_chunk(&self, key: ChunkKey, bytes: Bytes) {
         debug_assert!(bytes.len() <= CHUNK, "a chunk is cut at CHUNK bytes");
-        self.0.nar.insert(key, bytes.clone());
-        if let Some(disk) = self.0.disk.load_full() {
+        self.put_kept_chunk(self.space.chunk(key), bytes).await;
+    }
+
+    async fn put_kept_chunk(&self, key: ChunkKey, bytes: Bytes) {
+        self.inner.nar.insert(key, bytes.clone());
+        if let Some(disk) = self.inner.disk.load_full() {
             let size = padded(ChunkKey::ENCODED, size_of::<u64>() + bytes.len());
             // A chunk that is turned away by a disk that just became sick is in memory, as if there were none.
             disk.nar.put(key, Chunk(bytes), size).await;
@@ -222,7 +238,7 @@ impl Store {
     /// Waits until every chunk put before is written out. `false` when the disk lost some of them; `true` as well when
     /// there is no disk tier.
     pub async fn flush_chunks(&self) -> bool {
-        match self.0.disk.load_full() {
+        match self.inner.disk.load_full() {
             Some(disk) => disk.nar.flush().await,
             None => true,
         }
@@ -230,13 +246,13 @@ impl Store {
 
     /// Whether the first try to open the disk tier has ended.
     pub fn is_open(&self) -> bool {
-        *self.0.opened.borrow()
+        *self.inner.opened.borrow()
     }
 
     /// Waits until the first try to open the disk tier has ended, at most for `limit`; false when it has not. Before that,
     /// what is not found may be there all the same.
     pub async fn opened(&self, limit: Duration) -> bool {
-        let mut opened = self.0.opened.subscribe();
+        let mut opened = self.inner.opened.subscribe();
         // The sender is in `self`, so the wait ends only with `true`.
         tokio::time::timeout(limit, opened.wait_for(|opened| *opened)).await.is_ok()
     }
@@ -246,18 +262,19 @@ impl Store {
     /// A body that was put while the disk was still being opened waits for that, and what the disk has not got of it by
     /// then is written from memory. When the disk loses chunks the manifest is not kept.
     pub async fn keep_body(&self, manifest: Arc<Manifest>) {
-        let mut opened = self.0.opened.subscribe();
+        let mut opened = self.inner.opened.subscribe();
         // The sender is in `self`.
         let _ = opened.wait_for(|opened| *opened).await;
         if !self.flush_chunks().await {
             return;
         }
-        if let Some(disk) = self.0.disk.load_full() {
-            let keys = (0..manifest.chunks()).map(|index| ChunkKey { blob: manifest.blob, index });
+        if let Some(disk) = self.inner.disk.load_full() {
+            let blob = self.space.blob(manifest.blob);
+            let keys = (0..manifest.chunks()).map(|index| ChunkKey { blob, index });
             for key in keys.filter(|key| !disk.nar.contains(key)) {
-                let in_memory = self.0.nar.get(&key).map(|entry| entry.value().clone());
+                let in_memory = self.inner.nar.get(&key).map(|entry| entry.value().clone());
                 if let Some(bytes) = in_memory {
-                    self.put_chunk(key, bytes).await;
+                    self.put_kept_chunk(key, bytes).await;
                 }
             }
             if !self.flush_chunks().await {
@@ -270,27 +287,31 @@ impl Store {
     /// Removes a chunk that turned out to be wrong. One that is just being written goes when that is done, and a restart
     /// may find it on disk again: it will be as wrong as before.
     pub fn remove_chunk(&self, key: ChunkKey) {
-        self.0.nar.remove(&key);
-        if let Some(disk) = self.0.disk.load().as_ref() {
+        self.remove_kept_chunk(self.space.chunk(key));
+    }
+
+    fn remove_kept_chunk(&self, key: ChunkKey) {
+        self.inner.nar.remove(&key);
+        if let Some(disk) = self.inner.disk.load().as_ref() {
             disk.nar.remove(&key);
         }
     }
 
-    /// Starts a walk over every manifest and small object.
+    /// Starts a walk over every manifest and small object, of all spaces, whichever this is; see [`Store::own`].
     pub fn walk(&self) -> Walk {
         Walk::new(self.clone())
     }
 
     /// The manifest of a body.
     pub async fn manifest(&self, blob: BlobId) -> Option<Arc<Manifest>> {
-        match self.read(MetaKey::Manifest(blob)).await? {
+        match self.read(self.manifest_key(blob)).await? {
             MetaValue::Manifest(manifest) => Some(manifest),
             MetaValue::Entry(_) | MetaValue::Removed => None,
         }
     }
 
     async fn put_manifest(&self, blob: BlobId, manifest: Arc<Manifest>) {
-        self.write(MetaKey::Manifest(blob), MetaValue::Manifest(manifest)).await;
+        self.write(self.manifest_key(blob), MetaValue::Manifest(manifest)).await;
     }
 
     /// Writes `new` in place of `old` and returns true, if the manifest of the body is still `old`: not if it was replaced
@@ -300,20 +321,21 @@ impl Store {
         if old.blob != new.blob {
             return false;
         }
-        let disk = self.0.disk.load_full();
-        let (key, old, new) = (MetaKey::Manifest(old.blob), MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
-        self.0.catalog.replace(key, &old, &new, disk.as_deref().map(|disk| &disk.meta)).await
+        let disk = self.inner.disk.load_full();
+        let key = self.manifest_key(old.blob);
+        let (old, new) = (MetaValue::Manifest(old.clone()), MetaValue::Manifest(new));
+        self.inner.catalog.replace(key, &old, &new, disk.as_deref().map(|disk| &disk.meta)).await
     }
 
     /// Removes the manifest of a body, for good.
     pub fn remove_manifest(&self, blob: BlobId) {
-        self.0.catalog.remove(MetaKey::Manifest(blob));
+        self.inner.catalog.remove(self.manifest_key(blob));
     }
 
     /// A small object.
     pub async fn entry(&self, key: EntryKey) -> Option<Bytes> {
-        match self.read(MetaKey::Entry(key)).await? {
-            MetaValue::Entry(bytes) => Some(bytes),
+        match self.read(MetaKey::Entry(self.space.entry(key))).await? {
+            MetaValue::Entry(bytes) => self.space.unwrap(key, bytes),
             MetaValue::Manifest(_) | MetaValue::Removed => None,
         }
     }
@@ -321,68 +343,73 @@ impl Store {
     /// Keeps a small object, in place of the one under the same key. What is larger than a block of the disk tier (1 to
     /// 16 MiB, and at most 8 MiB) is kept in memory only.
     pub async fn put_entry(&self, key: EntryKey, bytes: Bytes) {
-        self.write(MetaKey::Entry(key), MetaValue::Entry(bytes)).await;
+        let kept = self.space.wrap(key, bytes);
+        self.write(MetaKey::Entry(self.space.entry(key)), MetaValue::Entry(kept)).await;
     }
 
     /// Removes a small object, for good.
     pub fn remove_entry(&self, key: &EntryKey) {
-        self.0.catalog.remove(MetaKey::Entry(*key));
+        self.inner.catalog.remove(MetaKey::Entry(self.space.entry(*key)));
     }
 
     /// True when `key` was answered negatively and that still holds.
     pub fn negative(&self, key: EntryKey) -> bool {
-        self.0.negatives.holds(&key)
+        self.inner.negatives.holds(&self.space.entry(key))
     }
 
     /// Why what was offered under `key` was refused, where that is the negative answer that still holds.
     pub fn refused(&self, key: EntryKey) -> Option<Refusal> {
-        self.0.negatives.refused(&key)
+        self.inner.negatives.refused(&self.space.entry(key))
     }
 
     /// Remembers a negative answer for `ttl`, at most [`negative::LONGEST`], and with it why something was `refused`.
     pub fn put_negative(&self, key: EntryKey, ttl: Duration, refused: Option<Refusal>) {
-        self.0.negatives.put(key, ttl, refused);
+        self.inner.negatives.put(self.space.entry(key), ttl, refused);
     }
 
-    /// Forgets every negative answer.
+    /// Forgets every negative answer, of all spaces.
     pub fn forget_negatives(&self) {
-        self.0.negatives.forget_all();
+        self.inner.negatives.forget_all();
     }
 
     /// Forgets a negative answer.
     pub fn forget_negative(&self, key: &EntryKey) {
-        self.0.negatives.forget(key);
+        self.inner.negatives.forget(&self.space.entry(*key));
     }
 
     /// Says that a request used this body: what is used again is kept when its place on disk is needed.
     pub fn touch(&self, blob: BlobId) {
-        self.0.heat.touch(blob);
+        self.inner.heat.touch(self.space.blob(blob));
     }
 
     /// Ends the store: what was put is written out, the disk tier is closed. The store goes on in memory.
     pub async fn close(&self) {
-        self.0.closed.cancel();
-        let _opening = self.0.opening.lock().await;
-        if let Some(disk) = self.0.disk.swap(None) {
-            disk.close(&self.0.catalog).await;
-            self.0.metrics.disk_up.set(0);
+        self.inner.closed.cancel();
+        let _opening = self.inner.opening.lock().await;
+        if let Some(disk) = self.inner.disk.swap(None) {
+            disk.close(&self.inner.catalog).await;
+            self.inner.metrics.disk_up.set(0);
         }
     }
 
+    fn manifest_key(&self, blob: BlobId) -> MetaKey {
+        MetaKey::Manifest(self.space.blob(blob))
+    }
+
     async fn read(&self, key: MetaKey) -> Option<MetaValue> {
-        let disk = self.0.disk.load_full();
-        let (found, place) = self.0.catalog.read(key, disk.as_deref().map(|disk| &disk.meta)).await;
+        let disk = self.inner.disk.load_full();
+        let (found, place) = self.inner.catalog.read(key, disk.as_deref().map(|disk| &disk.meta)).await;
         self.count(StoreTier::Meta, place);
         found
     }
 
     async fn write(&self, key: MetaKey, value: MetaValue) {
-        let disk = self.0.disk.load_full();
-        self.0.catalog.write(key, value, disk.as_deref().map(|disk| &disk.meta)).await;
+        let disk = self.inner.disk.load_full();
+        self.inner.catalog.write(key, value, disk.as_deref().map(|disk| &disk.meta)).await;
     }
 
     fn count(&self, tier: StoreTier, place: Place) {
-        self.0.metrics.reads.of(tier, place).inc();
+        self.inner.metrics.reads.of(tier, place).inc();
     }
 }
 

@@ -38,7 +38,7 @@ use rustls::crypto::CryptoProvider;
 pub use certificates::{Certificates, Source};
 pub use challenges::{ACME_TLS, Challenges};
 pub use client::{check_ca_file, client_config};
-pub use clients::{ClientAuth, ClientCertificates, ClientName, check_client_ca_file};
+pub use clients::{ClientAuth, ClientCertificates, ClientName, check_client_ca_file, shown_names};
 pub use files::Pair;
 pub use name::Name;
 pub use resolver::Resolver;

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::{Config, Origin, Proxy};
+use crate::access::Access;
 use crate::metrics::{Metrics, ReloadEnd};
-use crate::proxy::Policy;
+use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
@@ -41,9 +42,12 @@ impl Reloads {
     }
 
     pub(super) async fn reload(&mut self) {
-        let end = match self.read().await {
-            Ok((config, policy)) => {
-                self.proxy.reload(policy);
+        let read = match self.read().await {
+            Ok((config, policies)) => self.put_in_force(policies).await.map(|()| config),
+            Err(mistakes) => Err(mistakes),
+        };
+        let end = match read {
+            Ok(config) => {
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
                 ReloadEnd::Applied
@@ -58,6 +62,12 @@ impl Reloads {
         self.metrics.reloads.of(end).inc();
     }
 
+    async fn put_in_force(&self, policies: Policies) -> Result<(), String> {
+        let proxy = self.proxy.clone();
+        let reloaded = tokio::runtime::Handle::current().spawn_blocking(move || proxy.reload(policies));
+        reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
     /// The names, the files and the CA; the files of before are looked at too.
     async fn reload_certificates(&self, config: Config) {
         let Some(certificates) = self.certificates.clone() else { return };
@@ -68,19 +78,20 @@ impl Reloads {
         }
     }
 
-    async fn read(&self) -> Result<(Config, Policy), String> {
+    async fn read(&self) -> Result<(Config, Policies), String> {
         let origin = Arc::clone(&self.origin);
         let loaded = tokio::task::spawn_blocking(move || {
             let config = origin.load().map_err(|mistakes| mistakes.to_string())?;
             let signer = signer(&config).map_err(|error| error.to_string())?;
-            Ok::<_, String>((config, signer))
+            let access = Access::load(&config.access).map_err(|error| error.to_string())?;
+            Ok::<_, String>((config, signer, access))
         });
-        let (config, signer) = loaded.await.map_err(|error| error.to_string())??;
-        let before = self.proxy.policy();
-        let upstreams = upstreams(&config, before.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
+        let (config, signer, access) = loaded.await.map_err(|error| error.to_string())??;
+        let upstreams =
+            upstreams(&config, &self.proxy.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
         self.tell_what_needs_a_restart(&config);
-        let policy = Policy::new(config.cache.clone(), upstreams, signer);
-        Ok((config, policy))
+        let policies = Policies::new(&config.cache, upstreams, signer, access);
+        Ok((config, policies))
     }
 
     fn tell_what_needs_a_restart(&self, config: &Config) {
@@ -99,6 +110,12 @@ impl Reloads {
             tracing::warn!("reload: what changed in {} takes effect with the next start only", changed.join(", "));
         }
     }
+}
+
+/// What the configuration says about every space, with the tokens read.
+pub(super) fn policies(config: &Config, upstreams: Vec<Arc<Upstream>>, signer: Signer) -> anyhow::Result<Policies> {
+    let access = Access::load(&config.access)?;
+    Ok(Policies::new(&config.cache, upstreams, signer, access))
 }
 
 /// Our keys, read and checked.

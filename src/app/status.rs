@@ -19,6 +19,7 @@ fn upstream(upstream: &Upstream) -> Value {
     json!({
         "name": upstream.name().as_ref(),
         "priority": upstream.rank(),
+        "private": upstream.options().private,
         "trust": upstream.trust().to_string(),
         "when_down": upstream.when_down().to_string(),
         "state": standing.state,

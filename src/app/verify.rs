@@ -24,9 +24,9 @@ use super::{operator, reload};
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
+use crate::proxy::Proxy;
 use crate::proxy::answer::BodyError;
 use crate::proxy::examine::{How, Report};
-use crate::proxy::{Policy, Proxy};
 use crate::store::{OpenError, Store};
 
 /// Where the server answers to the command, on the address for operators.
@@ -84,8 +84,8 @@ pub async fn run(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict>
 async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Result<Value> {
     let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
     let upstreams = reload::upstreams(config, &[], metrics)?;
-    let policy = Policy::new(config.cache.clone(), upstreams, reload::signer(config)?);
-    let proxy = Proxy::new(policy, store, fills, metrics.proxy.clone());
+    let policies = reload::policies(config, upstreams, reload::signer(config)?)?;
+    let proxy = Proxy::new(policies, store, fills, metrics.proxy.clone())?;
     let mut told = Told::new();
     let report = proxy.examine(FULL, |report| told.tell(|| report.line())).await;
     proxy.stop().await;

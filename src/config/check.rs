@@ -3,6 +3,8 @@
 //! Each room checks its own table (`Options::check`); a mistake is told at the key that has to be changed. A check that
 //! tells it at one key because of another one does not run when that one was refused: it would see a default.
 
+mod access;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -30,6 +32,7 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     listeners(config, served, places, mistakes);
     names_for_tls(config, served, places, mistakes);
     upstreams(config, served, places, mistakes);
+    access::check(config, places, mistakes);
 }
 
 /// Checks every file that is named, the way it is loaded for serving.
@@ -61,6 +64,9 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         mistakes.say(&at("tls.acme.ca_file"), &why);
     }
     config.sign.check_files(&at("sign"), mistakes);
+    for (n, access) in config.access.iter().enumerate() {
+        access.check_files(&format!("{}[{n}]", at("access")), mistakes);
+    }
     for (n, listen) in config.listen.iter().enumerate() {
         listen.check_files(&format!("{}[{n}]", places.listen), mistakes);
     }

@@ -132,7 +132,9 @@ mod tests {
             if !is_value {
                 assert!(markdown.contains(&format!("[{place}]")) && example.contains(&format!("[{place}]")), "{place}");
             } else {
-                let section = markdown.split("\n### ").find(|s| s.contains(&format!("[{heading}]"))).unwrap();
+                let is_its =
+                    |section: &&str| section.lines().next().is_some_and(|h| h.contains(&format!("[{heading}]")));
+                let section = markdown.split("\n### ").find(is_its).unwrap();
                 assert!(section.contains(&format!("\n| `{name}` |")), "{place}");
                 let set = example.contains(&format!("\n#{name} = "));
                 assert!(set || example.contains(&format!("\n# {name}: not set; ")), "{place}");

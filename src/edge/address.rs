@@ -79,6 +79,43 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The kind of listener it came to.
     pub entrance: Entrance,
+    /// What else is said of that listener.
+    pub listener: Arc<Listener>,
+    /// The DNS names of the certificate that the client showed, and that was verified.
+    pub certificate: Arc<[String]>,
+}
+
+/// What of a listener decides who is served what there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name in the configuration.
+    pub name: Option<String>,
+    /// Who is served.
+    pub serves: Serves,
+}
+
+crate::choice! {
+    /// Who is served at a listener.
+    pub enum Serves {
+        /// Whoever comes; each what he may see.
+        Everyone = "everyone",
+        /// Clients that an `[[access]]` table grants something; nothing to others.
+        Granted = "granted",
+    }
+}
+
+/// One without a name that serves everybody.
+impl Default for Listener {
+    fn default() -> Self {
+        Self { name: None, serves: Serves::Everyone }
+    }
+}
+
+impl Peer {
+    /// Somebody who came to this listener, from this address where there is one.
+    pub fn new(address: Option<SocketAddr>, entrance: Entrance, listener: Arc<Listener>) -> Self {
+        Self { address, entrance, listener, certificate: Arc::default() }
+    }
 }
 
 /// A kind of listener.

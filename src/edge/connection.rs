@@ -33,7 +33,7 @@ use super::body::{Body, H2_SLICE};
 use super::cork::cork;
 use super::handshake::{part, shake};
 use crate::metrics::{ConnectionEnd, EdgeMetrics};
-use crate::tls::Acceptor;
+use crate::tls::{self, Acceptor};
 
 /// Time for a whole HTTP/1.1 request head (R22). hyper starts it when it begins to wait for one, so it also ends idle
 /// HTTP/1.1 connections.
@@ -112,6 +112,10 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
             }
             return ConnectionEnd::Handshake;
         }
+    };
+    let peer = match acceptor.asks_for_certificates() {
+        true => Peer { certificate: tls::shown_names(stream.get_ref().1).into(), ..peer },
+        false => peer,
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let (io, tls) = stream.into_inner();

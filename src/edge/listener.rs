@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::{BoundAddress, Entrance, ListenAddress, Peer};
+use super::address::{BoundAddress, Entrance, ListenAddress, Listener, Peer};
 use super::connection::{self, Handler, Shared};
 use super::options::{Bounds, Listen};
 use crate::metrics::EdgeMetrics;
@@ -75,6 +75,7 @@ struct Bound {
     _file: Option<SocketFile>,
     tls: Option<Arc<tls::Acceptor>>,
     entrance: Entrance,
+    listener: Arc<Listener>,
     address: BoundAddress,
 }
 
@@ -135,7 +136,8 @@ fn bind_one(
     };
     let redirects = matches!(entrance, Entrance::Elsewhere(_));
     let address = BoundAddress { address, tls: tls.is_some(), redirects };
-    Ok(Bound { door, _file: file, tls, entrance, address })
+    let listener = Arc::new(Listener { name: listen.name.clone(), serves: listen.serves });
+    Ok(Bound { door, _file: file, tls, entrance, listener, address })
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
@@ -264,7 +266,8 @@ async fn accept<H: Handler>(bound: Bound, shared: Arc<Shared<H>>, permits: Arc<S
         match accepted {
             Ok((stream, permit)) => {
                 failing = false;
-                let serving = stream.serve(Arc::clone(&shared), bound.tls.clone(), bound.entrance.clone());
+                let peer = stream.peer(&bound);
+                let serving = stream.serve(Arc::clone(&shared), bound.tls.clone(), peer);
                 shared.tasks.spawn(async move {
                     serving.await;
                     drop(permit);
@@ -292,16 +295,24 @@ enum Accepted {
 }
 
 impl Accepted {
-    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<tls::Acceptor>>, entrance: Entrance) {
+    fn peer(&self, bound: &Bound) -> Peer {
+        let address = match self {
+            Self::Tcp(_, address) => Some(*address),
+            Self::Unix(_) => None,
+        };
+        Peer::new(address, bound.entrance.clone(), Arc::clone(&bound.listener))
+    }
+
+    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<tls::Acceptor>>, peer: Peer) {
         match self {
             Self::Tcp(stream, address) => {
                 if let Err(error) = tune(&stream) {
                     // The client may have gone since; if not, serving it works all the same.
                     tracing::debug!(%error, peer = %address, "cannot set the connection's options");
                 }
-                connection::serve(shared, stream, tls, Peer { address: Some(address), entrance }).await;
+                connection::serve(shared, stream, tls, peer).await;
             }
-            Self::Unix(stream) => connection::serve(shared, stream, tls, Peer { address: None, entrance }).await,
+            Self::Unix(stream) => connection::serve(shared, stream, tls, peer).await,
         }
     }
 }

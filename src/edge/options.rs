@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio::sync::Semaphore;
 
-use super::address::ListenAddress;
+use super::address::{ListenAddress, Serves};
 use super::redirect::Redirect;
 use crate::options::{Mistakes, key};
 use crate::tls::{self, ClientAuth, ClientCertificates, ClientName};
@@ -15,6 +15,12 @@ crate::options! {
         /// The address and port, or the path of a unix socket. Port 0 lets the system choose; the log tells which.
         /// A unix socket is made with mode 0666: who may enter its directory may use it. It is removed at the stop.
         pub address: ListenAddress,
+        /// What `[[access]]` tables call it.
+        pub name: Option<String> = None,
+        /// Whom it serves. `everyone`: whoever comes, each what he may see, which is what is public unless an `[[access]]` table
+        /// says more. `granted`: only clients that such a table grants something, and them what is public too; all others get
+        /// 401 for everything.
+        pub serves: Serves = Serves::Everyone,
         /// Serve HTTPS (HTTP/2 and HTTP/1.1). `false` serves plain HTTP/1.1, which is what a unix socket usually wants.
         pub tls: bool = true,
         /// Send clients of a plain address to this one instead of serving them. The path and the query are kept. A CA
@@ -38,6 +44,8 @@ impl Listen {
     pub fn plain(address: ListenAddress) -> Self {
         Self {
             address,
+            name: None,
+            serves: Serves::Everyone,
             tls: false,
             redirect: None,
             client_certificates: ClientAuth::Off,
@@ -65,6 +73,10 @@ impl Listen {
         if let (true, Some(redirect)) = (self.tls, &self.redirect) {
             let accepted = "nothing, because this address serves TLS; tls = false makes it a plain one";
             mistakes.refuse(&key(at, "redirect"), &format!("\"{redirect}\""), accepted);
+        }
+        if let (Serves::Granted, Some(_)) = (self.serves, &self.redirect) {
+            let accepted = "\"everyone\", because `redirect` sends all of them elsewhere";
+            mistakes.refuse(&key(at, "serves"), &format!("\"{}\"", self.serves), accepted);
         }
         let auth = self.client_certificates;
         match (auth != ClientAuth::Off, self.tls) {
@@ -185,6 +197,10 @@ mod tests {
         assert_eq!(said("tls = false\nredirect = 'https://cache.example.org'"), none);
         for (rest, told) in [
             ("redirect = 'https://a'", "listen[0].redirect = \"https://a\": expected nothing, because"),
+            (
+                "tls = false\nredirect = 'https://a'\nserves = 'granted'",
+                "listen[0].serves = \"granted\": expected \"everyone\"",
+            ),
             ("client_certificates = 'required'", "listen[0].client_ca_file: missing; expected a path, because"),
             ("client_ca_file = '/x'", "listen[0].client_ca_file = \"/x\": expected nothing, because"),
             ("client_names = ['a']", "listen[0].client_names = [\"a\"…]: expected nothing, because"),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, LOCATION, RETRY_AFTER,
+    ETAG, LOCATION, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
@@ -51,13 +51,28 @@ impl Asked<'_> {
 
 /// Writes the response to a request.
 pub fn respond(asked: Asked<'_>, answer: Answer) -> Response<Body> {
+    let private = answer.private;
     let mut response = match answer.reply {
         Reply::Nar(nar) => respond_nar(asked, nar),
         Reply::Object(object) => respond_object(asked, object),
         Reply::Failed(failure) => respond_failure(asked, &failure),
     };
     response.headers_mut().insert(CACHE_STATUS, cache_status(answer.outcome));
+    if private {
+        keep_private(response.headers_mut());
+    }
     response
+}
+
+/// R15: only the client itself may keep it, and not for whoever shows something else. (What is not kept stays so.)
+fn keep_private(headers: &mut HeaderMap) {
+    let kept = headers.get(CACHE_CONTROL).and_then(|value| value.to_str().ok()?.strip_prefix("public"));
+    if let Some(rest) = kept
+        && let Ok(value) = HeaderValue::from_str(&format!("private{rest}"))
+    {
+        headers.insert(CACHE_CONTROL, value);
+    }
+    headers.insert(VARY, HeaderValue::from_static("authorization"));
 }
 
 fn respond_nar(asked: Asked<'_>, nar: Nar) -> Response<Body> {
@@ -200,6 +215,15 @@ pub fn looped(asked: Asked<'_>) -> Response<Body> {
     with_status(response, Outcome::Unknown)
 }
 
+/// The response to a client that this listener does not serve.
+pub fn denied(asked: Asked<'_>) -> Response<Body> {
+    let text = "this cache is for those who show a token: put one into the netrc file";
+    let mut response = reason(asked, StatusCode::UNAUTHORIZED, text);
+    let challenge = HeaderValue::from_static("Basic realm=\"snowbank\", charset=\"UTF-8\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    with_status(response, Outcome::Denied)
+}
+
 /// The response to a method that is not served (R20).
 pub fn method_not_allowed(asked: Asked<'_>) -> Response<Body> {
     let mut response = reason(asked, StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
@@ -268,6 +292,7 @@ fn cache_status(outcome: Outcome) -> HeaderValue {
         Outcome::Unknown => "snowbank; fwd=uri-miss; detail=unknown",
         Outcome::Refused => "snowbank; fwd=uri-miss; detail=refused",
         Outcome::BadRequest => "snowbank; detail=bad-request",
+        Outcome::Denied => "snowbank; detail=denied",
         Outcome::Abandoned => "snowbank; detail=abandoned",
         Outcome::Internal => "snowbank; detail=internal",
     })

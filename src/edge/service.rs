@@ -2,18 +2,19 @@
 
 use std::future::Future;
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::access::Entry;
-use super::address::{Entrance, Peer};
+use super::address::{Entrance, Peer, Serves};
 use super::body::Body;
 use super::connection::Handler;
 use super::respond::{self, Asked};
 use super::route::{Route, route};
+use crate::access::Visitor;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::request;
@@ -25,8 +26,16 @@ const TARGET_SIZE: usize = 2 << 10;
 
 /// What answers what is asked for: the proxy, or a test's stand-in for it.
 pub trait Answers: Send + Sync + 'static {
-    /// Answers one request; for HEAD (`head`) no bytes will be read.
-    fn answer(&self, request: request::Request, head: bool) -> impl Future<Output = Answer> + Send;
+    /// Answers one request of this visitor; for HEAD (`head`) no bytes will be read.
+    fn answer(
+        &self,
+        request: request::Request,
+        head: bool,
+        visitor: &Visitor<'_>,
+    ) -> impl Future<Output = Answer> + Send;
+
+    /// Whether this visitor may see anything that not everybody may.
+    fn is_granted(&self, visitor: &Visitor<'_>) -> bool;
 }
 
 /// Serves a binary cache.
@@ -43,14 +52,14 @@ impl<A: Answers> Service<A> {
         Self { answers, metrics, challenges }
     }
 
-    async fn respond(&self, request: &Request<Incoming>, entrance: &Entrance, entry: &mut Entry) -> Response<Body> {
+    async fn respond(&self, request: &Request<Incoming>, peer: &Peer, entry: &mut Entry) -> Response<Body> {
         let asked = Asked { method: request.method(), version: request.version(), headers: request.headers() };
         let (outcome, response) = match check(request.uri(), asked, request.body().is_end_stream()) {
             Err((status, text)) => (Outcome::BadRequest, respond::bad_request(asked, status, text)),
             Ok(()) => {
                 let route = route(request.method(), request.uri().path(), request.uri().query());
                 entry.routed(route.label());
-                match (route, entrance) {
+                match (route, &peer.entrance) {
                     (Route::MethodNotAllowed, _) => (Outcome::BadRequest, respond::method_not_allowed(asked)),
                     (Route::Challenge(token), _) => match self.challenges.token(&token) {
                         Some(authorization) => (Outcome::Local, respond::challenge(asked, authorization)),
@@ -60,12 +69,14 @@ impl<A: Answers> Service<A> {
                         Some(location) => (Outcome::Local, respond::elsewhere(asked, location)),
                         None => (Outcome::NotFound, respond::not_found(asked)),
                     },
+                    _ if !self.serves(peer, asked) => (Outcome::Denied, respond::denied(asked)),
                     (Route::Known(wanted), _) => {
                         let head = request.method() == Method::HEAD;
                         match Trail::of(asked.headers) {
                             Err(Looped) => (Outcome::Unknown, respond::looped(asked)),
                             Ok(trail) => {
-                                let answer = trail.scope(self.answers.answer(wanted, head)).await;
+                                let answer =
+                                    trail.scope(self.answers.answer(wanted, head, &visitor(peer, asked))).await;
                                 (answer.outcome, respond::respond(asked, answer))
                             }
                         }
@@ -77,13 +88,29 @@ impl<A: Answers> Service<A> {
         entry.answered(outcome, response.status());
         response
     }
+
+    /// Whether anything is served to this client at this listener.
+    fn serves(&self, peer: &Peer, asked: Asked<'_>) -> bool {
+        peer.listener.serves == Serves::Everyone || self.answers.is_granted(&visitor(peer, asked))
+    }
+}
+
+/// What counts of a client for what it may see. Two Authorizations are none: which one is meant?
+fn visitor<'a>(peer: &'a Peer, asked: Asked<'a>) -> Visitor<'a> {
+    let mut shown = asked.headers.get_all(AUTHORIZATION).iter();
+    Visitor {
+        address: peer.address.map(|address| address.ip()),
+        listener: peer.listener.name.as_deref(),
+        certificate: &peer.certificate,
+        authorization: shown.next().filter(|_| shown.next().is_none()),
+    }
 }
 
 impl<A: Answers> Handler for Service<A> {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let entrance = peer.entrance.clone();
-        let mut entry = Entry::begin(request.method().clone(), request.uri().clone(), peer, self.metrics.clone());
-        let response = self.respond(&request, &entrance, &mut entry).await;
+        let (method, target) = (request.method().clone(), request.uri().clone());
+        let mut entry = Entry::begin(method, target, peer.clone(), self.metrics.clone());
+        let response = self.respond(&request, &peer, &mut entry).await;
         response.map(|body| body.logged(entry))
     }
 }

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answers, BoundAddress, Bounds, Listen, Service, Stop, bind};
+use crate::access::Visitor;
 use crate::metrics::{EdgeMetrics, Metrics, Outcome};
 use crate::options::Table as _;
 use crate::proxy::answer::{Answer, BodyStream, Nar, Object, ObjectBody, Reply};
@@ -40,8 +41,13 @@ pub(super) const NAR_PATH: &str =
 pub(super) struct Fake<F>(pub(super) F);
 
 impl<F: Fn(request::Request) -> Answer + Send + Sync + 'static> Answers for Fake<F> {
-    async fn answer(&self, request: request::Request, _head: bool) -> Answer {
+    async fn answer(&self, request: request::Request, _head: bool, _: &Visitor<'_>) -> Answer {
         (self.0)(request)
+    }
+
+    /// Who shows anything.
+    fn is_granted(&self, visitor: &Visitor<'_>) -> bool {
+        visitor.authorization.is_some()
     }
 }
 
@@ -212,11 +218,11 @@ pub(super) fn nar_from(
     size: Option<u64>,
     open: impl FnOnce(Option<std::ops::Range<u64>>) -> BodyStream + Send + 'static,
 ) -> Answer {
-    Answer { outcome: Outcome::Hit, reply: Reply::Nar(Nar { size, etag: "tag".into(), open: Box::new(open) }) }
+    Answer::public(Outcome::Hit, Reply::Nar(Nar { size, etag: "tag".into(), open: Box::new(open) }))
 }
 
 pub(super) fn text(text: &'static str) -> Answer {
     let body = ObjectBody::Whole(Bytes::from_static(text.as_bytes()));
     let object = Object { content_type: "text/x-nix-narinfo", encoding: None, body, max_age: 60 };
-    Answer { outcome: Outcome::Miss, reply: Reply::Object(object) }
+    Answer::public(Outcome::Miss, Reply::Object(object))
 }

@@ -25,10 +25,22 @@ label! {
         Refused = "refused",
         /// The request itself was at fault.
         BadRequest = "bad-request",
+        /// The listener serves only clients that are granted something, and this one is not.
+        Denied = "denied",
         /// The client left before there was an answer.
         Abandoned = "abandoned",
         /// A mistake of ours.
         Internal = "internal",
+    }
+}
+
+label! {
+    /// What the `[[access]]` tables say about a request.
+    pub enum AccessDecision as "decision" {
+        /// The client may see at least one private upstream.
+        Granted = "granted",
+        /// It showed an Authorization, and meets no table.
+        Refused = "refused",
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What is sent.
     pub reply: Reply,
+    /// Whether it came from a private upstream, so that no cache in between may give it to anybody else.
+    pub private: bool,
 }
 
 /// What is sent.
@@ -104,8 +106,18 @@ impl Answer {
         matches!(&self.reply, Reply::Failed(failure) if failure.kind == FailureKind::BadGateway)
     }
 
+    /// Whether it is something, and not a reason why there is nothing.
+    pub(super) fn is_had(&self) -> bool {
+        !matches!(self.reply, Reply::Failed(_))
+    }
+
+    /// An answer that everybody may have.
+    pub fn public(outcome: Outcome, reply: Reply) -> Self {
+        Self { outcome, reply, private: false }
+    }
+
     /// A failure.
     pub fn failed(outcome: Outcome, kind: FailureKind, text: impl Into<String>) -> Self {
-        Self { outcome, reply: Reply::Failed(Failure { kind, text: text.into() }) }
+        Self::public(outcome, Reply::Failed(Failure { kind, text: text.into() }))
     }
 }

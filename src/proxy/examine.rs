@@ -52,21 +52,27 @@ impl Proxy {
     /// Examines everything that is kept. `told` hears how far it came, after each thing.
     pub async fn examine(&self, how: How, mut told: impl FnMut(&Report) + Send) -> Report {
         let mut report = Report::begin();
-        let (mut walk, mut seen) = (self.shared.store.walk(), HashSet::new());
+        let (mut walk, mut seen) = (self.store().walk(), HashSet::new());
         while let Some(kept) = walk.next().await {
-            for kept in kept {
-                // Each thing under the policy in force.
-                let pipeline = self.pipeline();
+            for found in kept {
+                // Each thing under the policy in force, in the space that it belongs to.
+                let Some((pipeline, kept)) = self.in_force.load().owner(&found) else {
+                    report.others += 1;
+                    continue;
+                };
                 match kept {
                     Kept::Entry(key, bytes) => {
                         tokio::time::sleep(how.pause / ENTRIES).await;
                         pipeline.examine_entry(key, &bytes, &mut report).await;
                     }
                     // A walk may tell of a thing twice, and this one is unpacked each time.
-                    Kept::Manifest(blob, _) if seen.contains(&blob) => {}
-                    Kept::Manifest(blob, manifest) => {
+                    Kept::Manifest(_, manifest) => {
+                        let Kept::Manifest(name, _) = found else { continue };
+                        if seen.contains(&name) {
+                            continue;
+                        }
                         if how.everything && seen.len() < SEEN {
-                            seen.insert(blob);
+                            seen.insert(name);
                         }
                         pipeline.examine_nar(&manifest, how, &mut report).await;
                     }

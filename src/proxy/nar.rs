@@ -378,7 +378,7 @@ fn nar_answer(
     meant: &Meant,
     open: Box<dyn FnOnce(Option<Range<u64>>) -> BodyStream + Send>,
 ) -> Answer {
-    Answer { outcome, reply: Reply::Nar(Nar { size, etag: meant.digest.nix32(), open }) }
+    Answer::public(outcome, Reply::Nar(Nar { size, etag: meant.digest.nix32(), open }))
 }
 
 fn into_body(reader: Reader) -> BodyStream {

@@ -70,15 +70,15 @@ impl Pipeline {
         let (found, outcome) = self.find_narinfo(hash).await;
         let found = self.signed(hash, found).await;
         match found {
-            Found::Have(entry) | Found::Stale(entry) => Answer {
-                outcome,
-                reply: Reply::Object(Object {
+            Found::Have(entry) | Found::Stale(entry) => {
+                let object = Object {
                     content_type: "text/x-nix-narinfo",
                     encoding: None,
                     body: ObjectBody::Whole(self.served(&entry)),
                     max_age: MAX_AGE,
-                }),
-            },
+                };
+                Answer::public(outcome, Reply::Object(object))
+            }
             Found::HaveNot => {
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
                 Answer::failed(outcome, FailureKind::NotFound, self.nobody_has(hash))

@@ -1,5 +1,5 @@
-//! What the configuration says about upstreams, trust and signing: one value that each request sees whole, and that a
-//! reload replaces.
+//! What the configuration says about the upstreams of one space, about trust and signing: one value that each request sees
+//! whole, and that a reload replaces.
 //!
 //! Whatever is kept carries the [`Basis`] it was accepted on. When that changes (a key comes or goes, an upstream's trust
 //! or our own keys change), what is kept is checked once more before it is served: what still holds is signed anew and
@@ -34,7 +34,7 @@ pub struct Policy {
     grounds: HashSet<Ground>,
     /// Whether another policy is in force by now.
     replaced: AtomicBool,
-    pub(super) signer: Signer,
+    pub(super) signer: Arc<Signer>,
     pub(super) narinfos: Flights<HashPart, narinfo::Found>,
     pub(super) announcers: Flights<Meant, sources::Announcers>,
     pub(super) smalls: Flights<String, small::Found>,
@@ -81,7 +81,8 @@ pub(super) struct Basis {
 
 impl Policy {
     /// These upstreams, under these options, signed by this signer.
-    pub fn new(options: Options, mut upstreams: Vec<Arc<Upstream>>, signer: Signer) -> Self {
+    pub fn new(options: Options, mut upstreams: Vec<Arc<Upstream>>, signer: impl Into<Arc<Signer>>) -> Self {
+        let signer = signer.into();
         upstreams.sort_by_key(|upstream| upstream.rank());
         let by_name = upstreams.iter().map(|upstream| {
             let basis = Basis::of(upstream, &options, &signer);
@@ -105,11 +106,6 @@ impl Policy {
             smalls: Flights::new(),
             hedges: Ration::default(),
         }
-    }
-
-    /// The upstreams, for who builds the next policy out of this one.
-    pub fn upstreams(&self) -> &[Arc<Upstream>] {
-        &self.upstreams
     }
 
     /// The upstreams in groups of the same rank.

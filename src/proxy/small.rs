@@ -51,9 +51,9 @@ impl Pipeline {
     pub(super) async fn small(&self, small: Small) -> Answer {
         let path = small.path();
         let (found, outcome) = self.find_small(&small, &path).await;
-        let reply = |body: ObjectBody, encoding| Answer {
-            outcome,
-            reply: Reply::Object(Object { content_type: small.content_type(), encoding, body, max_age: MAX_AGE }),
+        let reply = |body: ObjectBody, encoding| {
+            let object = Object { content_type: small.content_type(), encoding, body, max_age: MAX_AGE };
+            Answer::public(outcome, Reply::Object(object))
         };
         match found {
             Found::Have(entry) | Found::Stale(entry) => {

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
+use super::answer::Answer;
+use super::request::Request;
 use super::sign::secret_key::SecretKey;
 use super::sign::{self, Signer};
 use super::{Pipeline, Policy, Proxy};
+use crate::access::Visitor;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::nix::hash::Sha256;
@@ -104,12 +107,29 @@ pub(super) fn upstream_at(url: &str, name: &str, trust: &str, keys: &[&Theirs]) 
     Upstream::new(Options::from_toml(&toml).unwrap(), 10, Metrics::default().upstream(name)).unwrap()
 }
 
+impl Proxy {
+    /// The answer to a visitor of whom nothing is known.
+    pub(super) async fn everybody(&self, request: Request, head: bool) -> Answer {
+        self.answer(request, head, &Visitor::default()).await
+    }
+
+    /// The public space.
+    pub(super) fn pipeline(&self) -> Pipeline {
+        self.in_force.load().public.clone()
+    }
+}
+
 /// The pipeline over an empty store, under this policy.
 pub(super) fn pipeline(policy: Policy) -> Pipeline {
+    proxy(policy).pipeline()
+}
+
+/// The same, with what reloads.
+pub(super) fn proxy(policy: Policy) -> Proxy {
     let metrics = Metrics::default();
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
     let fills = Fills::new(store.clone(), 8, metrics.fill);
-    Proxy::new(policy, store, fills, metrics.proxy).pipeline()
+    Proxy::new(policy, store, fills, metrics.proxy).unwrap()
 }
 
 /// The same store under another policy.

@@ -24,7 +24,7 @@ fn proxy(upstreams: Vec<Arc<Upstream>>) -> Proxy {
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
     let fills = Fills::new(store.clone(), 8, metrics.fill);
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
-    Proxy::new(Policy::new(Options::from_toml("").unwrap(), upstreams, signer), store, fills, metrics.proxy)
+    Proxy::new(Policy::new(Options::from_toml("").unwrap(), upstreams, signer), store, fills, metrics.proxy).unwrap()
 }
 
 fn narinfo(nar: &[u8], url: &str, compression: &str) -> String {
@@ -55,7 +55,7 @@ fn full(digest: Sha256, compression: Compression) -> Request {
 async fn a_nar_that_nobody_has_is_one_question() {
     let origin = Origin::start(|_| not_found()).await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
-    let answer = proxy.answer(full(Sha256::of(b"x"), Compression::Xz), false).await;
+    let answer = proxy.everybody(full(Sha256::of(b"x"), Compression::Xz), false).await;
     assert_eq!(kind(&answer), Some(FailureKind::NotFound));
     assert_eq!(origin.asked("narinfo"), 1);
 }
@@ -68,13 +68,13 @@ async fn a_name_with_another_compression_is_not_found_and_spoils_nothing() {
     })
     .await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
-    let wrong = proxy.answer(full(Sha256::of(&file_nar("nar")), Compression::Zstd), false).await;
+    let wrong = proxy.everybody(full(Sha256::of(&file_nar("nar")), Compression::Zstd), false).await;
     assert_eq!(kind(&wrong), Some(FailureKind::NotFound));
     let old = |path: &str| Request::Nar(NarName::ByStorePath { hash: hash(), path: path.to_owned() });
-    let wrong = proxy.answer(old(&format!("nar/{HASH}.nar.xz")), false).await;
+    let wrong = proxy.everybody(old(&format!("nar/{HASH}.nar.xz")), false).await;
     assert_eq!(kind(&wrong), Some(FailureKind::NotFound), "plain bytes under a compressed name");
-    assert_eq!(kind(&proxy.answer(old(&format!("nar/{HASH}.nar")), false).await), None);
-    assert_eq!(kind(&proxy.answer(full(Sha256::of(&file_nar("nar")), Compression::None), false).await), None);
+    assert_eq!(kind(&proxy.everybody(old(&format!("nar/{HASH}.nar")), false).await), None);
+    assert_eq!(kind(&proxy.everybody(full(Sha256::of(&file_nar("nar")), Compression::None), false).await), None);
 }
 
 #[tokio::test]
@@ -83,20 +83,20 @@ async fn an_upstream_whose_absence_is_a_miss_is_one_for_nars_and_keeps_what_is_k
     let upstream = upstream(nobody, 10, "when_down = 'miss'");
     let proxy = proxy(vec![Arc::clone(&upstream)]);
     let by_name = NarName::ByFileHash { file_hash: Sha256::of(b"x"), compression: Compression::Xz };
-    assert_eq!(kind(&proxy.answer(Request::Nar(by_name), false).await), Some(FailureKind::NotFound));
+    assert_eq!(kind(&proxy.everybody(Request::Nar(by_name), false).await), Some(FailureKind::NotFound));
 
     let text = narinfo(&file_nar("nar"), "nar/x.nar", "none");
     let entry = entry::Entry {
         fetched: crate::clock::UnixSeconds(1),
         expires: crate::clock::UnixSeconds(2),
-        basis: proxy.policy().basis(&upstream),
+        basis: proxy.pipeline().policy.basis(&upstream),
         upstream: upstream.name().to_string(),
         note: "nar/x.nar".to_owned(),
         signed: entry::Signed::NOT,
         body: text.into(),
     };
-    proxy.shared.store.put_entry(entry::narinfo_key(hash()), entry.encode()).await;
-    let answer = proxy.answer(Request::NarInfo(hash()), false).await;
+    proxy.store().put_entry(entry::narinfo_key(hash()), entry.encode()).await;
+    let answer = proxy.everybody(Request::NarInfo(hash()), false).await;
     assert_eq!((kind(&answer), answer.outcome), (None, Outcome::Stale));
 }
 
@@ -111,10 +111,10 @@ async fn an_answer_that_trickles_is_not_waited_for() {
     .await;
     let proxy = proxy(vec![origin.upstream(10, "narinfo_timeout = '500 ms'")]);
     let begun = Instant::now();
-    let answer = proxy.answer(Request::NarInfo(hash()), false).await;
+    let answer = proxy.everybody(Request::NarInfo(hash()), false).await;
     assert_eq!(kind(&answer), Some(FailureKind::NotFound));
     let other = HashPart::parse("0000000000000000000000000000000a").unwrap();
-    let answer = proxy.answer(Request::NarInfo(other), false).await;
+    let answer = proxy.everybody(Request::NarInfo(other), false).await;
     assert_eq!(kind(&answer), Some(FailureKind::BadGateway));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
@@ -130,7 +130,7 @@ async fn a_nar_gone_from_one_upstream_comes_from_another_that_was_not_asked() {
     };
     let (first, second) = (with(false).await, with(true).await);
     let upstreams = vec![first.upstream(10, "name = 'a'"), second.upstream(20, "name = 'b'")];
-    let answer = proxy(upstreams).answer(full(Sha256::of(&file_nar("nar")), Compression::None), false).await;
+    let answer = proxy(upstreams).everybody(full(Sha256::of(&file_nar("nar")), Compression::None), false).await;
     assert_eq!(kind(&answer), None);
     assert_eq!((first.asked("nar/x"), second.asked("nar/x")), (2, 1));
 }
@@ -145,11 +145,11 @@ async fn a_wrong_digest_costs_nobody_the_narinfo_that_is_kept() {
     })
     .await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
-    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+    assert_eq!(kind(&proxy.everybody(Request::NarInfo(hash()), false).await), None);
     down.store(true, std::sync::atomic::Ordering::Relaxed);
-    let wrong = proxy.answer(full(Sha256::of(b"wrong"), Compression::None), false).await;
+    let wrong = proxy.everybody(full(Sha256::of(b"wrong"), Compression::None), false).await;
     assert_eq!(kind(&wrong), Some(FailureKind::BadGateway), "the origin could have it, and does not say");
-    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+    assert_eq!(kind(&proxy.everybody(Request::NarInfo(hash()), false).await), None);
 }
 
 /// An upstream announces, for this path, the file of another one. That file's name is a hash, and means what it says.
@@ -163,9 +163,9 @@ async fn a_name_that_is_a_hash_means_the_bytes_with_that_hash_whoever_announces_
     })
     .await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
-    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
+    assert_eq!(kind(&proxy.everybody(Request::NarInfo(hash()), false).await), None);
     let name = NarName::ByFileHash { file_hash: Sha256::of(b"theirs"), compression: Compression::Xz };
-    let answer = proxy.answer(Request::Nar(name), false).await;
+    let answer = proxy.everybody(Request::Nar(name), false).await;
     let Reply::Nar(nar) = answer.reply else { panic!("it is there under its name") };
     assert_eq!(nar.etag, Sha256::of(b"theirs").nix32());
 }
@@ -183,10 +183,10 @@ async fn the_first_path_to_announce_a_url_keeps_it() {
     .await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
     for hash in [hash(), HashPart::parse(other).unwrap()] {
-        assert_eq!(kind(&proxy.answer(Request::NarInfo(hash), false).await), None);
+        assert_eq!(kind(&proxy.everybody(Request::NarInfo(hash), false).await), None);
     }
-    proxy.policy().narinfos.finish().await; // the aliases are kept by then
-    let Reply::Nar(nar) = proxy.answer(Request::Nar(NarName::Opaque("nar/x".to_owned())), false).await.reply else {
+    proxy.pipeline().policy.narinfos.finish().await; // the aliases are kept by then
+    let Reply::Nar(nar) = proxy.everybody(Request::Nar(NarName::Opaque("nar/x".to_owned())), false).await.reply else {
         panic!("it was announced")
     };
     assert_eq!(nar.etag, Sha256::of(&file_nar("first")).nix32());
@@ -212,9 +212,13 @@ async fn two_that_contradict_each_other_side_by_side_are_told_of_and_the_first_a
     let [first, second] = contradiction().await;
     let upstreams = [first.upstream(10, "name = 'a'"), second.upstream(10, "name = 'b'")];
     let proxy = proxy(upstreams.to_vec());
-    let Reply::Object(said) = proxy.answer(Request::NarInfo(hash()), false).await.reply else { panic!("it is there") };
-    proxy.policy().narinfos.finish().await;
-    let Reply::Object(again) = proxy.answer(Request::NarInfo(hash()), false).await.reply else { panic!("it is there") };
+    let Reply::Object(said) = proxy.everybody(Request::NarInfo(hash()), false).await.reply else {
+        panic!("it is there")
+    };
+    proxy.pipeline().policy.narinfos.finish().await;
+    let Reply::Object(again) = proxy.everybody(Request::NarInfo(hash()), false).await.reply else {
+        panic!("it is there")
+    };
     let (ObjectBody::Whole(said), ObjectBody::Whole(again)) = (said.body, again.body) else { panic!("whole") };
     assert_eq!(said, again);
     assert_eq!(upstreams.iter().map(|upstream| conflicts(upstream)).sum::<u64>(), 1);
@@ -226,18 +230,18 @@ async fn an_answer_stays_although_the_next_upstream_says_otherwise_later() {
     let first = first.upstream(10, "name = 'a'\nnarinfo_ttl = '0 s'");
     let second = second.upstream(20, "name = 'b'");
     let proxy = proxy(vec![Arc::clone(&first), Arc::clone(&second)]);
-    assert_eq!(kind(&proxy.answer(Request::NarInfo(hash()), false).await), None);
-    proxy.policy().narinfos.finish().await;
+    assert_eq!(kind(&proxy.everybody(Request::NarInfo(hash()), false).await), None);
+    proxy.pipeline().policy.narinfos.finish().await;
     // The first one has lost it.
     let gone = Origin::start(|_| not_found()).await.upstream(10, "name = 'a'\nnarinfo_ttl = '0 s'");
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
-    let store = proxy.shared.store.clone();
+    let store = proxy.store().clone();
     let mut entry = entry::Entry::decode(&store.entry(entry::narinfo_key(hash())).await.unwrap()).unwrap();
     let policy = Policy::new(Options::from_toml("").unwrap(), vec![Arc::clone(&gone), Arc::clone(&second)], signer);
     entry.basis = policy.basis(&gone);
     store.put_entry(entry::narinfo_key(hash()), entry.encode()).await;
-    proxy.reload(policy);
-    let answer = proxy.answer(Request::NarInfo(hash()), false).await;
+    proxy.reload(policy).unwrap();
+    let answer = proxy.everybody(Request::NarInfo(hash()), false).await;
     let Reply::Object(said) = answer.reply else { panic!("it is there") };
     let ObjectBody::Whole(said) = said.body else { panic!("whole") };
     assert!(std::str::from_utf8(&said).unwrap().contains(&Sha256::of(&file_nar("first")).to_string()));
@@ -258,8 +262,8 @@ async fn where_nothing_is_verified_the_nar_goes_out_as_it_came() {
         let fills = Fills::new(store.clone(), 8, metrics.fill);
         let options = Options::from_toml(&format!("verify = '{verify}'")).unwrap();
         let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
-        let proxy = Proxy::new(Policy::new(options, upstreams, signer), store, fills, metrics.proxy);
-        let answer = proxy.answer(full(Sha256::of(b"no nar at all"), Compression::None), false).await;
+        let proxy = Proxy::new(Policy::new(options, upstreams, signer), store, fills, metrics.proxy).unwrap();
+        let answer = proxy.everybody(full(Sha256::of(b"no nar at all"), Compression::None), false).await;
         assert_eq!(kind(&answer), expected, "{verify}");
     }
 }
@@ -274,7 +278,7 @@ fn policy(upstreams: Vec<Arc<Upstream>>, signer: sign::Signer) -> Policy {
 }
 
 async fn text(proxy: &Proxy) -> Option<String> {
-    match proxy.answer(Request::NarInfo(hash()), false).await.reply {
+    match proxy.everybody(Request::NarInfo(hash()), false).await.reply {
         Reply::Object(Object { body: ObjectBody::Whole(body), .. }) => Some(String::from_utf8(body.to_vec()).unwrap()),
         _ => None,
     }
@@ -310,21 +314,21 @@ async fn r3_an_address_that_leads_elsewhere_vouches_for_nothing_whoever_told_it(
     let by_content = second.upstream(20, keys);
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), Metrics::default().store);
     let fills = Fills::new(store.clone(), 8, Metrics::default().fill);
-    let proxy = Proxy::new(policy(vec![passed_on], own_signer("")), store, fills, Metrics::default().proxy);
-    let ask = || proxy.answer(Request::NarInfo(path), false);
+    let proxy = Proxy::new(policy(vec![passed_on], own_signer("")), store, fills, Metrics::default().proxy).unwrap();
+    let ask = || proxy.everybody(Request::NarInfo(path), false);
     let nar = || {
         let name = NarName::Full { hash: path, digest: Sha256::of(&evil), compression: Compression::None };
-        proxy.answer(Request::Nar(name), false)
+        proxy.everybody(Request::Nar(name), false)
     };
     assert_eq!((kind(&ask().await), kind(&nar().await)), (None, None), "it is passed on");
-    proxy.reload(policy(vec![by_content], own_signer("")));
+    proxy.reload(policy(vec![by_content], own_signer(""))).unwrap();
     for _ in 0..3 {
         let answer = ask().await;
         if let Reply::Object(Object { body: ObjectBody::Whole(body), .. }) = answer.reply {
             assert!(!String::from_utf8(body.to_vec()).unwrap().contains("own-1"), "signed");
         }
         let _ = nar().await;
-        proxy.policy().narinfos.finish().await;
+        proxy.pipeline().policy.narinfos.finish().await;
     }
 }
 
@@ -344,7 +348,7 @@ async fn an_address_that_a_stranger_added_does_not_have_a_signed_nar_refused() {
     let proxy = proxy(vec![upstream]);
     let told = text(&proxy).await.expect("it is signed");
     assert!(!told.contains("CA:"), "{told}");
-    assert_eq!(kind(&proxy.answer(full(Sha256::of(&nar), Compression::None), false).await), None);
+    assert_eq!(kind(&proxy.everybody(full(Sha256::of(&nar), Compression::None), false).await), None);
     assert!(text(&proxy).await.is_some());
 }
 
@@ -365,7 +369,7 @@ async fn what_one_upstream_has_lost_is_signed_from_the_next() {
         vec![lost.upstream(10, "name = 'a'\ntrust = 'origin'"), kept.upstream(20, "name = 'b'\ntrust = 'origin'")];
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), Metrics::default().store);
     let fills = Fills::new(store.clone(), 8, Metrics::default().fill);
-    let proxy = Proxy::new(policy(upstreams, own_signer("")), store, fills, Metrics::default().proxy);
+    let proxy = Proxy::new(policy(upstreams, own_signer("")), store, fills, Metrics::default().proxy).unwrap();
     let told = text(&proxy).await.expect("the second one has it");
     assert!(told.contains("Sig: own-1:"), "{told}");
 }
@@ -379,7 +383,7 @@ async fn a_nar_that_came_by_its_name_is_proven_before_it_is_that_of_a_path() {
     let origin = telling(text, found.clone()).await;
     let proxy = proxy(vec![origin.upstream(10, "")]);
     let by_name = NarName::ByFileHash { file_hash: Sha256::of(&found), compression: Compression::Xz };
-    assert_eq!(kind(&proxy.answer(Request::Nar(by_name), false).await), None, "its bytes have that hash");
-    let answer = proxy.answer(full(Sha256::of(&found), Compression::Xz), false).await;
+    assert_eq!(kind(&proxy.everybody(Request::Nar(by_name), false).await), None, "its bytes have that hash");
+    let answer = proxy.everybody(full(Sha256::of(&found), Compression::Xz), false).await;
     assert_eq!(kind(&answer), Some(FailureKind::NotFound), "and are no NAR of the path");
 }

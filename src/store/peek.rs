@@ -22,9 +22,10 @@ pub enum Peeked {
 impl Store {
     /// Looks at a chunk in memory, else on disk.
     pub async fn peek_chunk(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Peeked {
-        let in_memory = self.0.nar.get(&key).map(|entry| entry.value().clone());
+        let kept = self.space.chunk(key);
+        let in_memory = self.inner.nar.get(&kept).map(|entry| entry.value().clone());
         match in_memory {
-            Some(bytes) => self.compare(key, bytes, digest),
+            Some(bytes) => self.compare(kept, bytes, digest),
             None => self.peek_chunk_on_disk(key, digest).await,
         }
     }
@@ -32,7 +33,8 @@ impl Store {
     /// Looks at the copy of a chunk on disk, whatever is in memory. A chunk that is queued to be written counts as on
     /// disk already; see [`Store::flush_chunks`].
     pub async fn peek_chunk_on_disk(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Peeked {
-        let Some(disk) = self.0.disk.load_full() else { return Peeked::Absent };
+        let key = self.space.chunk(key);
+        let Some(disk) = self.inner.disk.load_full() else { return Peeked::Absent };
         match disk.nar.get(&key).await {
             Some(found) => self.compare(key, found.value.0, digest),
             None => Peeked::Absent,
@@ -48,8 +50,8 @@ impl Store {
         let right = Manifest::digest(bytes) == *digest;
         if !right {
             tracing::warn!(key = %key.blob, chunk = key.index, "a stored chunk is not the one of its manifest: removed");
-            self.0.metrics.wrong_chunks.inc();
-            self.remove_chunk(key);
+            self.inner.metrics.wrong_chunks.inc();
+            self.remove_kept_chunk(key);
         }
         right
     }

@@ -90,7 +90,7 @@ enum Place {
 
 impl Walk {
     pub(super) fn new(store: Store) -> Self {
-        let disk = store.0.disk.load().as_ref().map(Arc::downgrade);
+        let disk = store.inner.disk.load().as_ref().map(Arc::downgrade);
         Self { store, disk, walked: Walked::default(), at: Place::Start }
     }
 
@@ -112,7 +112,7 @@ impl Walk {
 
     /// The disk tier, when it is still the one with which the walk began; `Err` when it is not.
     fn disk(&self) -> Result<Option<Arc<Disk>>, ()> {
-        let now = self.store.0.disk.load_full();
+        let now = self.store.inner.disk.load_full();
         match (&self.disk, now) {
             (None, _) => Ok(None),
             (Some(before), Some(now)) if std::ptr::eq(before.as_ptr(), Arc::as_ptr(&now)) => Ok(Some(now)),
@@ -143,7 +143,7 @@ impl Walk {
                         None => self.end(),
                     };
                 }
-                let held = self.store.0.catalog.in_memory_only(of_stripe, disk.as_ref().map(|disk| &disk.meta));
+                let held = self.store.inner.catalog.in_memory_only(of_stripe, disk.as_ref().map(|disk| &disk.meta));
                 Some(held.into_iter().filter_map(|(key, value)| Kept::new(key, &value)).collect())
             }
             Place::Line { .. } | Place::Others(_) => {
@@ -161,7 +161,7 @@ impl Walk {
     }
 
     fn end(&mut self) -> Place {
-        self.walked.complete = self.disk.is_some() || !self.store.0.options.wants_disk();
+        self.walked.complete = self.disk.is_some() || !self.store.inner.options.wants_disk();
         Place::End
     }
 
@@ -190,7 +190,7 @@ impl Walk {
         for (key, value) in scan.entries.into_iter().filter(|(_, value)| *value != MetaValue::Removed) {
             copies.entry(key).or_default().push(value);
         }
-        let catalog = &self.store.0.catalog;
+        let catalog = &self.store.inner.catalog;
         let current = async |(key, copies): (MetaKey, Vec<MetaValue>)| {
             let now = catalog.peek(key, Some(&disk.meta)).await?;
             if copies.contains(&now) { Kept::new(key, &now) } else { None }

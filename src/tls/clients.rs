@@ -67,7 +67,7 @@ impl std::fmt::Display for ClientName {
 
 impl ClientName {
     /// Whether a certificate for `name` is one for this. One for a wildcard is for no name in particular: for none.
-    fn covers(&self, name: &str) -> bool {
+    pub(crate) fn covers(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);
         match self.0.strip_prefix("*.") {
             None => name.eq_ignore_ascii_case(&self.0),
@@ -76,6 +76,14 @@ impl ClientName {
                 .is_some_and(|(label, rest)| !label.is_empty() && label != "*" && rest.eq_ignore_ascii_case(domain)),
         }
     }
+}
+
+/// The DNS names of the certificate that the client of a connection showed, and that was verified; none where it was not
+/// asked for one or has none.
+pub fn shown_names(connection: &rustls::ServerConnection) -> Vec<String> {
+    let shown = connection.peer_certificates().and_then(<[_]>::first);
+    let parsed = shown.and_then(|shown| webpki::EndEntityCert::try_from(shown).ok());
+    parsed.iter().flat_map(|parsed| parsed.valid_dns_names().map(str::to_owned)).collect()
 }
 
 /// Checks that `path` can be used as a `client_ca_file`.

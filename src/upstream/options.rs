@@ -68,6 +68,9 @@ crate::options! {
         /// that is not the usual one, the name of its bucket, or the path of its directory; two upstreams on one host need a
         /// name.
         pub name: Option<Name> = None,
+        /// What it has is for those clients only that an `[[access]]` table grants it to, cached copies too: to everybody else
+        /// all of it is not there. It is kept apart from everything else, under `name`.
+        pub private: bool = false,
         /// Lower numbers are asked earlier; upstreams with the same number are asked side by side, and the first that
         /// has the path serves it. The next number is asked only when all of this one said that they have not, or could
         /// not be reached. By default 10 for the first upstream in this file, 20 for the second, and so on.

@@ -20,6 +20,7 @@ mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
 mod outage;
+mod private;
 mod proxies;
 mod ranges;
 mod restart;

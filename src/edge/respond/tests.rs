@@ -44,7 +44,7 @@ impl Question {
             }
         };
         let nar = Nar { size, etag: "abc".into(), open: Box::new(open) };
-        let answer = Answer { outcome: Outcome::Hit, reply: Reply::Nar(nar) };
+        let answer = Answer::public(Outcome::Hit, Reply::Nar(nar));
         let (parts, body) = respond(self.asked(), answer).into_parts();
         (parts, body.collect().await.unwrap().to_bytes(), opened.load(Ordering::Relaxed))
     }
@@ -127,7 +127,7 @@ async fn a_nar_of_unknown_size_is_for_protocols_that_can_end_it() {
 fn object(body: ObjectBody, encoding: Option<&'static str>) -> Answer {
     let encoding = encoding.map(HeaderValue::from_static);
     let object = Object { content_type: "text/x-nix-narinfo", encoding, body, max_age: 3600 };
-    Answer { outcome: Outcome::Miss, reply: Reply::Object(object) }
+    Answer::public(Outcome::Miss, Reply::Object(object))
 }
 
 #[tokio::test]

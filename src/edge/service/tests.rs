@@ -184,9 +184,18 @@ async fn there_are_as_many_outcomes_as_requests() {
 struct Never(Arc<Semaphore>);
 
 impl super::Answers for Never {
-    async fn answer(&self, _: crate::proxy::request::Request, _: bool) -> crate::proxy::answer::Answer {
+    async fn answer(
+        &self,
+        _: crate::proxy::request::Request,
+        _: bool,
+        _: &crate::access::Visitor<'_>,
+    ) -> crate::proxy::answer::Answer {
         self.0.add_permits(1);
         std::future::pending().await
+    }
+
+    fn is_granted(&self, _: &crate::access::Visitor<'_>) -> bool {
+        false
     }
 }
 

@@ -116,7 +116,7 @@ impl Served {
         });
         let written = Arc::new(Mutex::new(Written::default()));
         let io = Counting { io, written: Arc::clone(&written) };
-        let peer = Peer { address: None, entrance: Entrance::Tls };
+        let peer = Peer::new(None, Entrance::Tls, Arc::default());
         let task = tokio::spawn(connection::serve(shared, io, Some(Arc::new(acceptor())), peer));
         Self { task, tasks, written, metrics }
     }

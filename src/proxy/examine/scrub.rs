@@ -29,7 +29,7 @@ impl Scrubber {
     /// Runs until it is dropped.
     pub async fn run(self) {
         // What is on disk is not there before.
-        self.proxy.shared.store.opened(Duration::MAX).await;
+        self.proxy.store().opened(Duration::MAX).await;
         loop {
             let how = How { everything: false, mend: true, pause: self.pause };
             let mut before = [0; 4];

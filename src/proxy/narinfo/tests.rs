@@ -1,6 +1,6 @@
 use super::super::answer::Reply;
 use super::super::quarantine::Known;
-use super::super::testing::{HASH, compressed, file_nar, hash, pipeline, policy, unsigned};
+use super::super::testing::{HASH, compressed, file_nar, hash, pipeline, policy, proxy, unsigned};
 use super::*;
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::NarInfo;
@@ -181,18 +181,15 @@ async fn r18_who_was_not_asked_before_a_reload_is_asked_after_it() {
     let held = Arc::clone(&gate);
     let a = Origin::start(move |_| [vec![Step::Hold(Arc::clone(&held))], not_found()].concat()).await;
     let b = telling(text(&unsigned(&file_nar(b"x")))).await;
-    let pipeline = pipeline(policy(&[a.upstream(10, "name = 'a'")], Vec::new()));
-    let proxy = super::super::Proxy {
-        shared: Arc::clone(&pipeline.shared),
-        policy: Arc::new(arc_swap::ArcSwap::new(Arc::clone(&pipeline.policy))),
-    };
+    let proxy = proxy(policy(&[a.upstream(10, "name = 'a'")], Vec::new()));
+    let pipeline = proxy.pipeline();
     let before = tokio::spawn(async move { pipeline.narinfo(hash(HASH)).await.outcome });
     while a.asked("narinfo") == 0 {
         tokio::task::yield_now().await;
     }
-    proxy.reload(policy(&[b.upstream(10, "name = 'b'")], Vec::new()));
+    proxy.reload(policy(&[b.upstream(10, "name = 'b'")], Vec::new())).unwrap();
     gate.add_permits(1);
     assert_eq!(before.await.unwrap(), Outcome::NotFound);
     let asked = super::super::Request::NarInfo(hash(HASH));
-    assert_eq!(proxy.answer(asked, false).await.outcome, Outcome::Miss);
+    assert_eq!(proxy.everybody(asked, false).await.outcome, Outcome::Miss);
 }

@@ -26,10 +26,10 @@ async fn a_peek_brings_nothing_into_memory_and_is_no_read() {
         assert_eq!(second.peek_chunk_on_disk(key(1, 0), &digest(1, 0)).await, Peeked::Right(bytes(1, 0)));
     }
     assert_eq!(second.peek_chunk(key(3, 0), &digest(3, 0)).await, Peeked::Absent);
-    assert!(!second.0.nar.contains(&key(1, 0)));
+    assert!(!second.inner.nar.contains(&key(1, 0)));
     assert_eq!(second.reads(), 0);
     assert!(second.chunk(key(1, 0), &digest(1, 0)).await.is_some());
-    assert!(second.0.nar.contains(&key(1, 0)) && second.reads() == 1, "a read does both");
+    assert!(second.inner.nar.contains(&key(1, 0)) && second.reads() == 1, "a read does both");
 }
 
 #[tokio::test]

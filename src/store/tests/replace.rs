@@ -21,7 +21,7 @@ async fn the_new_one_stands_there_also_after_a_restart() {
     first.close().await;
 
     let second = bench(dir.path(), 64).await;
-    let entries = || second.0.catalog.in_memory();
+    let entries = || second.inner.catalog.in_memory();
     assert!(second.replace_manifest(&manifest(2, 3), proven(2)).await);
     assert_eq!(entries(), 0, "what was on disk only stays there");
     for n in [1, 2] {

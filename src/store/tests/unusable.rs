@@ -69,7 +69,7 @@ async fn too_little_disk_is_refused_in_words() {
     let error = bench.open_disk().await.unwrap_err().to_string();
     assert_eq!(error, "store.disk = 63 MiB is too small: the least is 64 MiB");
     let mut mistakes = Mistakes::default();
-    Options { memory: ByteSize(1), ..bench.0.options.clone() }.check("store", &mut mistakes);
+    Options { memory: ByteSize(1), ..bench.inner.options.clone() }.check("store", &mut mistakes);
     let lines = mistakes.lines();
     assert!(lines[0].starts_with("store.disk = \"63 MiB\": expected at least \"64 MiB\""), "{mistakes}");
     assert!(lines[1].starts_with("store.memory = \"1 B\": expected at least \"16 MiB\""), "{mistakes}");

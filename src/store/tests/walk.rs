@@ -77,7 +77,7 @@ async fn everything_put_is_told_once_also_after_a_restart() {
 
     let second = bench(dir.path(), 64).await;
     check(&second).await;
-    assert_eq!(second.0.catalog.in_memory(), 0, "nothing comes into memory");
+    assert_eq!(second.inner.catalog.in_memory(), 0, "nothing comes into memory");
     let reads = |place| second.metrics.store.reads.of(StoreTier::Meta, place).get();
     assert_eq!(reads(Place::Memory) + reads(Place::Disk) + reads(Place::Nowhere), 0);
 }
@@ -142,7 +142,7 @@ async fn a_store_in_memory_tells_what_is_in_memory() {
     bench.remove_entry(&entry(4000));
     let (mut found, walked) = walked(&bench).await;
     assert!(walked.complete && walked.blocks == 0);
-    assert_eq!(found.len(), bench.0.catalog.in_memory());
+    assert_eq!(found.len(), bench.inner.catalog.in_memory());
     assert_eq!(found.remove(&MetaKey::Manifest(blob(1))), Some((Kept::Manifest(blob(1), manifest(1, 3)), 1)));
     let newest = u32::try_from(found.len()).unwrap();
     assert!((500..3500).contains(&newest), "{newest}");

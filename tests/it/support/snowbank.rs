@@ -102,6 +102,10 @@ pub enum Count {
     Resends,
     /// Requests not sent, to upstreams that are taken for down.
     Unasked,
+    /// NARs whose fetching was begun.
+    FillsStarted,
+    /// Clients that joined a running fill.
+    Coalesced,
 }
 
 impl Count {
@@ -122,6 +126,8 @@ impl Count {
             Self::UpstreamRequests => "snowbank_upstream_requests_total",
             Self::Resends => "snowbank_upstream_resends_total",
             Self::Unasked => "snowbank_upstream_unasked_total",
+            Self::FillsStarted => "snowbank_fill_started_total",
+            Self::Coalesced => "snowbank_proxy_coalesced_total",
         }
     }
 
