@@ -123,6 +123,7 @@ fn check(target: &Uri, asked: Asked<'_>, bodiless: bool) -> Result<(), Fault> {
         return Err((StatusCode::URI_TOO_LONG, "the request target is longer than 2048 bytes"));
     }
     check_host(target, asked)?;
+    check_form(target, asked)?;
     if !matches!(*asked.method, Method::GET | Method::HEAD) {
         return Ok(()); // its own refusal, which closes the connection too, is about the method
     }
@@ -152,7 +153,23 @@ fn check_host(target: &Uri, asked: Asked<'_>) -> Result<(), Fault> {
 
 fn valid_host(host: &[u8]) -> bool {
     // An authority may have userinfo, a Host may not.
-    !host.contains(&b'@') && Authority::try_from(host).is_ok()
+    let Some(authority) = Authority::try_from(host).ok().filter(|_| !host.contains(&b'@')) else { return false };
+    let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    // RFC 3986 section 3.2.3 has the empty port.
+    matches!(port, "" | ":") || authority.port_u16().is_some()
+}
+
+/// RFC 9112 section 3.2: a path, or for who takes this for a proxy a whole URL; the other two forms are for CONNECT and
+/// OPTIONS.
+fn check_form(target: &Uri, asked: Asked<'_>) -> Result<(), Fault> {
+    let is_web = target.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
+    let is_bare_host = target.scheme().is_none() && target.authority().is_some();
+    match *asked.method {
+        Method::GET | Method::HEAD if !is_web || is_bare_host || !target.path().starts_with('/') => {
+            Err((StatusCode::BAD_REQUEST, "the request target is neither a path nor a URL"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

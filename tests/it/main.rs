@@ -12,6 +12,7 @@ mod connections;
 mod failover;
 mod faults;
 mod holes;
+mod hostile;
 mod keys;
 mod liars;
 mod nar_fill;

@@ -213,7 +213,7 @@ fn the_hook_of_the_tests_notes_its_calls() {
 async fn a_chain_is_seen_as_it_is_presented() {
     let tls = Origin::start_tls();
     let chain = Hello::to("localhost").presented(tls.address()).await.expect("a handshake");
-    assert_eq!(tell(&chain[0]).names, ["localhost"]);
+    assert_eq!(tell(&chain[0]).names, ["cache.example.test", "localhost"]);
     let own = [certificates().authority.clone()];
     Hello::to("localhost").verified(tls.address(), &own).await.expect("the right authority and name");
     Hello::to("127.0.0.1").verified(tls.address(), &own).await.expect("the right authority and address");

@@ -256,6 +256,15 @@ impl Connection {
         within("flush", self.stream.get_mut().flush()).await.expect("the server reads the request");
     }
 
+    /// Sends raw bytes to a server that may have had enough of them.
+    pub async fn try_send(&mut self, bytes: &[u8]) {
+        let sending = async {
+            self.stream.get_mut().write_all(bytes).await?;
+            self.stream.get_mut().flush().await
+        };
+        let _: std::io::Result<()> = within("send", sending).await;
+    }
+
     /// Sends a GET that keeps the connection, and reads the whole answer.
     pub async fn get(mut self, target: &str) -> (Response, Self) {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: cache.test\r\n\r\n").as_bytes()).await;
