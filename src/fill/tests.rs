@@ -572,3 +572,25 @@ proptest! {
         runtime.block_on(async { timeout(SOON, script.run()).await }).expect("somebody waits for ever");
     }
 }
+
+#[tokio::test]
+async fn only_what_is_unpacked_while_it_comes_takes_a_turn_at_its_upstream() {
+    let origin = Origin::start(|_| not_found()).await;
+    let upstream = source(&origin).upstream;
+    let takes = async |size: u64, nar_size: u64, prove: Prove| {
+        let claim = Some(Arc::new(Claim { nar_size, ..claim(b"x") }));
+        verify::turn(&Plan { claim, prove, ..plan(b"x", Some(size), &[]) }, &upstream).await.is_some()
+    };
+    let (small, large) = (state::HOLD_WHOLE, state::HOLD_WHOLE + 1);
+    let (quick, slow) = (verify::QUICK, verify::QUICK + 1);
+    // A small body with a small NAR is gathered; so is none with a large one, or that is not small itself.
+    assert!(!takes(small, quick, Prove::First).await);
+    assert!(takes(small, slow, Prove::First).await);
+    assert!(takes(large, quick, Prove::First).await);
+    for prove in [Prove::Afterwards, Prove::Never] {
+        for (size, nar_size) in [(small, quick), (small, slow), (large, quick)] {
+            assert!(!takes(size, nar_size, prove).await, "{prove:?} {size} {nar_size}");
+        }
+    }
+    assert!(verify::turn(&plan(b"x", Some(large), &[]), &upstream).await.is_none(), "nothing is claimed");
+}
