@@ -32,7 +32,9 @@ fn keys() -> String {
 
 /// A fresh machine builds everything from these upstreams; how long that took.
 fn build(upstreams: &[&str]) -> Duration {
-    let setup = upstreams.iter().fold(Setup::new(), |setup, url| setup.upstream_with(url, &keys()));
+    let setup = Setup::new();
+    let keys = format!("{}\nca_file = {:?}", keys(), setup.authority_file());
+    let setup = upstreams.iter().fold(setup, |setup, url| setup.upstream_with(url, &keys));
     let snowbank = setup.start();
     snowbank.wait_for_disk();
     let begun = Instant::now();
@@ -59,13 +61,17 @@ fn one_that_is_dead_from_the_start_costs_little() {
     silent.misbehave(&Fault { name: "silent", place: Where::Accepting, acts: vec![Act::Hold] });
     let first = build(&[&silent.url(), &even, &odd]);
     let middle = build(&[&even, &silent.url(), &odd]);
+    let secure = Door::start(true);
+    secure.misbehave(&Fault { name: "silent", place: Where::Answering(""), acts: vec![Act::Hold] });
+    let secure = build(&[&secure.url(), &even, &odd]);
     let address = empty.url();
     let _off = empty.switch_off();
     let refused = build(&[&address, &even, &odd]);
     println!(
-        "without {without:.1?}, with an empty one {idle:.1?}; first silent {first:.1?}, second {middle:.1?}, first refuses {refused:.1?}"
+        "without {without:.1?}, with an empty one {idle:.1?}; first silent {first:.1?}, over TLS {secure:.1?}, second {middle:.1?}, \
+         first refuses {refused:.1?}"
     );
-    for dead in [first, middle, refused] {
+    for dead in [first, secure, middle, refused] {
         assert!(dead < without + PRICE, "{dead:?}, and {without:?} without it");
     }
 }
