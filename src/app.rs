@@ -5,6 +5,7 @@
 
 pub mod certificates;
 mod operator;
+mod pages;
 mod reload;
 mod status;
 mod supervisor;
@@ -16,19 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use rustls::server::ResolvesServerCert;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::pages::Pages;
 use crate::access::Visitor;
-use crate::admin::{self, Admin};
+use crate::admin::Admin;
 use crate::config::{Config, Origin, nix_conf_lines};
-use crate::edge::body::Body;
-use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Peer, Service, Stop};
+use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Service, Stop};
 use crate::fill::Fills;
 use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
@@ -114,6 +113,8 @@ impl Signals {
 enum Told {
     End(&'static str),
     Hangup,
+    /// Over the admin address; who asks waits for what comes of it.
+    Reload(pages::Asking),
 }
 
 impl App {
@@ -208,12 +209,9 @@ impl App {
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
-        let pages = Arc::new(Pages {
-            admin: Arc::clone(&self.admin),
-            proxy: self.proxy.clone(),
-            certificates: self.certificates.clone(),
-            examinations: Arc::new(Semaphore::new(1)),
-        });
+        let (ask_to_reload, mut asked_to_reload) = mpsc::channel(1);
+        let pages = Pages::new(Arc::clone(&self.admin), self.proxy.clone(), self.certificates.clone(), ask_to_reload);
+        let pages = Arc::new(pages);
         let few = Bounds { connections: 64, handshakes: 1 };
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
 
@@ -222,17 +220,25 @@ impl App {
         let mut reloads =
             Reloads::new(self.config, origin, self.proxy.clone(), self.certificates.clone(), self.metrics.clone());
         let asked = loop {
-            match signals.next().await {
-                // A file system that hangs must not keep it from ending.
-                Told::Hangup if reloads.are_possible() => {
-                    supervisor::reloading();
-                    tokio::select! {
-                        () = reloads.reload() => supervisor::ready(),
-                        asked = signals.end() => break asked,
-                    }
-                }
-                Told::Hangup => break "SIGHUP",
+            let told = tokio::select! {
+                told = signals.next() => told,
+                Some(asking) = asked_to_reload.recv() => Told::Reload(asking),
+            };
+            let asking = match told {
                 Told::End(asked) => break asked,
+                Told::Hangup if !reloads.are_possible() => break "SIGHUP",
+                Told::Hangup => None,
+                Told::Reload(asking) => Some(asking),
+            };
+            supervisor::reloading();
+            // A file system that hangs must not keep it from ending.
+            let end = tokio::select! {
+                end = reloads.reload() => end,
+                asked = signals.end() => break asked,
+            };
+            supervisor::ready();
+            if let Some(asking) = asking {
+                let _ = asking.send(end);
             }
         };
         tracing::info!("{asked}: draining for at most {:?}", stop.limit);
@@ -296,67 +302,4 @@ impl edge::Answers for Proxy {
     fn is_granted(&self, visitor: &Visitor<'_>) -> bool {
         Proxy::is_granted(self, visitor)
     }
-}
-
-/// The admin pages over HTTP.
-struct Pages {
-    admin: Arc<Admin>,
-    proxy: Proxy,
-    certificates: Option<tls::Certificates>,
-    /// One at a time.
-    examinations: Arc<Semaphore>,
-}
-
-impl Pages {
-    /// `POST /verify`: examines everything that is kept, and tells how far it is meanwhile.
-    fn verify(&self, method: &Method) -> Response<Body> {
-        if method != Method::POST {
-            return page(admin::Page::text(405, "POST, please: it reads everything that is kept\n"));
-        }
-        let Some(permit) = Arc::clone(&self.examinations).try_acquire_owned().ok() else {
-            return page(admin::Page::text(409, "an examination is running already\n"));
-        };
-        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), permit)));
-        let content_type = header::HeaderValue::from_static("application/x-ndjson");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        response
-    }
-}
-
-impl Pages {
-    /// `GET /certificates`: how each stands.
-    fn certificates(&self) -> Response<Body> {
-        let shown = self.certificates.as_ref().map(tls::Certificates::overview).unwrap_or_default();
-        page(admin::Page::json(&certificates::json(&shown)))
-    }
-
-    /// `GET /status`: how the program and its upstreams stand.
-    fn status(&self) -> Response<Body> {
-        let upstreams = self.proxy.upstreams();
-        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams.iter().map(AsRef::as_ref))))
-    }
-}
-
-impl edge::Handler for Pages {
-    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
-        match request.uri().path() {
-            verify::PATH => self.verify(request.method()),
-            certificates::PATH => self.certificates(),
-            status::PATH => self.status(),
-            path => {
-                if let Some(certificates) = &self.certificates {
-                    certificates.measure();
-                }
-                page(self.admin.page(path))
-            }
-        }
-    }
-}
-
-fn page(page: admin::Page) -> Response<Body> {
-    let admin::Page { status, content_type, body } = page;
-    let mut response = Response::new(Body::bytes(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    response
 }

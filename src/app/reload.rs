@@ -41,25 +41,33 @@ impl Reloads {
         self.origin.has_file()
     }
 
-    pub(super) async fn reload(&mut self) {
+    /// Reads everything again, and puts it in force.
+    ///
+    /// # Errors
+    /// Every mistake, a line each; then nothing has changed.
+    pub(super) async fn reload(&mut self) -> Result<(), String> {
         let read = match self.read().await {
             Ok((config, policies)) => self.put_in_force(policies).await.map(|()| config),
             Err(mistakes) => Err(mistakes),
         };
-        let end = match read {
+        let end = match &read {
+            Ok(_) => ReloadEnd::Applied,
+            Err(_) => ReloadEnd::Refused,
+        };
+        self.metrics.reloads.of(end).inc();
+        match read {
             Ok(config) => {
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
-                ReloadEnd::Applied
+                Ok(())
             }
             Err(mistakes) => {
                 for mistake in mistakes.lines() {
                     tracing::error!("reload refused, nothing changes: {mistake}");
                 }
-                ReloadEnd::Refused
+                Err(mistakes)
             }
-        };
-        self.metrics.reloads.of(end).inc();
+        }
     }
 
     async fn put_in_force(&self, policies: Policies) -> Result<(), String> {

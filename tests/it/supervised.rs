@@ -54,3 +54,34 @@ fn it_is_told_of_readiness_life_reloads_and_the_end() {
     assert!(told.contains("STOPPING=1"), "{told}");
     assert!(snowbank.stop().success());
 }
+
+/// The status and the body of what the admin address answers to this request.
+fn asked(snowbank: &Snowbank, method: &str, path: &str, fields: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let address = snowbank.log_after("admin on http://");
+    let mut stream = std::net::TcpStream::connect(address.trim()).expect("a connection");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n{fields}\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, body.to_owned())
+}
+
+#[test]
+fn a_reload_over_the_admin_address_tells_what_came_of_it() {
+    let setup = Setup::new();
+    let snowbank = setup.start();
+    assert_eq!(asked(&snowbank, "GET", "/reload", "").0, 405);
+    assert_eq!(asked(&snowbank, "POST", "/reload", "Origin: https://elsewhere.example.org\r\n").0, 403);
+    let (status, text) = asked(&snowbank, "POST", "/reload", "");
+    assert_eq!(status, 200, "{text}");
+    let file = setup.home().join("snowbank.toml");
+    let broken = format!("{}\n[cache]\nnegative_ttl = \"never\"\nprioritee = 3\n", setup.config());
+    std::fs::write(&file, broken).expect("a configuration file");
+    let (status, text) = asked(&snowbank, "POST", "/reload", "");
+    assert!(status == 422 && text.contains("negative_ttl") && text.contains("prioritee"), "{status} {text}");
+    std::fs::write(&file, setup.config()).expect("a configuration file");
+    assert_eq!(asked(&snowbank, "POST", "/reload", "").0, 200);
+    assert!(snowbank.stop().success());
+}

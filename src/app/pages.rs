@@ -1,0 +1,119 @@
+//! The pages for operators over HTTP, on the address of `[admin]` alone (R25).
+//!
+//! What changes or costs something wants POST, and no `Origin`: a page from elsewhere in an operator's browser cannot ask for it.
+//!
+//! Out of scope: what stands in the pages (`admin`, and the modules beside this one).
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{certificates, status, verify};
+use crate::admin::{self, Admin};
+use crate::edge::body::Body;
+use crate::edge::{self, Peer};
+use crate::proxy::Proxy;
+use crate::tls;
+
+/// Has the configuration read again.
+const RELOAD: &str = "/reload";
+
+/// Who waits for the end of a reload: every mistake, a line each, if nothing changed.
+pub(super) type Asking = oneshot::Sender<Result<(), String>>;
+
+/// See the module.
+pub(super) struct Pages {
+    admin: Arc<Admin>,
+    proxy: Proxy,
+    certificates: Option<tls::Certificates>,
+    /// One at a time.
+    examinations: Arc<Semaphore>,
+    reloads: mpsc::Sender<Asking>,
+}
+
+impl Pages {
+    pub(super) fn new(
+        admin: Arc<Admin>,
+        proxy: Proxy,
+        certificates: Option<tls::Certificates>,
+        reloads: mpsc::Sender<Asking>,
+    ) -> Self {
+        Self { admin, proxy, certificates, examinations: Arc::new(Semaphore::new(1)), reloads }
+    }
+
+    /// `POST /verify`: examines everything that is kept, and tells how far it is meanwhile.
+    fn verify(&self) -> Response<Body> {
+        let Some(permit) = Arc::clone(&self.examinations).try_acquire_owned().ok() else {
+            return page(admin::Page::text(409, "an examination is running already\n"));
+        };
+        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), permit)));
+        let content_type = header::HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+
+    /// `POST /reload`: as SIGHUP, and tells what came of it.
+    async fn reload(&self) -> Response<Body> {
+        let (asking, end) = oneshot::channel();
+        if self.reloads.try_send(asking).is_err() {
+            return page(admin::Page::text(409, "a reload is waiting already, or the server is stopping\n"));
+        }
+        page(match end.await {
+            Ok(Ok(())) => admin::Page::text(200, "the new configuration is in force\n"),
+            Ok(Err(mistakes)) => admin::Page::text(422, &format!("nothing changes:\n{}\n", mistakes.trim_end())),
+            Err(_) => admin::Page::text(503, "the server is stopping\n"),
+        })
+    }
+
+    /// `GET /certificates`: how each stands.
+    fn certificates(&self) -> Response<Body> {
+        let shown = self.certificates.as_ref().map(tls::Certificates::overview).unwrap_or_default();
+        page(admin::Page::json(&certificates::json(&shown)))
+    }
+
+    /// `GET /status`: how the program and its upstreams stand.
+    fn status(&self) -> Response<Body> {
+        let upstreams = self.proxy.upstreams();
+        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams.iter().map(AsRef::as_ref))))
+    }
+}
+
+/// Why a request that changes or costs something is not one.
+fn refusal(request: &Request<Incoming>) -> Option<Response<Body>> {
+    let text = match (request.method(), request.headers().contains_key(header::ORIGIN)) {
+        (&Method::POST, false) => return None,
+        (&Method::POST, true) => (403, "not for pages in a browser: a request with Origin is refused\n"),
+        _ => (405, "POST, please\n"),
+    };
+    Some(page(admin::Page::text(text.0, text.1)))
+}
+
+impl edge::Handler for Pages {
+    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
+        match request.uri().path() {
+            path @ (verify::PATH | RELOAD) => match (refusal(&request), path) {
+                (Some(refusal), _) => refusal,
+                (None, RELOAD) => self.reload().await,
+                (None, _) => self.verify(),
+            },
+            certificates::PATH => self.certificates(),
+            status::PATH => self.status(),
+            path => {
+                if let Some(certificates) = &self.certificates {
+                    certificates.measure();
+                }
+                page(self.admin.page(path))
+            }
+        }
+    }
+}
+
+fn page(page: admin::Page) -> Response<Body> {
+    let admin::Page { status, content_type, body } = page;
+    let mut response = Response::new(Body::bytes(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}
