@@ -59,7 +59,7 @@ impl Admin {
             "/readyz" => Page::text(200, "ready\n"),
             _ => Page::text(
                 404,
-                "not found; there are /metrics, /healthz, /readyz, /status, /certificates, POST /reload, and POST /verify\n",
+                "not found; there are /metrics, /healthz, /readyz, /status, /certificates, and with POST /reload, /purge?path=…, /verify\n",
             ),
         }
     }

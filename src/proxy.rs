@@ -23,6 +23,7 @@ mod narinfo;
 pub mod options;
 mod outage;
 mod policy;
+mod purge;
 mod quarantine;
 pub mod request;
 pub mod sign;
@@ -43,6 +44,7 @@ use arc_swap::ArcSwap;
 
 pub use options::Options;
 pub use policy::Policy;
+pub use purge::Purged;
 pub use spaces::Policies;
 
 use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};

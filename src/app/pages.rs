@@ -8,17 +8,22 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{certificates, status, verify};
 use crate::admin::{self, Admin};
 use crate::edge::body::Body;
 use crate::edge::{self, Peer};
-use crate::proxy::Proxy;
+use crate::nix::store_path::HashPart;
+use crate::proxy::{Proxy, Purged};
 use crate::tls;
 
 /// Has the configuration read again.
 const RELOAD: &str = "/reload";
+
+/// Has what is kept of a path forgotten.
+const PURGE: &str = "/purge";
 
 /// Who waits for the end of a reload: every mistake, a line each, if nothing changed.
 pub(super) type Asking = oneshot::Sender<Result<(), String>>;
@@ -67,6 +72,20 @@ impl Pages {
         })
     }
 
+    /// `POST /purge?path=/nix/store/…`: what is kept of the path is forgotten.
+    async fn purge(&self, query: Option<&str>) -> Response<Body> {
+        let mut fields = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let path = fields.find(|(name, _)| name == "path").map(|(_, path)| path.into_owned());
+        let Some(hash) = path.as_deref().and_then(hash_part) else {
+            let text = "which one? /purge?path=/nix/store/<hash>-<name>, or the 32 characters of its hash alone\n";
+            return page(admin::Page::text(400, text));
+        };
+        let Purged { narinfos, nars, listings, negatives } = self.proxy.purge(hash).await;
+        page(admin::Page::json(&json!({
+            "hash": hash.to_string(), "narinfos": narinfos, "nars": nars, "listings": listings, "negatives": negatives,
+        })))
+    }
+
     /// `GET /certificates`: how each stands.
     fn certificates(&self) -> Response<Body> {
         let shown = self.certificates.as_ref().map(tls::Certificates::overview).unwrap_or_default();
@@ -78,6 +97,12 @@ impl Pages {
         let upstreams = self.proxy.upstreams();
         page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams.iter().map(AsRef::as_ref))))
     }
+}
+
+/// The hash of a store path, or of what clients ask for.
+fn hash_part(path: &str) -> Option<HashPart> {
+    let name = path.rsplit('/').next()?;
+    HashPart::parse(name.get(..32)?).ok().filter(|_| matches!(name.as_bytes().get(32), None | Some(b'-' | b'.')))
 }
 
 /// Why a request that changes or costs something is not one.
@@ -93,9 +118,10 @@ fn refusal(request: &Request<Incoming>) -> Option<Response<Body>> {
 impl edge::Handler for Pages {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
         match request.uri().path() {
-            path @ (verify::PATH | RELOAD) => match (refusal(&request), path) {
+            path @ (verify::PATH | RELOAD | PURGE) => match (refusal(&request), path) {
                 (Some(refusal), _) => refusal,
                 (None, RELOAD) => self.reload().await,
+                (None, PURGE) => self.purge(request.uri().query()).await,
                 (None, _) => self.verify(),
             },
             certificates::PATH => self.certificates(),

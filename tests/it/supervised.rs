@@ -1,8 +1,10 @@
-//! What a service manager is told over its socket.
+//! What a service manager is told over its socket, and what operators ask for over the admin address.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use crate::support::cache::{Key, Object};
+use crate::support::origin::Origin;
 use crate::support::snowbank::{Setup, Snowbank};
 
 /// A socket as systemd gives one.
@@ -84,4 +86,35 @@ fn a_reload_over_the_admin_address_tells_what_came_of_it() {
     std::fs::write(&file, setup.config()).expect("a configuration file");
     assert_eq!(asked(&snowbank, "POST", "/reload", "").0, 200);
     assert!(snowbank.stop().success());
+}
+
+#[tokio::test]
+async fn what_is_purged_is_asked_for_again_and_nothing_else_is() {
+    let (origin, key) = (Origin::start(), Key::new("purge-1"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    let [purged, stays, missing] = ["purged", "stays", "missing"].map(|name| Object::new(name, 3_000_000));
+    for object in [&purged, &stays] {
+        origin.publish(object, &key);
+        snowbank.http().get(&object.narinfo_target()).await.expect(200);
+        snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+    snowbank.http().get(&missing.narinfo_target()).await.expect(404);
+    snowbank.wait_until_stored();
+    let hash = |object: &Object| object.narinfo_target()[1..33].to_owned();
+    origin.forget();
+    for (path, nars) in [(format!("/nix/store/{}-purged", hash(&purged)), 1), (hash(&missing), 0)] {
+        let (status, text) = asked(&snowbank, "POST", &format!("/purge?path={path}"), "");
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status} {text}"));
+        assert_eq!((told["narinfos"].as_u64(), told["nars"].as_u64()), (Some(nars), Some(nars)), "{told}");
+        assert_eq!(told["negatives"], 1 - nars, "{told}");
+    }
+    assert_eq!(asked(&snowbank, "POST", "/purge?path=/nix/store/x", "").0, 400);
+    assert_eq!(asked(&snowbank, "GET", &format!("/purge?path={}", hash(&purged)), "").0, 405);
+    origin.publish(&missing, &key);
+    for object in [&purged, &stays, &missing] {
+        snowbank.http().get(&object.narinfo_target()).await.expect(200);
+        snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+    let asked_for = |object: &Object| (origin.count(&object.narinfo_target()), origin.count(&object.file_target()));
+    assert_eq!([&purged, &stays, &missing].map(asked_for), [(1, 1), (0, 0), (1, 1)]);
 }
