@@ -44,8 +44,14 @@ pub(super) fn unsigned(nar: &[u8]) -> NarInfo {
 
 /// The same of a path that is made from its content, and says so.
 pub(super) fn addressed(nar: &[u8]) -> NarInfo {
-    let mut info = unsigned(nar);
-    let address = ContentAddress::parse(&format!("fixed:r:{}", info.nar_hash)).unwrap();
+    let info = unsigned(nar);
+    let hash = info.nar_hash.to_string();
+    addressed_by(info, &hash)
+}
+
+/// The same by this hash of the NAR, with its algorithm.
+pub(super) fn addressed_by(mut info: NarInfo, hash: &str) -> NarInfo {
+    let address = ContentAddress::parse(&format!("fixed:r:{hash}")).unwrap();
     let made = address.store_path("x", &[], info.store_path.hash(), &dir()).unwrap();
     info.store_path = path(made, "x");
     info.ca = Some(address);

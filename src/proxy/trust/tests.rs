@@ -1,9 +1,10 @@
 use super::*;
 use crate::fill::code_of;
+use crate::nix::base32;
 use crate::proxy::policy::Policy;
 use crate::proxy::sign::{self, Signer};
 use crate::proxy::testing::{
-    HASH, Theirs, addressed, compressed, dir, file_nar, hash, path, unsigned, upstream, upstream_at,
+    HASH, Theirs, addressed, addressed_by, compressed, dir, file_nar, hash, path, unsigned, upstream, upstream_at,
 };
 use crate::store::{Announced, BlobId, Inside};
 
@@ -349,6 +350,10 @@ fn r3_proven_is_what_was_seen_to_be_the_nar_and_to_have_the_address_of_this_path
     assert!(!proven(info, trust, Some(is(false)), this), "{name}: its address was not looked at");
     assert!(!proven(info, trust, None, this), "{name}");
     assert!(!proven(info, trust, Some(no_hash), this) && !proven(info, trust, Some(no_size), this), "{name}");
+    // Two contents can have one SHA-1: believed, and never proven by it.
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &file_nar(b"x"));
+    let weak = addressed_by(unsigned(&file_nar(b"x")), &format!("sha1:{}", base32::encode(digest.as_ref())));
+    assert!(!proven(&weak, "keys", Some(is(true)), Some(weak.store_path.hash())), "{name}, by SHA-1");
     for (info, trust) in [(key.signed(&plain()), "keys"), (plain(), "origin")] {
         for announced in [this, another, None] {
             assert!(proven(&info, trust, Some(is(false)), announced), "there is no address to be held against");
