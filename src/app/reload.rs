@@ -95,11 +95,26 @@ impl Reloads {
             Ok::<_, String>((config, signer, access))
         });
         let (config, signer, access) = loaded.await.map_err(|error| error.to_string())??;
+        self.listeners_are_those_of_access(&config)?;
         let upstreams =
             upstreams(&config, &self.proxy.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
         self.tell_what_needs_a_restart(&config);
         let policies = Policies::new(&config.cache, upstreams, signer, access);
         Ok((config, policies))
+    }
+
+    /// Who is granted what must not be read from a file whose listeners are not the ones that run: a condition that was
+    /// written for a new listener would hold at the old one (R15).
+    fn listeners_are_those_of_access(&self, config: &Config) -> Result<(), String> {
+        let asks = config.access.iter().any(|table| !table.listeners.is_empty() || !table.certificates.is_empty());
+        match asks && config.listen != self.started_with.listen {
+            false => Ok(()),
+            true => {
+                Err("[[access]] asks for `listeners` or `certificates`, and [[listen]] is not what this server was \
+                         started with: restart it, or leave [[listen]] as it was"
+                    .to_owned())
+            }
+        }
     }
 
     fn tell_what_needs_a_restart(&self, config: &Config) {

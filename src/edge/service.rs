@@ -75,8 +75,10 @@ impl<A: Answers> Service<A> {
                         match Trail::of(asked.headers) {
                             Err(Looped) => (Outcome::Unknown, respond::looped(asked)),
                             Ok(trail) => {
-                                let answer =
+                                let mut answer =
                                     trail.scope(self.answers.answer(wanted, head, &visitor(peer, asked))).await;
+                                // Whoever is not granted anything gets nothing here: not from a cache in between either.
+                                answer.private |= peer.listener.serves == Serves::Granted;
                                 (answer.outcome, respond::respond(asked, answer))
                             }
                         }

@@ -83,7 +83,7 @@ impl Spaces {
         for policy in private {
             let Some(upstream) = policy.upstreams.first() else { continue };
             let (rank, grant) = (upstream.rank(), access.grant_of(upstream.name()));
-            let shared = self.private(upstream.name())?;
+            let shared = self.private(upstream)?;
             found.push(Private { rank, grant, pipeline: Pipeline { shared, policy: Arc::new(policy) } });
         }
         found.sort_by_key(|private| private.rank);
@@ -92,16 +92,18 @@ impl Spaces {
         Ok(InForce { public, private: found, before, access })
     }
 
-    fn private(&self, name: &Arc<str>) -> io::Result<Arc<Shared>> {
+    /// By name and address: who takes over a name does not take over what is kept under it.
+    fn private(&self, upstream: &Upstream) -> io::Result<Arc<Shared>> {
+        let name: Arc<str> = format!("{}\n{}", upstream.name(), upstream.base()).into();
         let mut private = self.private.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = private.get(name) {
+        if let Some(known) = private.get(&name) {
             return Ok(Arc::clone(known));
         }
         let Shared { store, fills, metrics } = &*self.public;
-        let store = store.private(name)?;
+        let store = store.private(&name)?;
         let (fills, metrics) = (fills.beside(store.clone()), metrics.clone());
         let shared = Arc::new(Shared { store, fills, metrics });
-        private.insert(Arc::clone(name), Arc::clone(&shared));
+        private.insert(name, Arc::clone(&shared));
         Ok(shared)
     }
 }
@@ -191,9 +193,11 @@ impl View {
             Self::Public(public) => return public.answer(request, head).await,
             Self::Granted(spaces) => spaces,
         };
-        let mut together = None;
         // What the cache is called is no secret.
         let asked = |seen: &&Seen| !seen.private || request != Request::CacheInfo;
+        let mut together = None;
+        // One after the other, however slow one is: asked beside a private space, the public one would remember that nobody
+        // else has the path, which outsiders could tell from a path that nobody asked for.
         for Seen { pipeline, private } in spaces.iter().filter(asked) {
             let answer = Answer { private: *private, ..pipeline.answer(request.clone(), head).await };
             if answer.is_had() {

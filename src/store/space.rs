@@ -149,6 +149,13 @@ impl Secret {
         let path = dir.join(FILE);
         let found = std::fs::create_dir_all(dir).and_then(|()| match read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path).and_then(|()| read(&path)),
+            // Cut short: whatever was named with it is lost, and nothing more need be.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::warn!(path = %path.display(), "it is not whole, and is made anew: what was got from private upstreams is got again");
+                std::fs::rename(&path, path.with_extension("broken"))
+                    .and_then(|()| make(&path))
+                    .and_then(|()| read(&path))
+            }
             found => found,
         });
         found.or_else(|error| {

@@ -69,7 +69,7 @@ crate::options! {
         /// name.
         pub name: Option<Name> = None,
         /// What it has is for those clients only that an `[[access]]` table grants it to, cached copies too: to everybody else
-        /// all of it is not there. It is kept apart from everything else, under `name`.
+        /// all of it is not there. It is kept apart from everything else, under `name` and `url`.
         pub private: bool = false,
         /// Lower numbers are asked earlier; upstreams with the same number are asked side by side, and the first that
         /// has the path serves it. The next number is asked only when all of this one said that they have not, or could

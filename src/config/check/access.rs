@@ -1,10 +1,10 @@
 //! Whether the `[[access]]` tables, the private upstreams and the listeners go together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Config, Places};
 use crate::access;
-use crate::edge::Serves;
+use crate::edge::{Listen, Serves};
 use crate::options::Mistakes;
 use crate::tls::ClientAuth;
 
@@ -87,6 +87,19 @@ fn conditions(config: &Config, at: &str, mistakes: &mut Mistakes) {
             if !config.listen.iter().any(|listen| listen.name.as_ref() == Some(name)) {
                 let key = format!("{at}[{n}].listeners[{m}]");
                 mistakes.refuse(&key, &format!("{name:?}"), "the `name` of a listener");
+            }
+        }
+        if !table.certificates.is_empty() {
+            let asked = |listen: &&Listen| {
+                let is_meant = listen.name.as_ref().is_some_and(|name| table.listeners.contains(name));
+                listen.client_certificates != ClientAuth::Off && (table.listeners.is_empty() || is_meant)
+            };
+            let authorities: HashSet<_> =
+                config.listen.iter().filter(asked).map(|listen| &listen.client_ca_file).collect();
+            if authorities.len() > 1 {
+                let why = "these names count at listeners with different client_ca_file, whose CAs could each sign them: add \
+                           `listeners`, and a table for each CA";
+                mistakes.say(&format!("{at}[{n}].certificates"), why);
             }
         }
         if let (Some(name), false) = (table.certificates.first(), asks) {

@@ -187,3 +187,15 @@ async fn an_examination_sees_every_space() {
     assert_eq!((without.narinfos, without.wrong()), (1, 0), "{}", without.json());
     assert!(without.others > report.others);
 }
+
+#[tokio::test]
+async fn who_takes_over_the_name_of_a_private_upstream_does_not_take_over_what_is_kept() {
+    let (old, new) = (having(1).await, empty().await);
+    let proxy = proxy(&[private(&old, 10, "work")]);
+    assert_eq!(asked(&proxy, &INSIDE).await, Ok((1, true)));
+    proxy.reload(policies(&[private(&new, 10, "work")])).unwrap();
+    assert_eq!(asked(&proxy, &INSIDE).await, Err(FailureKind::NotFound));
+    proxy.reload(policies(&[private(&old, 10, "work")])).unwrap();
+    assert_eq!(asked(&proxy, &INSIDE).await, Ok((1, true)));
+    assert_eq!(old.asked("narinfo"), 1);
+}

@@ -289,3 +289,49 @@ fn what_would_be_open_to_more_or_fewer_than_it_looks_is_told_before_anything_is_
         assert_eq!(said.lines().count(), 1, "{lines}: {said}");
     }
 }
+
+/// A condition that was written for a new listener must not hold at the old one, which runs on.
+#[tokio::test]
+async fn a_reload_whose_conditions_speak_of_other_listeners_is_refused() {
+    let origin = Origin::start();
+    let key = Key::new("work-1");
+    let lines = format!("private = true\nname = \"work\"\npublic_keys = [{:?}]", key.public());
+    let access = |conditions: &str| format!("[[access]]\nupstreams = [\"work\"]\n{conditions}\n");
+    let setup = |listener: &str, conditions: &str| {
+        let setup = Setup::new().upstream_with(&origin.url(), &lines);
+        setup.plain_listener(listener).also(&access(conditions))
+    };
+    let object = Object::new("opened", 1000);
+    origin.publish(&object, &key);
+    let closed = setup("name = \"main\"", "networks = [\"192.0.2.0/24\"]");
+    let snowbank = closed.start();
+    let is_open = async |expected| snowbank.http().get(&object.narinfo_target()).await.expect(expected);
+    is_open(404).await;
+    // Another address is meant, and nobody listens there yet.
+    let text = closed.config().replace("192.0.2.0/24", "").replace("networks = [\"\"]", "listeners = [\"main\"]");
+    snowbank.reload_text(&closed, &text.replacen("name = \"main\"", "name = \"main\"\nserves = \"granted\"", 1));
+    snowbank.log_line("reload refused, nothing changes: [[access]] asks for `listeners`", 0);
+    is_open(404).await;
+    snowbank.reload_text(&closed, &text);
+    snowbank.log_line("reloaded: the new configuration is in force", 0);
+    is_open(200).await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_listener_for_the_granted_alone_may_be_kept_in_between() {
+    let (origin, key) = (Origin::start(), Key::new("public-1"));
+    let object = Object::new("in-between", 1000);
+    origin.publish(&object, &key);
+    let work = Origin::start();
+    let lines = format!("private = true\nname = \"work\"\npublic_keys = [{:?}]", key.public());
+    let setup = Setup::in_front_of(&origin, &key).upstream_with(&work.url(), &lines);
+    let access = "[[access]]\nupstreams = [\"work\"]\nnetworks = [\"127.0.0.0/8\"]\n";
+    let snowbank = setup.plain_listener("serves = \"granted\"").also(access).start();
+    for target in ["/nix-cache-info".to_owned(), object.narinfo_target(), object.served_target()] {
+        let closed = snowbank.http().get(&target).await.expect(200);
+        assert!(closed.field("cache-control").is_some_and(|value| value.starts_with("private")), "{target}");
+        assert_eq!(closed.field("vary").map(str::to_lowercase).as_deref(), Some("authorization"), "{target}");
+        let open = snowbank.https().get(&target).await.expect(200);
+        assert!(open.field("cache-control").is_some_and(|value| value.starts_with("public")), "{target}");
+    }
+}
