@@ -39,7 +39,7 @@ use crate::metrics::UpstreamMetrics;
 /// What each cache has.
 const CACHE_INFO: &str = "nix-cache-info";
 /// For how long it counts that it could be read, and that it could not.
-const PROVEN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(2));
+const PROVEN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 
 /// See the module.
 #[derive(Debug)]

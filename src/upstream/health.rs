@@ -223,6 +223,19 @@ impl Drop for Ticket<'_> {
     }
 }
 
+/// Whether a status says that the upstream is in trouble, and not only that it will not do what was asked: whoever asks
+/// chooses that (501, 505, 508, 511).
+fn is_trouble(status: StatusCode) -> bool {
+    let is_about_the_request = [
+        StatusCode::NOT_IMPLEMENTED,
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        StatusCode::LOOP_DETECTED,
+        StatusCode::NETWORK_AUTHENTICATION_REQUIRED,
+    ]
+    .contains(&status);
+    (status.is_server_error() && !is_about_the_request) || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 /// What an error says about the upstream; `about` is what was asked for.
 fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
     match cause {
@@ -232,9 +245,7 @@ fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
             Kind::Large => Verdict::Nothing,
         },
         // One path that it cannot answer for does not make it down, however often clients ask for it.
-        Cause::Status(status) if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS => {
-            Verdict::Failed(Some(about))
-        }
+        Cause::Status(status) if is_trouble(*status) => Verdict::Failed(Some(about)),
         Cause::Status(_)
         | Cause::Header(_)
         | Cause::Encoding(_)

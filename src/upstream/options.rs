@@ -99,8 +99,8 @@ crate::options! {
         /// `https://host:port` or `socks5://host:port`, where the proxy resolves the names; or `none`. By default the
         /// environment decides as for curl: `https_proxy` for `https`, `http_proxy` for `http`, `all_proxy` for both, except
         /// for the hosts in `no_proxy` (all but `http_proxy` in upper case too), and never for this machine or a `socket`.
-        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too; a 401
-        /// or 403 without `Via` counts as the proxy's own. Where a proxy resolves the names, what a redirect may lead to is
+        /// Through an HTTP proxy an `http` upstream is asked by requests that the proxy reads, credentials in them too; a 401, 403,
+        /// 404 or 410 without `Via` counts as the proxy's own. Where a proxy resolves the names, what a redirect may lead to is
         /// checked by the name alone: let the proxy refuse what must not be reached.
         pub proxy: Option<Setting> = None,
         /// The user whose password is in `proxy_password_file`. Shown to the proxy in `proxy` and to nobody else.

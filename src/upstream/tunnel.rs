@@ -57,14 +57,17 @@ fn refusal(response: &Response<Incoming>, shown: bool) -> String {
 
 /// What a proxy that reads the requests says itself, in words that follow its name; `None` for an answer that it passes on.
 /// As far as proxies tell: by 407, by squid's own field, by an error in `Proxy-Status` (RFC 9209). 401 and 403, by which
-/// some refuse passwords and addresses, count as theirs without the `Via` of what is passed on (RFC 9110 section 7.6.3).
+/// some refuse passwords and addresses, count as theirs without the `Via` of what is passed on (RFC 9110 section 7.6.3); and so
+/// do 404 and 410, which a web server says that is no proxy at all (R18).
 pub(super) fn of_the_proxy(response: &Response<Incoming>, shown: bool) -> Option<String> {
     let (status, headers) = (response.status(), response.headers());
     let error = headers.get(PROXY_STATUS).is_some_and(|value| value.to_str().is_ok_and(|v| v.contains("error=")));
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => Some(wants_login(shown).into()),
         _ if error || headers.contains_key(SQUID_ERROR) => Some(format!("answered {status} itself")),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !headers.contains_key(header::VIA) => {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
+            if !headers.contains_key(header::VIA) =>
+        {
             Some(format!("answered {status}, without the Via of what it passes on"))
         }
         _ => None,

@@ -68,12 +68,13 @@ pub(super) async fn read(response: Response<Incoming>, name: &str, signed: bool)
 
 fn understood(status: StatusCode, code: Option<&str>, region: Option<&str>, name: &str, signed: bool) -> Told {
     match (status, code) {
-        (_, Some("NoSuchKey")) => Told::HasNot,
+        // By another status somebody quotes the bucket, or is none.
+        (StatusCode::NOT_FOUND | StatusCode::GONE, Some("NoSuchKey")) => Told::HasNot,
         (_, Some("NoSuchBucket")) => {
             Told::Trouble(format!("has no bucket {} (NoSuchBucket): look at its url", Excerpt::of(name)))
         }
         (_, Some(code)) if ABOUT_KEYS.contains(&code) => Told::Refused(status, code.to_owned()),
-        (_, Some("AccessDenied")) => Told::Denied,
+        (StatusCode::FORBIDDEN, Some("AccessDenied")) => Told::Denied,
         _ if status.is_redirection() || code == Some("AuthorizationHeaderMalformed") => {
             let code = code.map_or_else(String::new, |code| format!(" ({code})"));
             let hint = match region {
