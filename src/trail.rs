@@ -2,8 +2,8 @@
 //!
 //! The field is that of RFC 8586, `CDN-Loop`: each server adds itself, by an id that it makes up when it starts. A request
 //! that comes back is answered 508 and asks nobody ([`Looped`]). Whoever is told so has learned that there is nothing to be
-//! had that way for the one who asked in the first place. As that is true for this one request alone, it is neither shared
-//! with other clients' questions nor remembered.
+//! had that way for the one who asked in the first place. As that is true for this trail alone, it is shared with questions on the
+//! same one only, and not remembered.
 //!
 //! The trail goes with the task that answers a request ([`Trail::scope`]) and with those it starts ([`carry`]).
 //!
@@ -28,7 +28,7 @@ tokio::task_local! {
 }
 
 /// The ids of the servers that a request has passed, this one not among them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Trail(Arc<[String]>);
 
 /// The request has been here.
@@ -41,6 +41,9 @@ impl Trail {
     /// # Errors
     /// This server does, or too many others.
     pub fn of(headers: &HeaderMap) -> Result<Self, Looped> {
+        if !headers.contains_key(CDN_LOOP) {
+            return Ok(Self::default());
+        }
         let ids: Vec<String> = ids(headers).take(MOST).map(str::to_owned).collect();
         match ids.len() == MOST || own_id().is_some_and(|own| ids.iter().any(|id| id == own)) {
             true => Err(Looped),
@@ -55,7 +58,7 @@ impl Trail {
 }
 
 /// The trail of the request that is being answered.
-fn here() -> Trail {
+pub fn here() -> Trail {
     HERE.try_with(Clone::clone).unwrap_or_default()
 }
 

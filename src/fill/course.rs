@@ -125,8 +125,9 @@ pub(super) async fn fill_from_any(
 fn weight(broken: &Broken) -> u8 {
     match broken.reason {
         FillFailure::Gone => 0,
-        FillFailure::Refused => 1,
-        _ => 2,
+        FillFailure::Down => 1,
+        FillFailure::Refused => 2,
+        _ => 3,
     }
 }
 

@@ -8,11 +8,12 @@
 //! Interrupted by the program's end, it leaves a note of what it has, from which the next one goes on (see `partial`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::IntGauge;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::course::fill_from_any;
 use super::partial::{self, Notes};
@@ -90,20 +91,27 @@ async fn turns(plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
 /// How far a fill goes on that nobody reads any more (R28): at most so many bytes (256 MiB), or to the end once half of it
 /// is there. Most NARs are whole by then; an endless one ends.
 const ALONE: u64 = 256 << 20;
+/// And for how long, however much is there: an upstream that drips must not hold places for clients that left. The next fill
+/// goes on from what came.
+const ALONE_FOR: Duration = Duration::from_secs(300);
 
 /// Counts what came while nobody wanted it.
 #[derive(Default)]
 pub(super) struct Alone {
     received: u64,
     unwanted: u64,
+    /// Since when nobody has wanted it.
+    since: Option<Instant>,
 }
 
 impl Alone {
-    pub(super) fn update(&mut self, wanted: bool, bytes: usize, size: Option<u64>) -> Result<(), Broken> {
+    pub(super) fn update(&mut self, now: Instant, wanted: bool, bytes: usize, size: Option<u64>) -> Result<(), Broken> {
         self.received += bytes as u64;
         self.unwanted = if wanted { 0 } else { self.unwanted + bytes as u64 };
+        self.since = if wanted { None } else { Some(self.since.unwrap_or(now)) };
         let half = size.is_some_and(|size| self.received >= size / 2);
-        if self.unwanted > ALONE && !half {
+        let too_long = self.since.is_some_and(|since| now.saturating_duration_since(since) > ALONE_FOR);
+        if too_long || (self.unwanted > ALONE && !half) {
             return Err(Broken::new(FillFailure::Abandoned, format!("nobody read it after {} bytes", self.received)));
         }
         Ok(())
@@ -139,11 +147,20 @@ mod tests {
         let mib = 1 << 20;
         let runs = |wanted: bool, size: Option<u64>| {
             let mut alone = Alone::default();
-            (0..4096).take_while(|_| alone.update(wanted, mib, size).is_ok()).count()
+            (0..4096).take_while(|_| alone.update(Instant::now(), wanted, mib, size).is_ok()).count()
         };
         assert_eq!(runs(true, None), 4096);
         assert_eq!(runs(false, None), 256);
         assert_eq!(runs(false, Some(512 << 20)), 4096, "half of it was there in time");
         assert_eq!(runs(false, Some(100 << 30)), 256);
+    }
+
+    #[test]
+    fn a_fill_that_nobody_reads_does_not_drip_for_ever() {
+        let (begun, mut alone) = (Instant::now(), Alone::default());
+        let mut dripped =
+            |seconds, wanted| alone.update(begun + Duration::from_secs(seconds), wanted, 1100, Some(2000)).is_ok();
+        assert!(dripped(0, false) && dripped(299, false) && dripped(300, true), "somebody came");
+        assert!(dripped(1000, false) && dripped(1300, false) && !dripped(1301, false));
     }
 }

@@ -49,6 +49,8 @@ label! {
     pub enum FillFailure as "reason" {
         /// Every source said that it has it not.
         Gone = "gone",
+        /// It could not be asked, and its `when_down` makes a miss of that.
+        Down = "down",
         /// No source answered.
         Unknown = "unknown",
         /// The upstream's connection broke or stalled in the middle.

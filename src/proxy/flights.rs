@@ -2,8 +2,8 @@
 //!
 //! The question is asked by a task of its own, so no client's leaving ends it (R28). Whoever comes while it runs gets
 //! the value it publishes; the key stays taken until the task has ended, so that between publishing a value and storing
-//! it nobody asks again. A question of another server of this kind is asked apart: where the two have each other as upstreams
-//! it would wait for itself (see `trail`).
+//! it nobody asks again. A question of another server of this kind is joined only by those that passed the same servers: where two
+//! have each other as upstreams it would wait for itself (see `trail`).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::trail;
+use crate::trail::{self, Trail};
 
 /// The most questions asked at once (R26): clients that ask and leave cannot pile up more.
 const MOST: usize = 4096;
@@ -21,7 +21,7 @@ const MOST: usize = 4096;
 pub(super) const NOT_ASKED: &str =
     "snowbank asks too many things at once, or the question died (see its log); try again";
 
-type Running<K, V> = Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>;
+type Running<K, V> = Arc<Mutex<HashMap<(K, Trail), watch::Receiver<Option<V>>>>>;
 
 /// The questions being asked.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl<V> Publish<V> {
 
 /// Gives the key up when the task ends, also when it panics (R35): those who wait are told by the closed channel.
 struct Taken<K: Hash + Eq, V> {
-    key: K,
+    key: (K, Trail),
     running: Running<K, V>,
     /// Keeps the channel open until the key is free, so that whoever comes after its closing asks anew.
     _open: watch::Sender<Option<V>>,
@@ -69,9 +69,7 @@ where
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        if trail::is_anothers() {
-            return (self.ask_apart(ask).await, true);
-        }
+        let key = (key, trail::here());
         let (mut receiver, started) = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             match running.get(&key) {
@@ -81,7 +79,7 @@ where
                     let (sender, receiver) = watch::channel(None);
                     running.insert(key.clone(), receiver.clone());
                     let taken = Taken { key, running: Arc::clone(&self.running), _open: sender.clone() };
-                    let asked = ask(Publish(sender));
+                    let asked = trail::carry(ask(Publish(sender)));
                     self.tasks.spawn(async move {
                         asked.await;
                         drop(taken);
@@ -95,20 +93,6 @@ where
             Err(_died) => None,
         };
         (value, started)
-    }
-
-    /// The value from a question that nobody else waits for, and that does not end with who waits.
-    async fn ask_apart<F>(&self, ask: impl FnOnce(Publish<V>) -> F) -> Option<V>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        if self.tasks.len() >= MOST {
-            return None;
-        }
-        let (sender, mut receiver) = watch::channel(None);
-        self.tasks.spawn(trail::carry(ask(Publish(sender))));
-        let value = receiver.wait_for(Option::is_some).await.ok()?;
-        value.clone()
     }
 
     /// Waits until every question has been answered; none may be asked after this was called.
@@ -155,6 +139,41 @@ mod tests {
         }
         flights.finish().await;
         assert_eq!((asked.load(Ordering::Relaxed), started), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn questions_are_joined_by_those_that_passed_the_same_servers() {
+        let flights: Flights<u8, usize> = Flights::new();
+        let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let passed = |id: &str| {
+            let line = format!("snowbank;id={id}").parse().unwrap();
+            Trail::of(&[(trail::CDN_LOOP, line)].into_iter().collect()).unwrap()
+        };
+        let trails = ["00112233445566aa", "00112233445566bb"].map(passed).into_iter().chain([Trail::default()]);
+        let callers: Vec<_> = trails
+            .flat_map(|trail| vec![trail; 50])
+            .map(|trail| {
+                let (flights, asked, gate) = (flights.clone(), Arc::clone(&asked), Arc::clone(&gate));
+                tokio::spawn(trail.clone().scope(async move {
+                    let ask = |publish: Publish<usize>| async move {
+                        assert_eq!(trail::here(), trail, "it goes on with the question");
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        gate.notified().await;
+                        publish.say(7);
+                    };
+                    flights.join(1, ask).await
+                }))
+            })
+            .collect();
+        while asked.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_waiters();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap().0, Some(7));
+        }
+        flights.finish().await;
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]

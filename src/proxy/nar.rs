@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 
 use super::Pipeline;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
-use super::entry::{Alias, Entry};
+use super::entry::{Alias, Entry, meant_key};
 use super::kept::nar_is_refused;
 use super::narinfo::Found;
 use super::options::Verify;
@@ -70,26 +70,28 @@ pub(super) struct Nowhere {
     outcome: Outcome,
     kind: FailureKind,
     text: String,
+    /// Whether all that were asked could be: else it is not to be remembered (R18).
+    sure: bool,
 }
 
 impl Nowhere {
     pub(super) fn not_found(text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::NotFound, kind: FailureKind::NotFound, text: text.into() }
+        Self { outcome: Outcome::NotFound, kind: FailureKind::NotFound, text: text.into(), sure: true }
     }
 
     /// "Not found", as it was found out a moment ago.
     pub(super) fn remembered(meant: &Meant) -> Self {
         let text = format!("no upstream has a NAR with the hash {}", meant.digest);
-        Self { outcome: Outcome::Negative, kind: FailureKind::NotFound, text }
+        Self { outcome: Outcome::Negative, kind: FailureKind::NotFound, text, sure: true }
     }
 
     /// There, and not what it should be.
     pub(super) fn refused(text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Refused, kind: FailureKind::NotFound, text: text.into() }
+        Self { outcome: Outcome::Refused, kind: FailureKind::NotFound, text: text.into(), sure: true }
     }
 
     pub(super) fn unknown(text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into() }
+        Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into(), sure: true }
     }
 
     /// Whether it is sure that nobody has it.
@@ -128,10 +130,22 @@ impl Pipeline {
             Err(nowhere) if nowhere.outcome == Outcome::Refused => nowhere,
             found => return found,
         };
-        let Some(record) = self.quarantined(&meant).await else { return Err(nowhere) };
-        match self.stand_in(meant, &record, head).await {
-            Some(Ok(answer)) => Ok(answer),
-            _ => Err(nowhere),
+        if let Some(record) = self.quarantined(&meant).await
+            && let Some(Ok(answer)) = self.stand_in(meant, &record, head).await
+        {
+            return Ok(answer);
+        }
+        Err(self.unless_unknown(meant, nowhere).await)
+    }
+
+    /// Refused is what upstreams have that could be asked: another one may have it right (R18).
+    async fn unless_unknown(&self, meant: Meant, refused: Nowhere) -> Nowhere {
+        match meant.hash {
+            Some(hash) if !self.shared.store.negative(meant_key(&meant)) => {
+                let unknown = self.announcers(meant, hash).await.unknown;
+                unknown.map_or(refused, |why| Nowhere::unknown(why.as_ref()))
+            }
+            _ => refused,
         }
     }
 
@@ -195,8 +209,34 @@ impl Pipeline {
         self.fetched_by(meant, self.plan(meant).await?, head).await
     }
 
-    /// The same, by this plan. What GET waits for the proof of is not told to exist before either.
+    /// The same, by this plan; by another one where the upstream's narinfo names what it has not: it was rebuilt or collected
+    /// since. Everybody is asked anew then, once: one who was not asked, because another had the narinfo, may have the
+    /// NAR (R18).
     async fn fetched_by(&self, meant: Meant, plan: Plan, head: bool) -> Result<Answer, Nowhere> {
+        let gone = match self.fetched_once(meant, plan, head).await {
+            Err(nowhere) if nowhere.outcome == Outcome::NotFound => nowhere,
+            found => return found,
+        };
+        let Some(hash) = meant.hash else {
+            if gone.sure {
+                self.remember_missing(&meant);
+            }
+            return Err(gone);
+        };
+        self.expire(hash).await;
+        let found = self.announcers(meant, hash).await;
+        let again = match found.plan {
+            Some(plan) => self.fetched_once(meant, plan, head).await,
+            None => Err(gone),
+        };
+        match (again, found.unknown) {
+            (Err(nowhere), Some(why)) if nowhere.is_not_found() => Err(Nowhere::unknown(why.as_ref())),
+            (again, _) => again,
+        }
+    }
+
+    /// What GET waits for the proof of is not told to exist before either.
+    async fn fetched_once(&self, meant: Meant, plan: Plan, head: bool) -> Result<Answer, Nowhere> {
         match head && !plan.is_held_back(plan.size) {
             true => self.head(meant, plan).await,
             false => self.filled(meant, plan).await,
@@ -298,32 +338,7 @@ impl Pipeline {
     async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
         let (fill, started) = self.shared.fills.start(plan);
         let outcome = if started { Outcome::Miss } else { Outcome::Follower };
-        let gone = match self.following(meant, &fill, outcome).await {
-            Ok(answer) => return Ok(answer),
-            Err(nowhere) if nowhere.outcome == Outcome::NotFound => nowhere,
-            Err(nowhere) => return Err(nowhere),
-        };
-        // The upstream's narinfo names what it has not: it was rebuilt or collected since. Everybody is asked anew, once:
-        // one who was not asked, because another had the narinfo, may have the NAR (R18).
-        let Some(hash) = meant.hash else {
-            self.remember_missing(&meant);
-            return Err(gone);
-        };
-        self.expire(hash).await;
-        let announcers = self.announcers(meant, hash).await;
-        let unknown = announcers.unknown.clone();
-        let mut nowhere = gone;
-        if let Some(plan) = announcers.plan {
-            let (fill, _) = self.shared.fills.start(plan);
-            match self.following(meant, &fill, outcome).await {
-                Ok(answer) => return Ok(answer),
-                Err(why) => nowhere = why,
-            }
-        }
-        match unknown {
-            Some(why) if nowhere.is_not_found() => Err(Nowhere::unknown(why.as_ref())),
-            _ => Err(nowhere),
-        }
+        self.following(meant, &fill, outcome).await
     }
 
     /// HEAD of a large NAR that is not here: true to what the upstream has, without fetching it.
@@ -345,10 +360,11 @@ impl Pipeline {
                     return Ok(nar_answer(Outcome::Miss, size, &meant, Box::new(open)));
                 }
                 Ok(Said::HaveNot) => {}
-                Err(error) if source.upstream.when_down() == WhenDown::Error => {
+                Err(error) if error.is_busy() || source.upstream.when_down() == WhenDown::Error => {
                     failure = Nowhere::unknown(error.to_string());
                 }
-                Err(_) => {}
+                // `when_down` makes a miss of it.
+                Err(_) => failure.sure = false,
             }
         }
         Err(failure)
@@ -358,8 +374,9 @@ impl Pipeline {
 fn nowhere(broken: &Broken) -> Nowhere {
     match broken.reason {
         FillFailure::Gone => Nowhere::not_found(broken.to_string()),
+        FillFailure::Down => Nowhere { sure: false, ..Nowhere::not_found(broken.to_string()) },
         FillFailure::Internal => {
-            Nowhere { outcome: Outcome::Internal, kind: FailureKind::Internal, text: broken.to_string() }
+            Nowhere { outcome: Outcome::Internal, kind: FailureKind::Internal, text: broken.to_string(), sure: true }
         }
         // Asked for again it would be as wrong: five tries of Nix would not mend it.
         FillFailure::Refused => Nowhere::refused(nar_is_refused(broken)),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Pipeline;
 use super::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
@@ -20,6 +20,7 @@ use crate::clock::UnixSeconds;
 use crate::metrics::Refusal;
 use crate::nix::narinfo::{Compression, MAX_LEN};
 use crate::nix::store_path::HashPart;
+use crate::trail;
 use crate::upstream::{Asked as Got, Said, Upstream, WhenDown};
 
 /// Seconds for which clients' own caches in between may keep a narinfo.
@@ -58,6 +59,16 @@ enum Together {
     Refused(Refusal, String),
     /// One could not be asked, and what it might have counts (R18).
     Unknown(String),
+}
+
+/// What comes of asking them.
+struct Heard<'a> {
+    together: Together,
+    /// Answers that are still to come, of those that were asked side by side with the one that has it; those of doubtful ones
+    /// are among them.
+    others: Others<'a>,
+    /// Whether all that were asked could be: else a miss is one by `when_down`, and nothing to remember (R18).
+    sure: bool,
 }
 
 /// Answers that have come already, for want of better ones.
@@ -109,17 +120,8 @@ impl Pipeline {
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
         let asking = self.policy.narinfos.join(hash, ask);
-        let (found, asked_here) = match stale {
-            // It will do, if a moment brings nothing better; what is asked meanwhile is for the next client.
-            Some(entry) => match timeout(outage::STALE_WAIT, asking).await {
-                Ok((Some(found), asked_here)) => (found, asked_here),
-                Ok((None, _)) | Err(_) => (Found::Stale(entry), false),
-            },
-            None => {
-                let (found, asked_here) = asking.await;
-                (found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into())), asked_here)
-            }
-        };
+        let none = || Found::Unknown(NOT_ASKED.into());
+        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking, none).await;
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
             (Found::Have(_), false) => Outcome::Follower,
@@ -134,7 +136,9 @@ impl Pipeline {
     /// What a kept narinfo names is gone: the next who asks for it asks the upstreams. It is not removed, because they may
     /// be down by then.
     pub(super) async fn expire(&self, hash: HashPart) {
-        if let Some(mut entry) = self.kept_entry(hash).await {
+        if !trail::is_anothers()
+            && let Some(mut entry) = self.kept_entry(hash).await
+        {
             entry.expires = UnixSeconds(0);
             self.put_entry(narinfo_key(hash), &entry).await;
         }
@@ -148,7 +152,7 @@ impl Pipeline {
         {
             return publish.say(Found::Have(entry));
         }
-        let (together, others) = self.ask_narinfo(hash, kept.as_ref()).await;
+        let Heard { together, others, sure } = self.ask_narinfo(hash, kept.as_ref()).await;
         match (together, kept) {
             (Together::Have(upstream, verified), Some(kept)) if self.stays(&kept, &upstream, &verified) => {
                 self.conflict(hash, &upstream, &verified, &kept.upstream);
@@ -177,10 +181,7 @@ impl Pipeline {
                 self.put_entry(key, &kept).await;
             }
             (Together::Unknown(why), Some(kept)) => {
-                match outage::is_known(&self.policy) {
-                    true => tracing::debug!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}"),
-                    false => tracing::warn!(key = %hash, outcome = %Outcome::Stale, "narinfo served stale: {why}"),
-                }
+                outage::log_stale(&self.policy, &format!("{hash}.narinfo"), &why);
                 publish.say(Found::Stale(kept));
             }
             (Together::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
@@ -192,7 +193,9 @@ impl Pipeline {
                     Together::Refused(reason, why) => (Some(reason), Found::Refused(why.into())),
                     _ => (None, Found::HaveNot),
                 };
-                self.put_negative(key, reason);
+                if sure {
+                    self.put_negative(key, reason);
+                }
                 publish.say(found);
             }
         }
@@ -204,16 +207,15 @@ impl Pipeline {
         upstream.map_or(MAX_AGE, |(upstream, _)| upstream.narinfo_ttl().as_secs().min(MAX_AGE))
     }
 
-    /// Asks the upstreams, group after group. The answers of those that were asked side by side with the one that has it
-    /// are still to come; those of doubtful ones are among them.
-    async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> (Together, Others<'_>) {
+    /// Asks the upstreams, group after group.
+    async fn ask_narinfo(&self, hash: HashPart, kept: Option<&Entry>) -> Heard<'_> {
         let (mut unknown, mut refused, mut down, mut doubtful) = (None, None, None, VecDeque::new());
         let mut asking = Asking::begin(self, hash);
         while let Some(asked) = asking.next().await {
             match asked {
                 Asked::Have(upstream, verified) => {
                     let others = asking.others().chain(doubted(doubtful)).boxed();
-                    return (Together::Have(upstream, verified), others);
+                    return Heard { together: Together::Have(upstream, verified), others, sure: true };
                 }
                 Asked::Doubtful(upstream, verified) => doubtful.push_back((upstream, verified)),
                 Asked::HaveNot => {}
@@ -225,6 +227,7 @@ impl Pipeline {
         // Whoever is out of reach may have what is kept, so that no doubt and no refusal of another one is weighed against
         // it, whatever `when_down` says; but what has no NAR any more is not worth a doubtful one.
         let counts = kept.is_some_and(|kept| !kept.is_gone() || doubtful.is_empty());
+        let sure = down.is_none();
         let unreachable = if counts { unknown.clone().or(down) } else { None };
         let together = match (unreachable, doubtful.pop_front(), unknown, refused) {
             (Some(why), ..) | (None, None, Some(why), _) => Together::Unknown(why),
@@ -232,7 +235,7 @@ impl Pipeline {
             (None, None, None, Some((reason, why))) => Together::Refused(reason, why),
             (None, None, None, None) => Together::HaveNot,
         };
-        (together, doubted(doubtful))
+        Heard { together, others: doubted(doubtful), sure }
     }
 
     /// Whether what is kept stays although another upstream says another NarHash for the path: two trusted upstreams
@@ -274,7 +277,7 @@ impl Pipeline {
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
         let begun = Instant::now();
-        let said = upstream.text(&format!("{hash}.narinfo"), MAX_LEN).await;
+        let said = upstream.narinfo(&format!("{hash}.narinfo"), MAX_LEN).await;
         if said.is_ok() {
             upstream.took(begun.elapsed());
         }
@@ -290,7 +293,7 @@ impl Pipeline {
                 }
             }
             Ok(Said::HaveNot) => Asked::HaveNot,
-            Ok(Said::Have(Got::TooLong)) => {
+            Ok(Said::Have(Got::TooLong(start))) if looks_like_narinfo(&start) => {
                 let reason = Refusal::Malformed;
                 let text = format!(
                     "the narinfo of {hash} from upstream {} is refused ({reason}): it is longer than {MAX_LEN} bytes",
@@ -299,13 +302,23 @@ impl Pipeline {
                 self.refuse(upstream, hash, reason, &text);
                 Asked::Refused(reason, text)
             }
-            Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => {
-                let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());
-                self.refuse(upstream, hash, Refusal::NotANarinfo, &text);
-                Asked::Unknown(text)
+            Ok(Said::Have(Got::TooLong(_))) => self.no_narinfo(upstream, hash),
+            Ok(Said::Have(Got::Whole { body, .. })) if !looks_like_narinfo(&body) => self.no_narinfo(upstream, hash),
+            Ok(Said::Have(Got::Whole { body, may_be_cut, .. })) => {
+                match self.believe(upstream, hash, &body).await {
+                    // What it lacks may have been cut off.
+                    Asked::Refused(_, why) if may_be_cut => Asked::Unknown(why),
+                    asked => asked,
+                }
             }
-            Ok(Said::Have(Got::Whole { body, .. })) => self.believe(upstream, hash, &body).await,
         }
+    }
+
+    /// An answer that says nothing about the path.
+    fn no_narinfo(&self, upstream: &Upstream, hash: HashPart) -> Asked {
+        let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());
+        self.refuse(upstream, hash, Refusal::NotANarinfo, &text);
+        Asked::Unknown(text)
     }
 
     /// A narinfo that an upstream sent: verified, or refused with a reason.

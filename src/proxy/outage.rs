@@ -6,12 +6,14 @@
 
 use std::time::Duration;
 
-use super::answer::{Answer, FailureKind, Reply};
+use tokio::time::timeout;
+
+use super::answer::{Answer, FailureKind, Outcome, Reply};
 use super::policy::Policy;
 use crate::upstream::WhenDown;
 
 /// How long what is kept, and not fresh any more, waits for an answer of the upstreams before it is served all the same.
-pub(super) const STALE_WAIT: Duration = Duration::from_millis(200);
+const STALE_WAIT: Duration = Duration::from_millis(200);
 /// The most that a client is told to wait, however long the upstream is left alone: a build waits for it.
 const PATIENCE: u64 = 5;
 
@@ -32,9 +34,30 @@ fn down_for(policy: &Policy) -> Option<Duration> {
     counting.filter_map(|upstream| upstream.down_for()).min()
 }
 
-/// Whether an upstream is taken for down, which the log has said: no line for each request then.
-pub(super) fn is_known(policy: &Policy) -> bool {
-    policy.upstreams.iter().any(|upstream| upstream.down_for().is_some())
+/// What `asking` brings (the value, and whether it was asked for this client), else `none`; but what is kept, where there is
+/// something, if a moment brings nothing better: what is asked meanwhile is for the next client.
+pub(super) async fn or_stale<V>(
+    kept: Option<V>,
+    asking: impl Future<Output = (Option<V>, bool)>,
+    none: impl FnOnce() -> V,
+) -> (V, bool) {
+    let Some(kept) = kept else {
+        let (found, asked_here) = asking.await;
+        return (found.unwrap_or_else(none), asked_here);
+    };
+    match timeout(STALE_WAIT, asking).await {
+        Ok((Some(found), asked_here)) => (found, asked_here),
+        Ok((None, _)) | Err(_) => (kept, false),
+    }
+}
+
+/// Tells that something kept is served for want of an answer; not for each request where the log has said that an upstream is
+/// taken for down.
+pub(super) fn log_stale(policy: &Policy, key: &str, why: &str) {
+    match policy.upstreams.iter().any(|upstream| upstream.down_for().is_some()) {
+        true => tracing::debug!(key, outcome = %Outcome::Stale, "served stale: {why}"),
+        false => tracing::warn!(key, outcome = %Outcome::Stale, "served stale: {why}"),
+    }
 }
 
 fn seconds(left: Duration) -> u64 {

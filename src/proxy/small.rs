@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::HeaderValue;
-use tokio::time::timeout;
 
 use super::Pipeline;
 use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
@@ -43,7 +42,10 @@ pub(super) enum Found {
 enum Answered {
     Have(Arc<Upstream>, Bytes, Option<HeaderValue>),
     Large(Arc<Upstream>),
-    HaveNot,
+    HaveNot {
+        /// Whether all of them could be asked: else it is one by `when_down`, and nothing to remember (R18).
+        sure: bool,
+    },
     Unknown(String),
 }
 
@@ -97,17 +99,8 @@ impl Pipeline {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
         let asking = self.policy.smalls.join(path.to_owned(), ask);
-        let (found, asked_here) = match stale {
-            // As with narinfos.
-            Some(entry) => match timeout(outage::STALE_WAIT, asking).await {
-                Ok((Some(found), asked_here)) => (found, asked_here),
-                Ok((None, _)) | Err(_) => (Found::Stale(entry), false),
-            },
-            None => {
-                let (found, asked_here) = asking.await;
-                (found.unwrap_or_else(|| Found::Unknown(NOT_ASKED.into())), asked_here)
-            }
-        };
+        let none = || Found::Unknown(NOT_ASKED.into());
+        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking, none).await;
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
             (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,
@@ -138,18 +131,17 @@ impl Pipeline {
             }
             (Answered::Large(upstream), _) => publish.say(Found::Large(upstream)),
             (Answered::Unknown(why), Some(kept)) => {
-                match outage::is_known(&self.policy) {
-                    true => tracing::debug!(key = path, outcome = %Outcome::Stale, "served stale: {why}"),
-                    false => tracing::warn!(key = path, outcome = %Outcome::Stale, "served stale: {why}"),
-                }
+                outage::log_stale(&self.policy, path, &why);
                 publish.say(Found::Stale(kept));
             }
             (Answered::Unknown(why), None) => publish.say(Found::Unknown(why.into())),
-            (Answered::HaveNot, kept) => {
+            (Answered::HaveNot { sure }, kept) => {
                 if kept.is_some() {
                     self.drop_entry(key);
                 }
-                self.put_negative(key, None);
+                if sure {
+                    self.put_negative(key, None);
+                }
                 publish.say(Found::HaveNot);
             }
         }
@@ -157,7 +149,7 @@ impl Pipeline {
 
     /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
     async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Answered {
-        let mut unknown = None;
+        let (mut unknown, mut sure) = (None, true);
         for group in self.policy.groups() {
             let mut answers: FuturesUnordered<_> = group
                 .iter()
@@ -167,13 +159,16 @@ impl Pipeline {
                 match said {
                     // nix-serve-wire.md, 6: an unknown build log is 200 with an empty body.
                     Ok(Said::Have(Asked::Whole { body, .. })) if body.is_empty() && matches!(small, Small::Log(_)) => {}
-                    Ok(Said::Have(Asked::Whole { body, encoding })) => return Answered::Have(upstream, body, encoding),
-                    Ok(Said::Have(Asked::TooLong)) => return Answered::Large(upstream),
+                    Ok(Said::Have(Asked::Whole { body, encoding, .. })) => {
+                        return Answered::Have(upstream, body, encoding);
+                    }
+                    Ok(Said::Have(Asked::TooLong(_))) => return Answered::Large(upstream),
                     Ok(Said::HaveNot) => {}
                     Err(error) => {
                         if !error.is_known() {
                             tracing::warn!(key = path, upstream = %upstream.name(), "{error}");
                         }
+                        sure = false;
                         if kept || upstream.when_down() == WhenDown::Error {
                             unknown = unknown.or(Some(error.to_string()));
                         }
@@ -181,7 +176,7 @@ impl Pipeline {
                 }
             }
         }
-        unknown.map_or(Answered::HaveNot, Answered::Unknown)
+        unknown.map_or(Answered::HaveNot { sure }, Answered::Unknown)
     }
 
     /// Debug info names its NAR by a URL relative to `debuginfo/`, as the upstream calls it; here it has another name.

@@ -28,6 +28,8 @@ pub(super) struct Announcers {
     pub(super) plan: Option<Plan>,
     /// An upstream that could not be asked, and counts.
     pub(super) unknown: Option<Arc<str>>,
+    /// One that could not be asked, and whose `when_down` makes a miss of that.
+    down: bool,
 }
 
 impl Pipeline {
@@ -101,7 +103,7 @@ impl Pipeline {
             publish.say(proxy.ask_announcers(meant, hash).await);
         };
         let (found, _) = self.policy.announcers.join(meant, ask).await;
-        found.unwrap_or_else(|| Announcers { plan: None, unknown: Some(NOT_ASKED.into()) })
+        found.unwrap_or_else(|| Announcers { unknown: Some(NOT_ASKED.into()), ..Announcers::default() })
     }
 
     async fn ask_announcers(&self, meant: Meant, hash: HashPart) -> Announcers {
@@ -123,11 +125,12 @@ impl Pipeline {
                 Asked::Unknown(why) => {
                     found.unknown.get_or_insert_with(|| why.into());
                 }
+                Asked::Down(_) => found.down = true,
                 _ => {}
             }
         }
         found.plan = found.plan.or(doubtful);
-        if found.plan.is_none() && found.unknown.is_none() {
+        if found.plan.is_none() && found.unknown.is_none() && !found.down {
             self.remember_missing(&meant);
         }
         found

@@ -28,9 +28,12 @@ pub enum Asked {
         /// `Content-Encoding` as sent, when it is not `identity`: caches keep logs and listings compressed (`br`,
         /// `zstd`) and send them so whatever was accepted.
         encoding: Option<HeaderValue>,
+        /// Whether the end of the connection was its end: if it was cut nobody told, and only what is in it can prove that
+        /// it is whole.
+        may_be_cut: bool,
     },
-    /// It is longer than the limit.
-    TooLong,
+    /// It is longer than the limit; what came of it, which is its first piece at least.
+    TooLong(Bytes),
 }
 
 /// Something passed on as it comes.

@@ -78,7 +78,7 @@ impl Directory {
         let mut response = Response::new(Pieces::File(reading));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, (end - first).into());
-        headers.extend(tag.and_then(|tag| HeaderValue::try_from(tag).ok()).map(|tag| (header::ETAG, tag)));
+        headers.extend(HeaderValue::try_from(tag).ok().map(|tag| (header::ETAG, tag)));
         if range.is_some() {
             let text = format!("bytes {first}-{}/{size}", end - 1);
             headers.extend(HeaderValue::try_from(text).ok().map(|text| (header::CONTENT_RANGE, text)));
@@ -123,7 +123,7 @@ struct Found {
     file: File,
     size: u64,
     /// Changes with the file.
-    tag: Option<String>,
+    tag: String,
 }
 
 /// Blocking: opens `key` below `dir`; `None` where that is not there.
@@ -153,7 +153,7 @@ fn found(file: File) -> io::Result<Option<Found>> {
     let metadata = file.metadata()?;
     let (seconds, nanos) = (metadata.mtime(), metadata.mtime_nsec());
     let tag = format!("\"{:x}-{:x}-{seconds:x}-{nanos:x}\"", metadata.ino(), metadata.size());
-    Ok(metadata.is_file().then(|| Found { file, size: metadata.size(), tag: Some(tag) }))
+    Ok(metadata.is_file().then(|| Found { file, size: metadata.size(), tag }))
 }
 
 /// Opens `key` without leaving `root`.
@@ -182,9 +182,17 @@ fn step_by_step(root: &OwnedFd, key: &str, to_read: OFlags) -> rustix::io::Resul
         if parts.peek().is_none() {
             return openat(at, part, to_read | OFlags::NOFOLLOW, Mode::empty());
         }
-        here = Some(openat(at, part, step, Mode::empty())?);
+        here = Some(openat(at, part, step, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR if is_link(at, part) => Errno::LOOP,
+            error => error,
+        })?);
     }
     Err(Errno::NOENT)
+}
+
+fn is_link(at: &OwnedFd, part: &str) -> bool {
+    statat(at, part, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|found| rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Symlink)
 }
 
 type Step = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>>;

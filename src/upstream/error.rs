@@ -29,10 +29,13 @@ impl UpstreamError {
 
     /// Whether the upstream said something, if nothing that is of use.
     pub fn is_an_answer(&self) -> bool {
-        !matches!(
-            self.cause,
-            Cause::Connection(_) | Cause::Busy(_) | Cause::Down(_) | Cause::Timeout(_) | Cause::Internal(_)
-        )
+        !self.is_late()
+            && !matches!(self.cause, Cause::Connection(_) | Cause::Busy(_) | Cause::Down(_) | Cause::Internal(_))
+    }
+
+    /// Whether there was no answer in time.
+    pub fn is_late(&self) -> bool {
+        matches!(self.cause, Cause::Timeout(_) | Cause::Late { .. })
     }
 
     /// What an upstream did whose body ended in this error.
@@ -70,6 +73,14 @@ pub enum Cause {
     /// No answer in time: the head of a NAR's response, or all of something small.
     #[error("did not answer within {0:?}")]
     Timeout(Duration),
+    /// The same behind a proxy: nobody can tell whose fault it is.
+    #[error("could not be asked: its proxy {proxy} or who is behind it did not answer within {limit:?}")]
+    Late {
+        /// The proxy's address.
+        proxy: String,
+        /// How long it had.
+        limit: Duration,
+    },
     /// No further bytes of a body in time.
     #[error("sent nothing for {0:?} in the middle of a body")]
     Stall(Duration),

@@ -5,10 +5,14 @@
 //! ([`verdict`]): no connection, no answer within the budget, an answer that broke off, 5xx and 429. "Have not" is an answer as good as
 //! any, and so is a refusal such as 401. The body of a NAR counts for nothing: it may be slow because of one file, or of one
 //! client.
+//!
+//! Clients choose what is asked for, and must not be able to choose that an upstream is down: what fails for one target
+//! counts once ([`trouble`]), and what fails for a log or a listing, whose names are free, not at all.
 
 pub(super) mod breaker;
 pub(super) mod pace;
 mod silence;
+mod trouble;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,16 +24,20 @@ use tokio::time::Instant;
 use self::breaker::{Breaker, Change, Passed, Position, Verdict};
 use self::pace::Pace;
 use self::silence::{SILENT, Silence};
+use self::trouble::Trouble;
 use super::error::{Cause, UpstreamError};
 use crate::metrics::UpstreamMetrics;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A narinfo, or something else small: all of it counts.
-    Small,
-    /// A NAR or a long log: that it can be asked for counts. Some upstreams begin it only when they have made it.
-    Large,
+    /// A narinfo: all of it counts.
+    Narinfo,
+    /// A NAR: that it can be asked for counts. Some upstreams begin it only when they have made it.
+    Nar,
+    /// A listing, a log and the like: that there is an answer counts, and not which. Some upstreams make these by running a
+    /// program, for whatever name they are asked for.
+    Aside,
 }
 
 /// How an upstream looks to who asks it.
@@ -59,6 +67,7 @@ struct Inner {
     breaker: Breaker,
     pace: Pace,
     silence: Silence,
+    trouble: Trouble,
     /// What happened last before it opened.
     why: Arc<str>,
 }
@@ -76,8 +85,13 @@ pub(super) struct Ticket<'a> {
 impl Health {
     pub(super) fn new(metrics: UpstreamMetrics) -> Self {
         metrics.breaker.set(Position::Closed as i64);
-        let inner =
-            Inner { breaker: Breaker::new(), pace: Pace::default(), silence: Silence::default(), why: "".into() };
+        let inner = Inner {
+            breaker: Breaker::new(),
+            pace: Pace::default(),
+            silence: Silence::default(),
+            trouble: Trouble::default(),
+            why: "".into(),
+        };
         Self { inner: Mutex::new(inner), hasher: RandomState::new(), metrics }
     }
 
@@ -110,7 +124,7 @@ impl Health {
         self.metrics.breaker.set(inner.breaker.position() as i64);
         match passed {
             Ok(passed) => {
-                if kind == Kind::Small {
+                if kind == Kind::Narinfo {
                     inner.silence.asked(now);
                 }
                 Ok(Ticket { health: self, kind, target, name, passed: Some((passed, now)) })
@@ -129,7 +143,7 @@ impl Health {
     pub(super) fn patience(&self) -> Duration {
         let (inner, now) = (self.inner(), Instant::now());
         match inner.breaker.position() {
-            Position::Closed if inner.silence.is_long(now, inner.pace.usual()) => Duration::ZERO,
+            Position::Closed if inner.is_silent(now) => Duration::ZERO,
             Position::Closed => inner.pace.usual().unwrap_or(SILENT),
             Position::HalfOpen | Position::Open => pace::FLOOR,
         }
@@ -174,20 +188,32 @@ impl Health {
 
 impl Inner {
     fn answers(&self, now: Instant) -> bool {
-        self.breaker.position() == Position::Closed && !self.silence.is_long(now, self.pace.usual())
+        self.breaker.position() == Position::Closed && !self.is_silent(now)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silence.is_long(now, || self.pace.known())
     }
 
     /// Takes note of whether it said anything; a whole budget in which it said nothing to anybody says more than one in
     /// which it was slow about one thing.
     fn heard(&mut self, ended: &Ended, error: Option<&UpstreamError>, now: Instant) -> Verdict {
-        if ended.kind == Kind::Large {
-            return ended.verdict;
+        let verdict = match (ended.verdict, ended.about) {
+            (Verdict::Failed, Some(about)) if !self.trouble.is_new(about, now) => Verdict::Nothing,
+            (Verdict::Answered, Some(about)) => {
+                self.trouble.is_over(about);
+                Verdict::Answered
+            }
+            (verdict, _) => verdict,
+        };
+        if ended.kind != Kind::Narinfo {
+            return verdict;
         }
-        let in_vain = error.is_some_and(|error| matches!(error.cause, Cause::Timeout(_)));
+        let in_vain = error.is_some_and(UpstreamError::is_late);
         let silent = in_vain && self.silence.has_lasted_since(ended.begun);
         let answered = ended.verdict == Verdict::Answered || error.is_some_and(UpstreamError::is_an_answer);
         self.silence.ended(now, answered);
-        if silent { Verdict::Silent } else { ended.verdict }
+        if silent { Verdict::Silent } else { verdict }
     }
 }
 
@@ -198,20 +224,24 @@ struct Ended {
     begun: Instant,
     kind: Kind,
     verdict: Verdict,
+    /// What it was about, where the verdict is about that.
+    about: Option<u64>,
 }
 
 impl Ticket<'_> {
     /// Tells what came of the request.
     pub(super) fn settle<T>(mut self, result: &Result<T, UpstreamError>) {
         let error = result.as_ref().err();
-        let about = self.health.hasher.hash_one(self.target);
-        let verdict = error.map_or(Verdict::Answered, |error| verdict(self.kind, &error.cause, about));
-        self.end(verdict, error);
+        let verdict = error.map_or(Verdict::Answered, |error| verdict(self.kind, &error.cause));
+        let is_about_it =
+            error.is_none_or(|error| matches!(error.cause, Cause::Status(status) if status.is_server_error()));
+        let about = is_about_it.then(|| self.health.hasher.hash_one(self.target));
+        self.end(verdict, about, error);
     }
 
-    fn end(&mut self, verdict: Verdict, error: Option<&UpstreamError>) {
+    fn end(&mut self, verdict: Verdict, about: Option<u64>, error: Option<&UpstreamError>) {
         if let Some((passed, begun)) = self.passed.take() {
-            let ended = Ended { passed, begun, kind: self.kind, verdict };
+            let ended = Ended { passed, begun, kind: self.kind, verdict, about };
             self.health.settle(&ended, self.name, error);
         }
     }
@@ -219,7 +249,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.end(Verdict::Nothing, None);
+        self.end(Verdict::Nothing, None, None);
     }
 }
 
@@ -236,16 +266,18 @@ fn is_trouble(status: StatusCode) -> bool {
     (status.is_server_error() && !is_about_the_request) || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// What an error says about the upstream; `about` is what was asked for.
-fn verdict(kind: Kind, cause: &Cause, about: u64) -> Verdict {
+/// What an error says about the upstream.
+fn verdict(kind: Kind, cause: &Cause) -> Verdict {
     match cause {
-        Cause::Connection(_) => Verdict::Failed(None),
-        Cause::Timeout(_) | Cause::Stall(_) | Cause::Slow(_) | Cause::Cut(_) => match kind {
-            Kind::Small => Verdict::Failed(None),
-            Kind::Large => Verdict::Nothing,
+        Cause::Connection(_) => Verdict::Failed,
+        Cause::Timeout(_) | Cause::Late { .. } | Cause::Stall(_) | Cause::Slow(_) | Cause::Cut(_) => match kind {
+            Kind::Narinfo => Verdict::Failed,
+            Kind::Nar | Kind::Aside => Verdict::Nothing,
         },
-        // One path that it cannot answer for does not make it down, however often clients ask for it.
-        Cause::Status(status) if is_trouble(*status) => Verdict::Failed(Some(about)),
+        Cause::Status(status) if is_trouble(*status) => match kind {
+            Kind::Narinfo | Kind::Nar => Verdict::Failed,
+            Kind::Aside => Verdict::Nothing,
+        },
         Cause::Status(_)
         | Cause::Header(_)
         | Cause::Encoding(_)

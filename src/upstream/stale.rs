@@ -118,6 +118,15 @@ impl Watch {
     }
 }
 
+/// Whether a request that was sent at a moment died with a connection that had been there before it.
+pub(super) fn was_kept(error: &Error, sent: Instant) -> bool {
+    let mut extras = Extensions::new();
+    if let Some(connected) = error.connect_info() {
+        connected.get_extras(&mut extras);
+    }
+    extras.remove::<Heard>().is_some_and(|heard| heard.made < sent)
+}
+
 /// A connection that was kept and is silent since `sent`; none if it is neither, or is still being made.
 fn silent(taken: &CaptureConnection, sent: Instant) -> Option<Heard> {
     let mut extras = Extensions::new();

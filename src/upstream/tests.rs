@@ -26,7 +26,7 @@ pub(super) async fn nar(
 pub(super) async fn small(upstream: &Arc<Upstream>, path: &str) -> String {
     match upstream.small(path, 1000).await {
         Ok(Said::Have(Asked::Whole { body, .. })) => String::from_utf8_lossy(&body).into_owned(),
-        Ok(Said::Have(Asked::TooLong)) => "too long".into(),
+        Ok(Said::Have(Asked::TooLong(_))) => "too long".into(),
         Ok(Said::HaveNot) => "have not".into(),
         Err(error) => error.to_string(),
     }
@@ -150,12 +150,12 @@ mod redirects {
 async fn text(encoding: &'static str, body: Vec<u8>) -> String {
     let fields = format!("Content-Encoding: {encoding}\r\n");
     let origin = Origin::start(move |_| answer_with("200 OK", &fields, body.clone())).await;
-    match named(&origin, "").text("x", 1000).await {
-        Ok(Said::Have(Asked::Whole { body, encoding })) => {
+    match named(&origin, "").narinfo("x", 1000).await {
+        Ok(Said::Have(Asked::Whole { body, encoding, .. })) => {
             assert!(encoding.is_none());
             String::from_utf8_lossy(&body).into_owned()
         }
-        Ok(Said::Have(Asked::TooLong)) => "too long".into(),
+        Ok(Said::Have(Asked::TooLong(_))) => "too long".into(),
         Ok(Said::HaveNot) => "have not".into(),
         Err(error) => error.to_string(),
     }

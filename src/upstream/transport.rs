@@ -9,13 +9,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Error;
+use tokio::time::Instant;
 use url::Url;
-
-use bytes::Bytes;
 
 use super::credentials::Credentials;
 use super::dial::{self, Pool, Purpose, Ways};
@@ -24,13 +24,10 @@ use super::hop;
 use super::options::Options;
 use super::proxy::Via;
 use super::reach::{Limit, Reach};
-use super::stale::Watch;
+use super::stale::{self, Watch};
 use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
 use crate::trail;
-
-/// How often a request is sent again because its connection was closed before an answer.
-const RESENDS: usize = 2;
 
 /// Which connections a request takes at the configured address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,14 +84,12 @@ impl Transport {
         self.credentials.shown()
     }
 
-    /// What it is that nothing small came in time: behind a proxy nobody can tell whose fault it is.
+    /// What it is that nothing came in time: behind a proxy nobody can tell whose fault it is.
     pub(super) fn late(&self, limit: Duration) -> Cause {
         let via = self.base.as_str().parse().ok().and_then(|uri| self.ways.via(&uri));
         match via {
             None => Cause::Timeout(limit),
-            Some(Via { proxy, .. }) => {
-                Cause::Connection(format!("its proxy {proxy} or who is behind it did not answer within {limit:?}"))
-            }
+            Some(Via { proxy, .. }) => Cause::Late { proxy: proxy.to_string(), limit },
         }
     }
 
@@ -175,9 +170,8 @@ impl Transport {
     }
 
     /// The proxy that reads requests for this address, and what it is shown.
-    async fn read_by(&self, uri: &str) -> (Option<&Via>, Option<HeaderValue>) {
-        let Ok(uri) = uri.parse() else { return (None, None) };
-        match self.ways.via(&uri).filter(|via| via.forwards(&uri)) {
+    async fn read_by(&self, uri: &Uri) -> (Option<&Via>, Option<HeaderValue>) {
+        match self.ways.via(uri).filter(|via| via.forwards(uri)) {
             Some(via) => (Some(via), via.authorization().await),
             None => (None, None),
         }
@@ -204,26 +198,30 @@ impl Transport {
         range: Option<&HeaderValue>,
         more: &HeaderMap,
     ) -> Result<Response<Incoming>, Cause> {
-        let mut resends = 0;
-        let (via, proxy_authorization) = self.read_by(uri).await;
-        loop {
-            let mut request = request(uri, range)?;
-            request.headers_mut().extend(more.clone());
-            if let Some(shown) = &proxy_authorization {
-                request.headers_mut().insert(header::PROXY_AUTHORIZATION, shown.clone());
+        let uri = uri.parse().map_err(|_| Cause::Internal("its address cannot be asked for"))?;
+        let (via, proxy_authorization) = self.read_by(&uri).await;
+        let mut request = request(uri, range)?;
+        request.headers_mut().extend(more.clone());
+        if let Some(shown) = &proxy_authorization {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, shown.clone());
+        }
+        let (again, sent) = (request.clone(), Instant::now());
+        self.metrics.requests.inc();
+        let said = match self.exchange(pool, request).await {
+            // Once, and not over a connection that was made for it: who closes those has answered as well as it can.
+            Err(error) if wire::closed_before_answer(&error) && stale::was_kept(&error, sent) => {
+                self.metrics.resends.inc();
+                self.metrics.requests.inc();
+                self.exchange(pool, again).await
             }
-            self.metrics.requests.inc();
-            match self.exchange(pool, request).await {
-                Ok(response) if wire::transfer_is_odd(response.headers()) => {
-                    return Err(Cause::Header("a Transfer-Encoding other than chunked"));
-                }
-                Ok(response) => return told_by(via, proxy_authorization.is_some(), response),
-                Err(error) if resends < RESENDS && wire::closed_before_answer(&error) => {
-                    resends += 1;
-                    self.metrics.resends.inc();
-                }
-                Err(error) => return Err(Cause::Connection(wire::chain(&error))),
+            said => said,
+        };
+        match said {
+            Ok(response) if wire::transfer_is_odd(response.headers()) => {
+                Err(Cause::Header("a Transfer-Encoding other than chunked"))
             }
+            Ok(response) => told_by(via, proxy_authorization.is_some(), response),
+            Err(error) => Err(Cause::Connection(wire::chain(&error))),
         }
     }
 }
@@ -232,7 +230,7 @@ fn authorization(shown: Option<&HeaderValue>) -> HeaderMap {
     shown.map(|shown| (header::AUTHORIZATION, shown.clone())).into_iter().collect()
 }
 
-fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>>, Cause> {
+fn request(uri: Uri, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>>, Cause> {
     let mut request = Request::get(uri)
         .header(header::USER_AGENT, wire::USER_AGENT)
         .header(header::ACCEPT, "*/*")
@@ -251,7 +249,15 @@ fn request(uri: &str, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes
 fn told_by(via: Option<&Via>, shown: bool, response: Response<Incoming>) -> Result<Response<Incoming>, Cause> {
     match via.and_then(|via| tunnel::of_the_proxy(&response, shown).map(|why| (via, why))) {
         None => Ok(response),
-        Some((via, why)) => Err(Cause::Connection(format!("its proxy {} {why}", via.proxy))),
+        Some((via, why)) => {
+            let told = format!("its proxy {} {why}", via.proxy);
+            // Something answers: clients, who choose what is missing, must not be able to take the upstream down.
+            match response.status().is_client_error() && response.status() != StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            {
+                true => Err(Cause::Told(format!("could not be asked: {told}"))),
+                false => Err(Cause::Connection(told)),
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod buckets;
 mod certificates;
 mod connections;
 mod failover;
+mod false_misses;
 mod faults;
 mod holes;
 mod hostile;

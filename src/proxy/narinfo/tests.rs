@@ -78,8 +78,8 @@ async fn r18_a_refusal_beside_an_upstream_that_is_down_is_unknown_where_that_cou
         let pipeline = pipeline(policy(&[a, down(20, when_down)], Vec::new()));
         let (answer, kept) = asked(&pipeline).await;
         assert_eq!((kind(&answer), kept), (Some(expected), None), "{when_down}");
-        let negative = pipeline.shared.store.refused(narinfo_key(hash(HASH)));
-        assert_eq!(negative, (when_down == "miss").then_some(Refusal::OtherPath));
+        // The one that is down may have it right, and be back in a moment.
+        assert_eq!(pipeline.shared.store.refused(narinfo_key(hash(HASH))), None);
     }
 }
 

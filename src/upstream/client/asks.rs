@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -20,18 +20,25 @@ use crate::upstream::pieces::Pieces;
 use crate::upstream::transport::{Elsewhere, Lane};
 use crate::upstream::wire;
 
+/// A body of which nobody could tell that it was cut, and that nothing proves.
+const NO_END: Cause = Cause::Header("neither Content-Length nor chunks, so that a cut could not be told");
+
 impl Upstream {
-    /// Gets a small thing, at most `limit` bytes of it. `path` is relative to the base and made by us from a parsed
+    /// Gets a small thing beside narinfos, at most `limit` bytes of it. `path` is relative to the base and made by us from a parsed
     /// request (R13).
     ///
     /// # Errors
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn small(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
+        self.small_of(Kind::Aside, path, limit).await
+    }
+
+    async fn small_of(self: &Arc<Self>, kind: Kind, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (permit, ticket) = self.turn(&self.meta_permits, Kind::Small, &target).await?;
+        let (permit, ticket) = self.turn(&self.meta_permits, kind, &target).await?;
         // All of it, not each piece: who sends a byte now and then would hold a permit, and everybody who waits, for ever.
         let budget = self.options.narinfo_timeout.0;
-        let said = timeout(budget, self.small_asked(&target, limit, permit)).await;
+        let said = timeout(budget, self.small_asked(kind, &target, limit, permit)).await;
         let said = said.unwrap_or_else(|_| Err(self.error(self.way.late(budget))));
         ticket.settle(&said);
         said
@@ -39,45 +46,47 @@ impl Upstream {
 
     async fn small_asked(
         self: &Arc<Self>,
+        kind: Kind,
         target: &str,
         limit: usize,
         permit: OwnedSemaphorePermit,
     ) -> Result<Said<Asked>, UpstreamError> {
         let response = self.send(Lane::Meta, target, None).await?;
         self.has_answered(&response);
-        if self.trust() == Trust::Origin && wire::ends_with_the_connection(&response) {
-            // Cut at the end of a line it would look whole, and no signature would tell, ours or the client's.
-            return Err(self.error(Cause::Header("neither Content-Length nor chunks, so that a cut could not be told")));
+        let may_be_cut = wire::ends_with_the_connection(&response);
+        // Cut at the end of a line a narinfo would look whole; a signature that must be there would tell.
+        let is_proven = kind == Kind::Narinfo && self.trust() == Trust::Keys;
+        if may_be_cut && !is_proven && response.status() == StatusCode::OK {
+            return Err(self.error(NO_END));
         }
         let Said::Have(Streamed { size, encoding, mut body }) = self.streamed(response, permit).await? else {
             return Ok(Said::HaveNot);
         };
-        if size.is_some_and(|size| size > limit as u64) {
-            return Ok(Said::Have(Asked::TooLong));
-        }
+        let is_too_long = size.is_some_and(|size| size > limit as u64);
         let mut whole = BytesMut::new();
         while let Some(piece) = body.next().await {
             let piece = piece?;
-            if whole.len() + piece.len() > limit {
-                return Ok(Said::Have(Asked::TooLong));
-            }
             whole.extend_from_slice(&piece);
+            if is_too_long || whole.len() > limit {
+                return Ok(Said::Have(Asked::TooLong(whole.freeze())));
+            }
         }
-        Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding }))
+        Ok(Said::Have(Asked::Whole { body: whole.freeze(), encoding, may_be_cut }))
     }
 
-    /// The same, and what comes encoded although `identity` was asked for is decoded: niks3's bucket sends narinfos as they
-    /// were put there, in zstd. `limit` is for the encoded and for the decoded bytes.
+    /// Gets a narinfo in the same way. What comes encoded although `identity` was asked for is decoded: niks3's bucket sends
+    /// them as they were put there, in zstd. `limit` is for the encoded and for the decoded bytes.
     ///
     /// # Errors
     /// The same, and an encoding that is not known, is not what is in the body, or is one of several.
-    pub async fn text(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
-        let (body, encoding) = match self.small(path, limit).await? {
-            Said::Have(Asked::Whole { body, encoding: Some(encoding) }) => (body, encoding),
+    pub async fn narinfo(self: &Arc<Self>, path: &str, limit: usize) -> Result<Said<Asked>, UpstreamError> {
+        let (body, encoding, may_be_cut) = match self.small_of(Kind::Narinfo, path, limit).await? {
+            Said::Have(Asked::Whole { body, encoding: Some(encoding), may_be_cut }) => (body, encoding, may_be_cut),
             said => return Ok(said),
         };
         let decoded = encoding::decoded(body, encoding, limit).await.map_err(|cause| self.error(cause))?;
-        Ok(Said::Have(decoded.map_or(Asked::TooLong, |body| Asked::Whole { body, encoding: None })))
+        let whole = |body| Asked::Whole { body, encoding: None, may_be_cut };
+        Ok(Said::Have(decoded.map_or(Asked::TooLong(Bytes::new()), whole)))
     }
 
     /// Opens something to be passed on as it comes, at its client's pace.
@@ -86,9 +95,12 @@ impl Upstream {
     /// "Unknown": no answer, or an answer that is neither yes nor no.
     pub async fn pass_on(self: &Arc<Self>, path: &str) -> Result<Said<Streamed>, UpstreamError> {
         let target = format!("{}{path}", self.base_path());
-        let (permit, ticket) = self.turn(&self.pass_on_permits, Kind::Large, &target).await?;
+        let (permit, ticket) = self.turn(&self.pass_on_permits, Kind::Aside, &target).await?;
         let sent = self.send(Lane::Bulk, &target, None).await;
         let streamed = match sent {
+            Ok(response) if wire::ends_with_the_connection(&response) && response.status() == StatusCode::OK => {
+                Err(self.error(NO_END))
+            }
             Ok(response) => self.streamed(response, permit).await,
             Err(error) => Err(error),
         };
@@ -148,7 +160,7 @@ impl Upstream {
         from: u64,
         last: Option<u64>,
     ) -> Result<Said<Opened>, UpstreamError> {
-        let (permit, ticket) = self.turn(&self.bulk_permits, Kind::Large, target).await?;
+        let (permit, ticket) = self.turn(&self.bulk_permits, Kind::Nar, target).await?;
         let opened = self.open_asked(target, from, last, permit).await;
         ticket.settle(&opened);
         opened
@@ -195,7 +207,7 @@ impl Upstream {
     ) -> Result<Response<Pieces>, UpstreamError> {
         let (limit, started) = (self.options.response_timeout.0, Instant::now());
         match timeout(limit, self.way.get(lane, target, range)).await {
-            Err(_) => Err(self.error(Cause::Timeout(limit))),
+            Err(_) => Err(self.error(self.way.late(limit))),
             Ok(Err(cause)) => Err(self.error(cause)),
             Ok(Ok(response)) => {
                 self.metrics.latency.observe(started.elapsed().as_secs_f64());

@@ -41,8 +41,6 @@ pub(crate) struct Breaker {
     /// Changes with each state, so that what began in another one is told apart.
     generation: u64,
     in_a_row: u32,
-    /// What the last failure was about, if it was about one thing.
-    last_about: Option<u64>,
     window: Window,
     /// How often it opened since it was calm.
     openings: u32,
@@ -78,9 +76,8 @@ pub(crate) struct Passed {
 pub(crate) enum Verdict {
     /// The upstream answered: it is there.
     Answered,
-    /// It did not, or as one does that is not there. With a number, it did so about one thing: asked about the same thing
-    /// again and again, that is one failure.
-    Failed(Option<u64>),
+    /// It did not, or as one does that is not there.
+    Failed,
     /// It did not answer in all the time that this request was given, nor did it answer any other in that time.
     Silent,
     /// Nobody can tell.
@@ -102,7 +99,6 @@ impl Breaker {
             state: State::Closed,
             generation: 0,
             in_a_row: 0,
-            last_about: None,
             window: Window::default(),
             openings: 0,
             closed_at: None,
@@ -150,20 +146,14 @@ impl Breaker {
                 self.window.count(now, false);
                 None
             }
-            (State::Closed, Verdict::Failed(about)) => {
-                if about.is_some() && about == self.last_about {
-                    return None;
-                }
-                self.last_about = about;
-                self.failed(1, now, chance)
-            }
+            (State::Closed, Verdict::Failed) => self.failed(1, now, chance),
             (State::Closed, Verdict::Silent) => self.failed(SILENCE, now, chance),
             (State::HalfOpen { .. }, Verdict::Answered) => {
                 self.become_(State::Closed);
                 self.closed_at = Some(now);
                 Some(Change::Closed)
             }
-            (State::HalfOpen { .. }, Verdict::Failed(_) | Verdict::Silent) => Some(self.open(now, chance, true)),
+            (State::HalfOpen { .. }, Verdict::Failed | Verdict::Silent) => Some(self.open(now, chance, true)),
             // The client left, say: whoever comes next is the probe.
             (State::HalfOpen { .. }, Verdict::Nothing) => {
                 self.become_(State::Open { until: now });
@@ -194,7 +184,7 @@ impl Breaker {
     fn become_(&mut self, state: State) {
         self.state = state;
         self.generation += 1;
-        (self.in_a_row, self.last_about, self.window) = (0, None, Window::default());
+        (self.in_a_row, self.window) = (0, Window::default());
     }
 }
 

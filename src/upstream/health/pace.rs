@@ -36,6 +36,11 @@ impl Pace {
         let (_, usual, _) = sorted.select_nth_unstable(at);
         Some((*usual).max(FLOOR))
     }
+
+    /// The same as far as it is known: while there are few, what the slowest of them took. `None` before the first.
+    pub(crate) fn known(&self) -> Option<Duration> {
+        self.usual().or_else(|| self.took.iter().max().copied())
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +54,7 @@ mod tests {
         for _ in 0..19 {
             pace.note(Duration::from_millis(100));
         }
-        assert_eq!(pace.usual(), None);
+        assert_eq!((pace.usual(), pace.known()), (None, Some(Duration::from_millis(100))));
         for _ in 0..80 {
             pace.note(Duration::from_millis(100));
         }

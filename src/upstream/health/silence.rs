@@ -47,9 +47,9 @@ impl Silence {
     }
 
     /// Whether it has lasted longer than it ever should; `usual` is what an answer may take.
-    pub(crate) fn is_long(&self, now: Instant, usual: Option<Duration>) -> bool {
-        let long = usual.unwrap_or(SILENT).max(SILENT);
-        self.since.is_some_and(|since| now.saturating_duration_since(since) >= long)
+    pub(crate) fn is_long(&self, now: Instant, usual: impl FnOnce() -> Option<Duration>) -> bool {
+        let lasted = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        lasted >= SILENT && usual().is_none_or(|usual| lasted >= usual)
     }
 }
 
@@ -61,18 +61,18 @@ mod tests {
     async fn it_is_long_while_somebody_waits_and_nobody_is_answered() {
         let (mut silence, begun) = (Silence::default(), Instant::now());
         let at = |millis| begun + Duration::from_millis(millis);
-        assert!(!silence.is_long(at(10_000), None), "nobody asked");
+        assert!(!silence.is_long(at(10_000), || None), "nobody asked");
         silence.asked(at(0));
         silence.asked(at(500));
-        assert!(!silence.is_long(at(599), None) && silence.is_long(at(600), None));
-        assert!(!silence.is_long(at(1400), Some(Duration::from_millis(1500))), "it is always that slow");
+        assert!(!silence.is_long(at(599), || None) && silence.is_long(at(600), || None));
+        assert!(!silence.is_long(at(1400), || Some(Duration::from_millis(1500))), "it is always that slow");
         silence.ended(at(600), false);
-        assert!(silence.is_long(at(700), None) && silence.has_lasted_since(at(500)), "a failure is no answer");
+        assert!(silence.is_long(at(700), || None) && silence.has_lasted_since(at(500)), "a failure is no answer");
         silence.asked(at(700));
         silence.ended(at(800), true);
-        assert!(!silence.is_long(at(1300), None) && !silence.has_lasted_since(at(700)));
-        assert!(silence.is_long(at(1400), None) && silence.has_lasted_since(at(800)));
+        assert!(!silence.is_long(at(1300), || None) && !silence.has_lasted_since(at(700)));
+        assert!(silence.is_long(at(1400), || None) && silence.has_lasted_since(at(800)));
         silence.ended(at(1500), false);
-        assert!(!silence.is_long(at(10_000), None), "nobody waits");
+        assert!(!silence.is_long(at(10_000), || None), "nobody waits");
     }
 }

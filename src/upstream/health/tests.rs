@@ -8,7 +8,7 @@ fn nobody() -> std::net::SocketAddr {
 }
 
 async fn ask(upstream: &Arc<Upstream>, path: &str) -> Result<Said<super::super::Asked>, UpstreamError> {
-    upstream.small(path, 1000).await
+    upstream.narinfo(path, 1000).await
 }
 
 /// Asks about so many things, one after the other; the last error.
@@ -112,6 +112,55 @@ async fn what_is_no_sign_of_an_outage_opens_nothing() {
     assert_eq!(state(&upstream), (2, 1, 0));
 }
 
+/// Answers these paths with 500 and has nothing else.
+async fn five_that_fail() -> Origin {
+    Origin::start(|request| match request.target.contains("bad") {
+        true => answer("500 Internal Server Error", "x"),
+        false => not_found(),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn paths_that_always_fail_do_not_keep_an_upstream_down() {
+    let origin = five_that_fail().await;
+    let upstream = origin.upstream(10, "");
+    let bad = |n: u32| format!("bad{n}.narinfo");
+    for n in 0..breaker::FEW {
+        ask(&upstream, &bad(n)).await.unwrap_err();
+    }
+    assert_eq!(state(&upstream), (2, 1, 0), "an outage looks just like this");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
+    for n in 0..breaker::FEW {
+        assert!(!ask(&upstream, &bad(n)).await.unwrap_err().is_known(), "as a probe it says nothing new");
+    }
+    assert!(matches!(ask(&upstream, "good.narinfo").await, Ok(Said::HaveNot)));
+    for round in 0..20 {
+        for n in 0..breaker::FEW {
+            assert!(!ask(&upstream, &bad(n)).await.unwrap_err().is_known(), "{round} {n}");
+        }
+    }
+    assert_eq!(state(&upstream), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn what_clients_may_name_as_they_like_opens_nothing() {
+    let origin = five_that_fail().await;
+    let upstream = origin.upstream(10, "");
+    for n in 0..30 {
+        upstream.small(&format!("bad{n}.ls"), 1000).await.unwrap_err();
+        upstream.pass_on(&format!("log/bad{n}")).await.unwrap_err();
+    }
+    assert_eq!(state(&upstream), (0, 0, 0));
+    let gone = super::super::testing::upstream(nobody(), 10, "");
+    for n in 0..breaker::FEW {
+        gone.small(&format!("bad{n}.ls"), 1000).await.unwrap_err();
+    }
+    assert_eq!(state(&gone), (2, 1, 0), "no connection is no connection");
+}
+
 #[tokio::test]
 async fn a_nar_that_breaks_off_opens_nothing_and_a_narinfo_that_does_so_does() {
     let cut = || Step::Send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\nshort".into());
@@ -145,4 +194,30 @@ async fn a_question_that_is_given_up_says_nothing() {
         }
     }
     assert_eq!(state(&upstream), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_always_slow_is_not_taken_for_silent_once_that_is_known() {
+    let slow = Duration::from_millis(900);
+    let origin = Origin::start(move |_| [vec![Step::Pause(slow)], not_found()].concat()).await;
+    let upstream = origin.upstream(10, "connections = 16");
+    let ask_eight = |round: u32| {
+        let upstream = Arc::clone(&upstream);
+        async move {
+            let all = (0..8).map(|n| {
+                let upstream = Arc::clone(&upstream);
+                async move {
+                    let begun = Instant::now();
+                    ask(&upstream, &format!("{round}-{n}.narinfo")).await.unwrap();
+                    upstream.took(begun.elapsed());
+                }
+            });
+            futures_util::future::join_all(all).await;
+        }
+    };
+    ask_eight(0).await;
+    let (mut asking, before) = (Box::pin(ask_eight(1)), Duration::from_millis(800));
+    assert!(tokio::time::timeout(before, &mut asking).await.is_err());
+    assert!(upstream.answers(), "it has answered after {slow:?} before");
+    assert!(tokio::time::timeout(Duration::from_secs(10), asking).await.is_ok());
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const BAD: Verdict = Verdict::Failed(None);
+const BAD: Verdict = Verdict::Failed;
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -30,20 +30,6 @@ fn a_few_failures_in_a_row_open_it_and_an_answer_between_them_does_not() {
     let change = breaker.settle(passed, BAD, now, 0.0);
     assert_eq!(change, Some(Change::Opened { span: seconds(1), again: false }));
     assert_eq!(breaker.pass(now), Err(seconds(1)));
-}
-
-#[test]
-fn one_thing_that_fails_again_and_again_is_one_failure() {
-    let (mut breaker, now) = (Breaker::new(), Instant::now());
-    for _ in 0..100 {
-        let passed = breaker.pass(now).unwrap();
-        assert_eq!(breaker.settle(passed, Verdict::Failed(Some(7)), now, 0.0), None);
-    }
-    for about in 0..4 {
-        let passed = breaker.pass(now).unwrap();
-        breaker.settle(passed, Verdict::Failed(Some(about)), now, 0.0);
-    }
-    assert_eq!(breaker.position(), Position::Open);
 }
 
 #[test]
@@ -126,7 +112,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let verdict = prop_oneof![
         3 => Just(Verdict::Answered),
-        6 => proptest::option::of(0_u64..4).prop_map(Verdict::Failed),
+        6 => Just(Verdict::Failed),
         1 => Just(Verdict::Nothing),
     ];
     prop_oneof![
@@ -174,7 +160,7 @@ proptest! {
                         (_, Some(Change::Opened { span, again })) => {
                             prop_assert!(span >= FIRST.mul_f64(0.75) && span <= LONGEST);
                             prop_assert_eq!(again, is_probe);
-                            prop_assert!(matches!(verdict, Verdict::Failed(_)));
+                            prop_assert!(matches!(verdict, Verdict::Failed));
                         }
                         (_, Some(Change::Closed)) => prop_assert!(is_probe && verdict == Verdict::Answered),
                         (_, None) => {}

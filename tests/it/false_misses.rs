@@ -1,0 +1,184 @@
+//! What looks like "have not" and is not (R18): a 404 would be believed by clients for an hour.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::AsyncReadExt as _;
+
+use crate::support::cache::{Compression, Key, Object};
+use crate::support::origin::{Framing, Origin, Reply};
+use crate::support::snowbank::{Count, Setup, Snowbank};
+
+async fn status(snowbank: &Snowbank, target: &str) -> u16 {
+    snowbank.http().get(target).await.status
+}
+
+/// One byte of it is another.
+fn spoiled(bytes: &[u8]) -> Vec<u8> {
+    let mut wrong = bytes.to_vec();
+    let middle = wrong.len() / 2;
+    wrong[middle] ^= 1;
+    wrong
+}
+
+#[tokio::test]
+async fn a_nar_that_is_refused_beside_an_upstream_that_is_down_is_unknown() {
+    let longer = |file: &[u8]| [file, b"more"].concat();
+    for wrong in [spoiled, longer] {
+        let (better, worse, key) = (Origin::start(), Origin::start(), Key::new("false-1"));
+        let object = Object::new("refused-beside-down", 300_000);
+        worse.publish_narinfo(&object, &key);
+        worse.serve(&object.file_target(), Reply::bytes(wrong(&object.file)));
+        let snowbank = Setup::in_front_of(&better, &key).upstream(&worse.url(), &key).start();
+        let address = better.address();
+        let off = better.switch_off();
+        for round in 0..3 {
+            let status = status(&snowbank, &object.served_target()).await;
+            assert!([502, 503].contains(&status), "{round}: {status}");
+        }
+        drop(off);
+        let better = Origin::start_at(address);
+        better.publish(&object, &key);
+        let back = async {
+            while status(&snowbank, &object.served_target()).await != 200 {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(15), back).await.expect("noticed within 15 s");
+        snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+}
+
+#[tokio::test]
+async fn an_error_page_of_a_megabyte_is_no_narinfo() {
+    for framing in [Framing::Length, Framing::Chunked] {
+        let (origin, key) = (Origin::start(), Key::new("false-1"));
+        let object = Object::new("large-error", 1_000);
+        origin.serve(&object.narinfo_target(), Reply::bytes("<p>sorry</p>\n".repeat(100_000)).framing(framing));
+        let snowbank = Setup::in_front_of(&origin, &key).start();
+        assert_eq!(status(&snowbank, &object.narinfo_target()).await, 502, "{framing:?}");
+        origin.publish(&object, &key);
+        assert_eq!(status(&snowbank, &object.narinfo_target()).await, 200, "{framing:?}");
+    }
+    // One that begins like a narinfo is refused: asked again it would be as long.
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    let object = Object::new("endless", 1_000);
+    let endless = format!("{}{}", object.narinfo(&[&key]), "X: y\n".repeat(300_000));
+    origin.serve(&object.narinfo_target(), Reply::bytes(endless));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    assert_eq!(status(&snowbank, &object.narinfo_target()).await, 404);
+}
+
+#[tokio::test]
+async fn a_narinfo_whose_cut_nobody_can_tell_is_believed_only_where_a_signature_proves_it() {
+    let key = Key::new("false-1");
+    let keys = format!("public_keys = [{:?}]", key.public());
+    for (trust, whole) in [(keys.as_str(), 200), ("trust = \"pass\"", 502), ("trust = \"origin\"", 502)] {
+        let origin = Origin::start();
+        let object = Object::new("until-close", 1_000);
+        let text = object.narinfo(&[&key]);
+        let cuts: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).filter(|at| *at < text.len()).collect();
+        let cuts = cuts.into_iter().filter(|at| *at > text.find("URL:").expect("a URL"));
+        let snowbank = Setup::new().upstream_with(&origin.url(), trust).start();
+        for cut in cuts {
+            let reply = Reply::bytes(text.clone()).framing(Framing::UntilClose).cut_at(cut as u64);
+            origin.serve(&object.narinfo_target(), reply);
+            assert_eq!(status(&snowbank, &object.narinfo_target()).await, 502, "{trust} {:?}", &text[..cut]);
+        }
+        origin.serve(&object.narinfo_target(), Reply::bytes(text.clone()).framing(Framing::UntilClose));
+        assert_eq!(status(&snowbank, &object.narinfo_target()).await, whole, "{trust}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_whose_cut_nobody_can_tell_is_not_served() {
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    for size in [1_000, 2 << 20] {
+        let target = &format!("/log/0123456789abcdfghijklmnpqrsvwxyz-x{size}.drv");
+        let text = "built\n".repeat(size / 6);
+        origin.serve(target, Reply::bytes(text.clone()).framing(Framing::UntilClose));
+        assert_eq!(status(&snowbank, target).await, 502, "{size}");
+        origin.serve(target, Reply::bytes(text.clone()).framing(Framing::Chunked));
+        assert_eq!(snowbank.http().get(target).await.expect(200).body.len(), text.len());
+    }
+}
+
+#[tokio::test]
+async fn head_of_a_large_nar_asks_everybody_as_get_does() {
+    let (first, second, key) = (Origin::start(), Origin::start(), Key::new("false-1"));
+    let object = Object::compressed("head-elsewhere", 3_000_000, Compression::Xz);
+    // The first knows it, and has collected it since.
+    first.publish_narinfo(&object, &key);
+    second.publish(&object, &key);
+    let snowbank = Setup::in_front_of(&first, &key).upstream(&second.url(), &key).start();
+    let target = snowbank.http().nar_target(&object).await;
+    let head = snowbank.http().head(&target).await.expect(200);
+    assert_eq!(head.field("content-length"), Some(object.file.len().to_string().as_str()));
+    let _off = second.switch_off();
+    let other = Object::compressed("head-nowhere", 3_000_000, Compression::Xz);
+    first.publish_narinfo(&other, &key);
+    let target = snowbank.http().nar_target(&other).await;
+    let status = snowbank.http().head(&target).await.status;
+    assert!([502, 503].contains(&status), "{status}");
+}
+
+#[tokio::test]
+async fn the_miss_of_an_outage_is_not_remembered() {
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    let keys = format!("public_keys = [{:?}]\nwhen_down = \"miss\"", key.public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).start();
+    let (object, address) = (Object::new("back-soon", 1_000), origin.address());
+    let listing = format!("/{}.ls", object.hash_part());
+    let off = origin.switch_off();
+    let nar = object.served_target();
+    for target in [&object.narinfo_target(), &listing, &nar] {
+        assert_eq!(status(&snowbank, target).await, 404, "{target}");
+    }
+    drop(off);
+    let origin = Origin::start_at(address);
+    origin.publish(&object, &key);
+    origin.serve(&listing, Reply::bytes("{}"));
+    for target in [&object.narinfo_target(), &listing, &nar] {
+        assert_eq!(status(&snowbank, target).await, 200, "{target}");
+    }
+    assert_eq!(snowbank.counter(Count::BreakerState), 0, "too few failures to take it for down");
+}
+
+#[tokio::test]
+async fn a_nar_whose_last_chunk_is_missing_is_proven_by_its_hash() {
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    for size in [1_000, 3_000_000] {
+        let object = Object::compressed(&format!("no-last-chunk-{size}"), size, Compression::Xz);
+        origin.publish(&object, &key);
+        let whole = object.file.len() as u64;
+        origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).framing(Framing::Chunked).cut_at(whole));
+        let snowbank = Setup::in_front_of(&origin, &key).start();
+        let target = snowbank.http().nar_target(&object).await;
+        snowbank.http().get(&target).await.expect_bytes(&object.file);
+        assert_eq!(origin.count(&object.file_target()), 1, "{size}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_new_connections_is_not_asked_again_and_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let taken = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&taken);
+    let closing = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            // The request is read, so that it is a close and no reset.
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    let snowbank = Setup::new().upstream(&url, &Key::new("false-1")).start();
+    for n in 0..4 {
+        let target = Object::new(&format!("closed-{n}"), 100).narinfo_target();
+        assert_eq!(status(&snowbank, &target).await, 502);
+    }
+    assert_eq!(taken.load(Ordering::Relaxed), 4);
+    closing.abort();
+    assert!(closing.await.is_err_and(|error| error.is_cancelled()));
+}
