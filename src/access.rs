@@ -18,6 +18,7 @@ mod token_file;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::HeaderValue;
 
@@ -196,6 +197,15 @@ impl Access {
         let known: Option<Vec<bool>> = shown.map(|digest| self.files.iter().map(|file| file.has(&digest)).collect());
         let met = self.rules.iter().filter(|rule| rule.is_met_by(visitor, known.as_deref().unwrap_or_default()));
         Grants(met.fold(0, |grants, rule| grants | rule.grants.0))
+    }
+
+    /// The name of the token that this visitor shows, where it is in one of the files.
+    pub fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let digest = visitor.authorization.and_then(token::shown_digest)?;
+        self.files.iter().fold(None, |found, file| file.name_of(&digest).or(found))
     }
 
     /// Looks whether the files with tokens changed; from then on the new ones hold. A file that cannot be used changes

@@ -1,14 +1,15 @@
 //! Reading the configuration again while clients are served.
 //!
 //! Everything is read and checked first; with one mistake nothing changes (R34). What can change while the program runs
-//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, and the
-//! certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
+//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, the
+//! limits of each client, and the certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
 //! a restart.
 
 use std::sync::Arc;
 
 use super::{Config, Origin, Proxy};
 use crate::access::Access;
+use crate::edge::Clients;
 use crate::metrics::{Metrics, ReloadEnd};
 use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
@@ -22,6 +23,7 @@ pub(super) struct Reloads {
     origin: Arc<Origin>,
     proxy: Proxy,
     certificates: Option<Certificates>,
+    limits: Clients,
     metrics: Metrics,
 }
 
@@ -31,9 +33,10 @@ impl Reloads {
         origin: Arc<Origin>,
         proxy: Proxy,
         certificates: Option<Certificates>,
+        limits: Clients,
         metrics: Metrics,
     ) -> Self {
-        Self { started_with, origin, proxy, certificates, metrics }
+        Self { started_with, origin, proxy, certificates, limits, metrics }
     }
 
     /// Whether there is anything to read again.
@@ -57,6 +60,7 @@ impl Reloads {
         self.metrics.reloads.of(end).inc();
         match read {
             Ok(config) => {
+                self.limits.reload(&config.limits);
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
                 Ok(())
@@ -121,7 +125,8 @@ impl Reloads {
         let was = &self.started_with;
         let changed = [
             ("listen", config.listen != was.listen),
-            ("limits", config.limits != was.limits),
+            ("limits.connections", config.limits.connections != was.limits.connections),
+            ("limits.handshakes", config.limits.handshakes != was.limits.handshakes),
             ("store", config.store != was.store),
             ("cache.fills", config.cache.fills != was.cache.fills),
             ("admin", config.admin != was.admin),
