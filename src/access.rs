@@ -41,7 +41,8 @@ crate::options! {
         /// The private upstreams that are granted, by name.
         pub upstreams: Vec<String>,
         /// Addresses that the client's connection may come from: `10.1.0.0/16`, `fd00::/8`, or a single address. Behind
-        /// another proxy all connections come from that one. A client of a unix socket has no address.
+        /// another proxy all connections come from that one, unless the listener believes what it says (`proxy_protocol_from`,
+        /// `forwarded_from`). A client of a unix socket has no address.
         pub networks: Vec<Network> = Vec::new(),
         /// Files with tokens, one of which the client must show: as the password for this server in its netrc file, or as
         /// `Authorization: Bearer`. A line is `name:` and the SHA-256 of a token in hex; `snowbank token NAME` makes one.

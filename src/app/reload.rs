@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Config, Origin, Proxy};
 use crate::access::Access;
-use crate::edge::Clients;
+use crate::edge::{Clients, Listen};
 use crate::metrics::{Metrics, ReloadEnd};
 use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
@@ -108,17 +108,25 @@ impl Reloads {
     }
 
     /// Who is granted what must not be read from a file whose listeners are not the ones that run: a condition that was
-    /// written for a new listener would hold at the old one (R15).
+    /// written for a new listener would hold at the old one (R15). So would a network, at one that does not believe yet what a proxy says
+    /// of its clients: they would all be in the network of the proxy.
     fn listeners_are_those_of_access(&self, config: &Config) -> Result<(), String> {
+        let (now, was) = (&config.listen, &self.started_with.listen);
         let asks = config.access.iter().any(|table| !table.listeners.is_empty() || !table.certificates.is_empty());
-        match asks && config.listen != self.started_with.listen {
-            false => Ok(()),
-            true => {
-                Err("[[access]] asks for `listeners` or `certificates`, and [[listen]] is not what this server was \
+        if asks && now != was {
+            return Err(
+                "[[access]] asks for `listeners` or `certificates`, and [[listen]] is not what this server was \
                          started with: restart it, or leave [[listen]] as it was"
-                    .to_owned())
-            }
+                    .to_owned(),
+            );
         }
+        let asks = config.access.iter().any(|table| !table.networks.is_empty());
+        if asks && !now.iter().map(Listen::whom_it_believes).eq(was.iter().map(Listen::whom_it_believes)) {
+            return Err("[[access]] asks for `networks`, and whom [[listen]] believes about its clients' addresses is not what \
+                         this server was started with: restart it, or leave [[listen]] as it was"
+                .to_owned());
+        }
+        Ok(())
     }
 
     fn tell_what_needs_a_restart(&self, config: &Config) {

@@ -15,7 +15,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::believed::Believed;
 
@@ -136,6 +136,31 @@ fn node(text: &[u8]) -> Option<IpAddr> {
     match hidden(port) {
         true => node(address.as_bytes()),
         false => text.parse::<SocketAddr>().ok().map(|address| address.ip()),
+    }
+}
+
+/// Entry of the fuzz target `forwarded`: its first byte picks the header, the rest are lines of what a client wrote, behind
+/// which a believed proxy wrote its own.
+///
+/// # Panics
+/// When the client decides for whom it is.
+#[allow(clippy::panic)] // what the fuzzer looks for
+pub fn fuzz(input: &[u8]) {
+    let Some((kind, written)) = input.split_first() else { return };
+    let (header, name, added) = match kind % 2 {
+        0 => (Header::XForwardedFor, "x-forwarded-for", "198.51.100.7"),
+        _ => (Header::Forwarded, "forwarded", "for=\"198.51.100.7:1\";proto=https"),
+    };
+    let forwarded = Forwarded { from: Believed::default(), header };
+    let mut headers = HeaderMap::new();
+    for line in written.split(|byte| *byte == b'\n').take(100) {
+        let _ = HeaderValue::from_bytes(line).map(|line| headers.append(name, line));
+    }
+    let _ = forwarded.client(&headers);
+    let whole = [written.rsplit(|byte| *byte == b'\n').next().unwrap_or_default(), b",", added.as_bytes()].concat();
+    if let Ok(line) = HeaderValue::from_bytes(&whole) {
+        headers.append(name, line);
+        assert_eq!(forwarded.client(&headers), Some(IpAddr::from([198, 51, 100, 7])), "{headers:?}");
     }
 }
 

@@ -83,6 +83,11 @@ impl Listen {
         }
     }
 
+    /// Whom it believes about addresses, and where.
+    pub fn whom_it_believes(&self) -> (&ListenAddress, &[Source], &[Source], forwarded::Header) {
+        (&self.address, &self.proxy_protocol_from, &self.forwarded_from, self.forwarded_header)
+    }
+
     /// Which clients are let in, if certificates are asked for.
     pub fn clients(&self) -> Option<ClientCertificates> {
         let required = match self.client_certificates {

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
@@ -127,6 +128,23 @@ fn v2(head: &[u8]) -> Result<Option<SocketAddr>, Refused> {
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn malformed(error: impl std::fmt::Display) -> Refused {
     Refused::Malformed(error.to_string().escape_default().to_string())
+}
+
+/// Entry of the fuzz target `proxy_protocol`: what a connection begins with.
+///
+/// # Panics
+/// When more is taken than a header may have, or something behind one.
+#[allow(clippy::panic)] // what the fuzzer looks for
+pub fn fuzz(input: &[u8]) {
+    let mut rest = input;
+    let read = read_in_time(&mut rest).now_or_never();
+    let header = &input[..input.len() - rest.len()];
+    assert!(header.len() <= FIXED_V2 + LONGEST_V2);
+    if matches!(read, Some(Ok(_))) {
+        let length =
+            header.get(FIXED_V2 - 2..FIXED_V2).map(|at| FIXED_V2 + usize::from(at[0]) * 256 + usize::from(at[1]));
+        assert!(header.ends_with(b"\r\n") || length == Some(header.len()), "{header:?}");
+    }
 }
 
 #[cfg(test)]

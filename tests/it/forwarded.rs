@@ -168,6 +168,23 @@ async fn a_network_grants_by_the_address_that_is_believed() {
 }
 
 #[tokio::test]
+async fn a_reload_that_grants_by_addresses_which_are_not_believed_yet_is_refused() {
+    let origin = Origin::start();
+    let key = Key::new("forwarded-5");
+    let private = format!("name = 'work'\nprivate = true\npublic_keys = [{:?}]", key.public());
+    let access = |networks: &str| format!("[[access]]\nupstreams = ['work']\nnetworks = ['{networks}']");
+    let setup = Setup::new().upstream_with(&origin.url(), &private);
+    let snowbank = setup.clone().also(&access("192.0.2.0/24")).start();
+    // The proxy is in the network, its clients are not; this server would take them all for the proxy.
+    setup.clone().plain_listener("forwarded_from = ['127.0.0.1']").also(&access("127.0.0.0/8")).write();
+    snowbank.hang_up();
+    snowbank.log_line("reload refused, nothing changes: [[access]] asks for `networks`", 0);
+    setup.also(&access("127.0.0.0/8")).write();
+    snowbank.hang_up();
+    snowbank.log_line("reloaded: the new configuration is in force", 0);
+}
+
+#[tokio::test]
 async fn the_proxy_protocol_is_read_before_tls_and_before_http() {
     let origin = Origin::start();
     let believed = "proxy_protocol_from = ['127.0.0.0/8']";

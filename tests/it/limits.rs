@@ -1,13 +1,17 @@
 //! What one client may take: at the defaults more than it needs, beyond that a refusal that says when to come again, or a slower
 //! response, never a cut one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::support::cache::{Key, Object};
-use crate::support::client::{Response, Target};
+use crate::support::client::{Response, Target, tls_over};
 use crate::support::origin::{Origin, Reply};
 use crate::support::snowbank::{Setup, Snowbank, run};
+use crate::support::within;
 
 /// Some narinfo that nobody has: something that counts as a request.
 const MISSING: &str = "/00000000000000000000000000000000.narinfo";
@@ -161,6 +165,47 @@ async fn connections_that_come_too_fast_are_closed() {
     assert!(served >= 10, "{served}: ten seconds' worth may come at once");
     assert!(sample(&snowbank, "snowbank_edge_limited_total{limit=\"new-connections\"}") >= 1);
     snowbank.unix().get("/nix-cache-info").await.expect(200);
+}
+
+/// A client that says its first message and no more, over TLS from this address.
+async fn stuck(from: [u8; 4], to: SocketAddr, wait_for_an_answer: bool) -> tokio::net::TcpStream {
+    let mut stream = connect_from(from, to).await;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the default protocol versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let mut session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).expect("memory");
+    stream.write_all(&hello).await.expect("it reads");
+    if wait_for_an_answer {
+        within("an answer", stream.read_u8()).await.expect("an answer");
+    }
+    stream
+}
+
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind((from, 0).into()).expect("an address of loopback");
+    socket.connect(to).await.expect("it listens")
+}
+
+#[tokio::test]
+async fn one_address_does_not_hold_all_handshakes() {
+    let (_origin, snowbank) = start(&[], "[limits]\nhandshakes = 32");
+    let Target::Https(address, authorities) = snowbank.https() else { panic!("a TLS listener") };
+    let mut held = Vec::new();
+    for n in 0..64 {
+        // The first sixteen are in the middle of their handshakes then.
+        held.push(stuck([127, 0, 0, 2], address, n < 16).await);
+    }
+    let begun = Instant::now();
+    let other = connect_from([127, 0, 0, 3], address).await;
+    tls_over(other, &authorities, &[b"h2"]).await.expect("there is room for others");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: not before theirs were over", begun.elapsed());
 }
 
 /// How long these take side by side, all from the cache.

@@ -1,4 +1,3 @@
-use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::super::believed::Source;
@@ -118,6 +117,14 @@ fn the_header_that_is_not_named_says_nothing() {
         headers(&[("x-forwarded-for", b"198.51.100.7"), ("forwarded", b"for=192.0.2.1"), ("x-real-ip", b"192.0.2.2")]);
     assert_eq!(believing(Header::XForwardedFor).client(&both), Some([198, 51, 100, 7].into()));
     assert_eq!(believing(Header::Forwarded).client(&both), Some([192, 0, 2, 1].into()));
+}
+
+#[test]
+fn the_corpus_holds() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/forwarded");
+    let seeds = std::fs::read_dir(corpus).expect("the corpus is in the tree");
+    let replayed = seeds.map(|seed| fuzz(&std::fs::read(seed.expect("a seed").path()).expect("a seed"))).count();
+    assert!(replayed >= 8);
 }
 
 proptest! {

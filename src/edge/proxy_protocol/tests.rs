@@ -108,6 +108,14 @@ async fn there_is_a_time_for_it() {
     assert!(matches!(read(&mut server).await, Err(Refused::Malformed(_))));
 }
 
+#[test]
+fn the_corpus_holds() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/proxy_protocol");
+    let seeds = std::fs::read_dir(corpus).expect("the corpus is in the tree");
+    let replayed = seeds.map(|seed| fuzz(&std::fs::read(seed.expect("a seed").path()).expect("a seed"))).count();
+    assert!(replayed >= 8);
+}
+
 proptest! {
     /// Whatever comes, it is read within bounds, and of what is taken nothing but the source decides.
     #[test]
@@ -117,6 +125,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let (_, left) = runtime.block_on(taken(&bytes));
         prop_assert!(bytes.len() - left <= FIXED_V2 + LONGEST_V2);
+        fuzz(&bytes);
     }
 
     #[test]
