@@ -40,10 +40,12 @@ pub async fn arrive(
             }
         }
     }
-    let Some((clients, address)) = clients.zip(counted(&peer)) else { return Ok((peer, None)) };
-    match clients.arrive(Client::at(Some(address))) {
-        Some(seat) => Ok((peer, Some(seat))),
-        None => Err(ConnectionEnd::Limited),
+    match clients.zip(counted(&peer)) {
+        Some((clients, address)) if !clients.exempt(Some(address)) => {
+            let seat = clients.arrive(Client::at(Some(address))).ok_or(ConnectionEnd::Limited)?;
+            Ok((peer, Some(seat)))
+        }
+        _ => Ok((peer, None)),
     }
 }
 

@@ -10,13 +10,20 @@ use std::str::FromStr;
 
 use crate::access::Network;
 
-/// Peers that are believed: those of a network, or whoever comes over a unix socket.
+/// Peers: those of a network, or whoever comes over a unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Addresses.
     Network(Network),
     /// Clients of a unix socket, which have no address: whoever may open its file.
     Unix,
+}
+
+impl Source {
+    /// Whoever is on this machine itself.
+    pub fn this_machine() -> Vec<Self> {
+        Network::LOOPBACK.map(Self::Network).into_iter().chain([Self::Unix]).collect()
+    }
 }
 
 crate::string_value!(Source, "a network such as \"10.0.0.0/8\", an address, or \"unix\"");
@@ -41,7 +48,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// All who are believed in one way at one listener; nobody by default.
+/// All who are believed in one way at one listener, or who are exempt from limits; nobody by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Believed(Vec<Source>);
 

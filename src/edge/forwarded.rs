@@ -10,7 +10,7 @@
 //! well formed. For the same reason a text is taken apart from its end, quotes included, and one header is read, which the
 //! configuration names: a proxy that writes one of the two lets the other one through as the client made it.
 //!
-//! Whatever is not understood of what believed peers wrote makes the peer itself the client. So does more than [`MOST_HOPS`]
+//! Whatever is not understood of what believed peers wrote makes the peer itself the client. So do more than sixteen
 //! of them.
 
 use std::net::{IpAddr, SocketAddr};

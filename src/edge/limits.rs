@@ -6,8 +6,8 @@
 //!                                                         bytes per second: waits ◀── pieces of the body ◀─────────┘
 //! ```
 //!
-//! Who a client is: [`Client`]. Requests and new connections go by `governor`'s generic cell rate algorithm, over [`budgets`] of a bounded
-//! number; bytes by a [`pacer`] over the same. What is refused is refused before anything costly is done for it; what costs nothing
+//! Who a client is: [`Client`]. Requests and new connections go by `governor`'s generic cell rate algorithm, over `budgets` of a bounded
+//! number; bytes by a `pacer` over the same. What is refused is refused before anything costly is done for it; what costs nothing
 //! is not counted: what a CA asks for, `nix-cache-info`, redirects.
 //!
 //! The limits can be replaced while they are in force. Those that change begin anew, with whole budgets.
@@ -23,6 +23,7 @@ mod places;
 mod seldom;
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::budgets::Budgets;
 use self::pacer::Pacer;
 use self::places::Places;
+use super::believed::Believed;
 use super::options::{Bounds, Limits};
 use crate::metrics::{Label as _, LimitMetrics, LimitReached};
 
@@ -75,6 +77,7 @@ struct Shared {
 #[derive(Debug)]
 struct InForce {
     options: Options,
+    exempt: Believed,
     bytes_of_all: u64,
     requests: Option<Arc<Rate>>,
     arrivals: Option<Arc<Rate>>,
@@ -125,7 +128,12 @@ impl Clients {
     /// Whether it matters to any request who sent it.
     pub fn matter_to_requests(&self) -> bool {
         let in_force = self.0.in_force.load();
-        in_force.requests.is_some() || in_force.is_paced()
+        in_force.requests.is_some() || in_force.paced.is_some() || in_force.paced_together.is_some()
+    }
+
+    /// Whether who comes from this address, or over a unix socket from none, has no limits of its own.
+    pub fn exempt(&self, address: Option<IpAddr>) -> bool {
+        self.0.in_force.load().exempt.has(address)
     }
 
     /// The client that shows something of this kind (a token, a certificate) with this name.
@@ -152,16 +160,19 @@ impl Clients {
         })
     }
 
-    /// The pace of a response to this client, if there is one to keep.
-    pub fn pace(&self, client: Client) -> Option<Pace> {
-        self.0.in_force.load().is_paced().then(|| Pace::new(self.clone(), client))
+    /// The pace of a response to this client, if there is one to keep; for one that is exempt that of everybody together.
+    pub fn pace(&self, client: Option<Client>) -> Option<Pace> {
+        let in_force = self.0.in_force.load();
+        let is_paced = in_force.paced_together.is_some() || (client.is_some() && in_force.paced.is_some());
+        is_paced.then(|| Pace::new(self.clone(), client))
     }
 
     /// When so many bytes for this client may be sent.
-    fn reserve(&self, client: Client, bytes: usize) -> Instant {
+    fn reserve(&self, client: Option<Client>, bytes: usize) -> Instant {
         let in_force = self.0.in_force.load();
-        let pacers = [&in_force.paced, &in_force.paced_together].into_iter().flatten();
-        pacers.map(|pacer| pacer.reserve(client, bytes)).max().unwrap_or_else(Instant::now)
+        let own = in_force.paced.as_ref().zip(client).map(|(pacer, client)| pacer.reserve(client, bytes));
+        let together = in_force.paced_together.as_ref().map(|pacer| pacer.reserve(Client::Unix, bytes));
+        own.max(together).unwrap_or_else(Instant::now)
     }
 
     fn count_paced(&self, bytes: usize) {
@@ -247,13 +258,10 @@ impl InForce {
                 || (bytes_of_all > 0).then(|| Arc::new(Pacer::for_all(bytes_of_all))),
                 |was| was.paced_together.clone(),
             ),
+            exempt: Believed::new(&options.exempt),
             options,
             bytes_of_all,
         }
-    }
-
-    fn is_paced(&self) -> bool {
-        self.paced.is_some() || self.paced_together.is_some()
     }
 }
 

@@ -13,7 +13,7 @@ use super::access::Entry;
 use super::address::{Entrance, Peer, Serves};
 use super::body::Body;
 use super::connection::Handler;
-use super::limits::{Client, Clients, TooMany};
+use super::limits::{Client, Clients};
 use super::respond::{self, Asked};
 use super::route::{Route, route};
 use crate::access::Visitor;
@@ -95,7 +95,10 @@ impl<A: Answers> Service<A> {
     async fn respond_within_limits(&self, route: Route, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
         let client = self.clients.as_ref().filter(|clients| clients.matter_to_requests());
         let client = client.map(|clients| (clients, self.client(clients, peer, asked)));
-        if let Err(too_many) = count(client, &route) {
+        if let Some((clients, Some(client))) = client
+            && costs_something(&route)
+            && let Err(too_many) = clients.request(client)
+        {
             return (Outcome::Limited, respond::limited(asked, too_many));
         }
         let (outcome, response) = match route {
@@ -116,17 +119,20 @@ impl<A: Answers> Service<A> {
         (answer.outcome, respond::respond(asked, answer))
     }
 
-    /// Whose limits hold: those of the token, else of the certificate, else of the address. A proxy's certificate is none of its
-    /// clients'.
-    fn client(&self, clients: &Clients, peer: &Peer, asked: Asked<'_>) -> Client {
+    /// Whose limits hold: those of the token, else of the certificate, else of the address; none for who is exempt. A proxy's
+    /// certificate is none of its clients'.
+    fn client(&self, clients: &Clients, peer: &Peer, asked: Asked<'_>) -> Option<Client> {
+        if clients.exempt(peer.ip()) {
+            return None;
+        }
         let shows_something = asked.headers.contains_key(AUTHORIZATION);
         if let Some(name) = shows_something.then(|| self.answers.token_name(&visitor(peer, asked))).flatten() {
-            return clients.named("token", &name);
+            return Some(clients.named("token", &name));
         }
-        match peer.certificate.first() {
+        Some(match peer.certificate.first() {
             Some(name) if !peer.forwarded => clients.named("certificate", name),
             _ => Client::at(peer.ip()),
-        }
+        })
     }
 
     /// Whether anything is served to this client at this listener.
@@ -135,12 +141,9 @@ impl<A: Answers> Service<A> {
     }
 }
 
-/// Counts a request of this client, if it is one that costs something.
-fn count(client: Option<(&Clients, Client)>, route: &Route) -> Result<(), TooMany> {
-    match (client, route) {
-        (None, _) | (_, Route::Known(request::Request::CacheInfo)) => Ok(()),
-        (Some((clients, client)), _) => clients.request(client),
-    }
+/// Whether a request is counted.
+fn costs_something(route: &Route) -> bool {
+    !matches!(route, Route::Known(request::Request::CacheInfo))
 }
 
 /// What counts of a client for what it may see. Two Authorizations are none: which one is meant?

@@ -11,7 +11,7 @@ use crate::support::within;
 
 /// So many requests for each client, and another one each second.
 const BUDGET: usize = 20;
-const LIMIT: &str = "[limits.client]\nrequests = 1\nrequest_burst = 20";
+const LIMIT: &str = "[limits.client]\nrequests = 1\nrequest_burst = 20\nexempt = []";
 
 /// Spends the budget of whoever asks so; whether it was spent before. Who has a whole budget is never refused, and who has none
 /// is, unless each request takes a second.

@@ -46,7 +46,7 @@ async fn refused(client: &Target, target: &str, fields: &[(&str, &str)]) -> Resp
 #[tokio::test]
 async fn a_fresh_machine_is_never_limited_at_the_defaults() {
     let objects: Vec<Object> = (0..50).map(|n| Object::new(&format!("fresh-{n}"), 100 + n)).collect();
-    let (_origin, snowbank) = start(&objects, "");
+    let (_origin, snowbank) = start(&objects, "[limits.client]\nexempt = []");
     let h2 = Arc::new(snowbank.https().h2().await);
     // What is asked for often comes from the cache, so faster than anything that has to be fetched. As many side by side as
     // Nix has.
@@ -78,9 +78,28 @@ async fn a_fresh_machine_is_never_limited_at_the_defaults() {
 }
 
 #[tokio::test]
+async fn this_machine_has_no_limits_of_its_own_unless_it_is_said() {
+    let narrow =
+        "[limits.client]\nrequests = 1\nrequest_burst = 1\nconnections = 1\nnew_connections = 1\nbytes = '64 kB'";
+    let object = Object::new("local", 1_000_000);
+    let (_origin, snowbank) = start(std::slice::from_ref(&object), narrow);
+    let begun = Instant::now();
+    for client in [snowbank.http(), snowbank.unix(), snowbank.https()] {
+        let _held = client.connect().await;
+        for _ in 0..20 {
+            client.get(MISSING).await.expect(404);
+        }
+        client.nar_target(&object).await;
+        client.get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}: paced to 45 seconds", begun.elapsed());
+}
+
+#[tokio::test]
 async fn who_asks_too_much_is_told_when_to_come_again() {
     for (option, status) in [("", 503), ("refuse_with = '503'", 503), ("refuse_with = '429'", 429)] {
-        let (origin, snowbank) = start(&[], &format!("[limits.client]\nrequests = 1\nrequest_burst = 3\n{option}"));
+        let (origin, snowbank) =
+            start(&[], &format!("[limits.client]\nexempt = []\nrequests = 1\nrequest_burst = 3\n{option}"));
         let refused = refused(&snowbank.http(), MISSING, &[]).await;
         assert_eq!(refused.status, status);
         let after: u64 = refused.field("retry-after").and_then(|value| value.parse().ok()).expect("a Retry-After");
@@ -118,7 +137,7 @@ async fn a_token_is_a_client_wherever_it_is_shown() {
     let file = setup.home().join("tokens");
     std::fs::write(&file, line).expect("a file of tokens");
     let access = format!("[[access]]\nupstreams = ['work']\ntoken_files = [{file:?}]");
-    let limit = "[limits.client]\nrequests = 1\nrequest_burst = 20";
+    let limit = "[limits.client]\nexempt = []\nrequests = 1\nrequest_burst = 20";
     let snowbank = setup.also(&access).also(limit).start();
     let shown = [("Authorization", bearer.as_str())];
     // A whole budget is never refused, whoever spent another.
@@ -138,7 +157,7 @@ async fn a_token_is_a_client_wherever_it_is_shown() {
 
 #[tokio::test]
 async fn a_client_with_all_its_connections_is_closed_and_the_others_are_served() {
-    let (_origin, snowbank) = start(&[], "[limits.client]\nconnections = 2");
+    let (_origin, snowbank) = start(&[], "[limits.client]\nexempt = []\nconnections = 2");
     let hold = async || snowbank.http().connect().await.get("/nix-cache-info").await;
     let held = [hold().await, hold().await];
     // Before TLS: nothing is said on either.
@@ -157,7 +176,7 @@ async fn a_client_with_all_its_connections_is_closed_and_the_others_are_served()
 
 #[tokio::test]
 async fn connections_that_come_too_fast_are_closed() {
-    let (_origin, snowbank) = start(&[], "[limits.client]\nnew_connections = 1");
+    let (_origin, snowbank) = start(&[], "[limits.client]\nexempt = []\nnew_connections = 1");
     let mut served = 0;
     while snowbank.http().request("GET", "/nix-cache-info", &[]).await.status == 200 {
         served += 1;
@@ -195,7 +214,7 @@ async fn connect_from(from: [u8; 4], to: SocketAddr) -> tokio::net::TcpStream {
 
 #[tokio::test]
 async fn one_address_does_not_hold_all_handshakes() {
-    let (_origin, snowbank) = start(&[], "[limits]\nhandshakes = 32");
+    let (_origin, snowbank) = start(&[], "[limits]\nhandshakes = 32\n[limits.client]\nexempt = []");
     let Target::Https(address, authorities) = snowbank.https() else { panic!("a TLS listener") };
     let mut held = Vec::new();
     for n in 0..64 {
@@ -230,7 +249,7 @@ async fn together(client: Target, objects: &[Object]) -> Duration {
 #[tokio::test]
 async fn a_client_gets_its_bytes_in_their_time_and_all_of_them() {
     let objects = ["one", "two"].map(|name| Object::new(name, 500_000));
-    for tables in ["[limits.client]\nbytes = '500 kB'", "[limits]\nbytes = '500 kB'"] {
+    for tables in ["[limits.client]\nexempt = []\nbytes = '500 kB'", "[limits]\nbytes = '500 kB'"] {
         let (_origin, snowbank) = start(&objects, tables);
         // 1 MB at 500 kB each second; half a second less for what may be sent at once, and for the last pieces.
         let took = together(snowbank.http(), &objects).await;
@@ -243,7 +262,7 @@ async fn a_client_gets_its_bytes_in_their_time_and_all_of_them() {
 #[tokio::test]
 async fn streams_of_one_client_go_side_by_side() {
     let (small, large) = (Object::new("small", 100_000), Object::new("large", 4_000_000));
-    let (_origin, snowbank) = start(&[small.clone(), large.clone()], "[limits.client]\nbytes = '1 MB'");
+    let (_origin, snowbank) = start(&[small.clone(), large.clone()], "[limits.client]\nexempt = []\nbytes = '1 MB'");
     let h2 = snowbank.https().h2().await;
     for object in [&small, &large] {
         h2.get(&object.narinfo_target()).await.expect(200);
@@ -262,9 +281,9 @@ async fn limits_change_with_a_reload() {
     let (origin, key) = (Origin::start(), Key::new("limits-3"));
     origin.otherwise(|_, _| Reply::status(404));
     let setup = Setup::in_front_of(&origin, &key);
-    let snowbank = setup.clone().also("[limits.client]\nrequests = 1\nrequest_burst = 3").start();
+    let snowbank = setup.clone().also("[limits.client]\nexempt = []\nrequests = 1\nrequest_burst = 3").start();
     assert_eq!(refused(&snowbank.http(), MISSING, &[]).await.status, 503);
-    setup.clone().also("[limits]\nhandshakes = 7\n[limits.client]\nrequests = 0").write();
+    setup.clone().also("[limits]\nhandshakes = 7\n[limits.client]\nexempt = []\nrequests = 0").write();
     snowbank.hang_up();
     snowbank.log_line("reloaded: the new configuration is in force", 0);
     for _ in 0..50 {
@@ -273,7 +292,7 @@ async fn limits_change_with_a_reload() {
     // What does not change is told, and nothing else.
     let told = snowbank.log_line("takes effect with the next start only", 0);
     assert!(told.contains("what changed in limits.handshakes takes"), "{told}");
-    setup.also("[limits.client]\nrequests = 1\nrequest_burst = 3\nrefuse_with = '429'").write();
+    setup.also("[limits.client]\nexempt = []\nrequests = 1\nrequest_burst = 3\nrefuse_with = '429'").write();
     snowbank.hang_up();
     snowbank.log_line("reloaded: the new configuration is in force", 1);
     assert_eq!(refused(&snowbank.http(), MISSING, &[]).await.status, 429);

@@ -115,7 +115,7 @@ async fn a_client_that_is_paced_has_not_stalled() {
         let pieces = stream::iter(vec![Bytes::from(vec![7; 100_000]); SIZE / 100_000]).map(Ok);
         nar_from(Some(SIZE as u64), |_| Box::pin(pieces))
     };
-    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'");
+    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'\nexempt = []");
     let (sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
     let begun = Instant::now();
     let fetching = (0..3).map(|_| {
@@ -151,7 +151,7 @@ async fn a_paced_client_that_stops_reading_is_dropped_all_the_same() {
         let pieces = stream::iter(vec![piece.clone(); 100]).map(Ok);
         nar_from(Some(10_000_000), |_| Box::pin(pieces))
     };
-    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'");
+    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'\nexempt = []");
     let mut client = handshake_over(client, "h2").await.unwrap();
     ask_by_hand(&mut client).await;
     let begun = Instant::now();

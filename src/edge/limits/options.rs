@@ -1,5 +1,6 @@
 //! What can be set of the limits for each client.
 
+use super::super::believed::Source;
 use crate::options::{ByteSize, Mistakes, key};
 
 crate::choice! {
@@ -13,7 +14,7 @@ crate::choice! {
 }
 
 crate::options! {
-    /// What one client may take. A client is an IPv4 address (one of loopback too), or the first 64 bits of an IPv6 address;
+    /// What one client may take. A client is an IPv4 address, or the first 64 bits of an IPv6 address;
     /// requests of one that shows a token of `[[access]]` or a certificate count by the name of that, from wherever it comes.
     /// Behind a proxy all clients are the proxy, unless the listener believes what it says of them (`proxy_protocol_from`,
     /// `forwarded_from`). Whoever comes over unix sockets is one client, whose connections are not counted; those of
@@ -39,6 +40,9 @@ crate::options! {
         /// New connections per second, in the long run, of which ten seconds' worth may come at once; 0 is no limit. Further ones
         /// are closed at once.
         pub new_connections: u32 = 1000,
+        /// Who has no limits: networks, addresses, or "unix" for unix sockets. By default this machine: programs on it share it by
+        /// other means, and a proxy on it speaks for many. `[]` limits everybody.
+        pub exempt: Vec<Source> = Source::this_machine(),
     }
 }
 

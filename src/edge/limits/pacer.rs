@@ -105,14 +105,15 @@ fn nanos(duration: Duration) -> u64 {
 #[derive(Debug)]
 pub struct Pace {
     clients: Clients,
-    client: Client,
+    /// In no row of its own without one.
+    client: Option<Client>,
     /// Made for the first wait and used again; `waits` tells whether it is of the piece in hand.
     timer: Option<Pin<Box<Sleep>>>,
     waits: bool,
 }
 
 impl Pace {
-    pub(super) fn new(clients: Clients, client: Client) -> Self {
+    pub(super) fn new(clients: Clients, client: Option<Client>) -> Self {
         Self { clients, client, timer: None, waits: false }
     }
 

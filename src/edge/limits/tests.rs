@@ -30,7 +30,7 @@ async fn ten_machines_behind_one_address_may_fetch_all_they_need_at_once() {
     assert_eq!(answered(&clients, at(1), 10 * 2 * 5_000), 100_000);
     let seats: Vec<_> = (0..10 * 25).map(|_| clients.arrive(at(1))).collect();
     assert!(seats.iter().all(Option::is_some));
-    assert!(clients.pace(at(1)).is_none(), "nothing is paced unless it is asked for");
+    assert!(clients.pace(Some(at(1))).is_none(), "nothing is paced unless it is asked for");
     assert_eq!(clients.0.metrics.refused.of(LimitReached::Requests).get(), 0);
 }
 
@@ -89,12 +89,12 @@ async fn a_reload_changes_what_it_names_and_leaves_the_rest() {
     assert_eq!(answered(&clients, at(1), 9), 5);
     clients.reload(&limits("[client]\nrequests = 1\nrequest_burst = 5\nconnections = 3\nbytes = '1 MB'"));
     assert_eq!(answered(&clients, at(1), 9), 0, "this limit is the same, and used up");
-    assert!(clients.pace(at(1)).is_some());
+    assert!(clients.pace(Some(at(1))).is_some());
     let third = clients.arrive(at(1)).expect("one more than before");
     assert!(clients.arrive(at(1)).is_none(), "connections from before count");
     clients.reload(&limits("[client]\nrequests = 1\nrequest_burst = 6"));
     assert_eq!(answered(&clients, at(1), 9), 6, "another limit begins anew");
-    assert!(clients.pace(at(1)).is_none());
+    assert!(clients.pace(Some(at(1))).is_none());
     drop((seats, third));
 }
 
@@ -110,11 +110,39 @@ async fn what_is_known_of_clients_is_forgotten_within_minutes() {
     assert!(clients.0.in_force.load().requests.as_ref().unwrap().len() <= 65_536);
     assert!(metrics.shared.get() > 900_000);
     assert!(clients.arrive(at(1)).is_some());
-    clients.reserve(at(1), 1_000_000_000); // hours
+    clients.reserve(Some(at(1)), 1_000_000_000); // hours
     tokio::time::sleep(SWEEP * 2).await;
     assert_eq!(metrics.known.get(), 1);
     stop.cancel();
     sweeping.await.expect("it ends when it is asked to");
+}
+
+#[tokio::test(start_paused = true)]
+async fn this_machine_is_exempt_unless_it_is_said_otherwise() {
+    let exempt = |text: &str| {
+        let clients = clients(text);
+        ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1", "2001:db8::1"]
+            .map(|address| clients.exempt(Some(address.parse().unwrap())))
+            .into_iter()
+            .chain([clients.exempt(None)])
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(exempt(""), [true, true, true, false, false, true]);
+    assert_eq!(exempt("[client]\nexempt = []"), [false; 6]);
+    assert_eq!(exempt("[client]\nexempt = ['10.0.0.0/8']"), [false, false, false, true, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_exempt_is_in_the_row_of_everybody_all_the_same() {
+    let clients = clients("bytes = '1 MB'\n[client]\nbytes = '100 kB'");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let wait = |client, bytes| clients.reserve(client, bytes).saturating_duration_since(Instant::now());
+    assert_eq!(wait(None, 1_250_000), Duration::ZERO);
+    assert_eq!(wait(None, 1), Duration::from_secs(1));
+    assert_eq!(wait(Some(at(1)), 125_000), Duration::from_micros(1_000_001), "the later of both");
+    assert_eq!(wait(Some(at(1)), 1), Duration::from_micros(1_125_001));
+    assert_eq!(wait(Some(at(1)), 200_000), Duration::from_micros(1_125_002));
+    assert_eq!(wait(Some(at(1)), 1), Duration::from_micros(3_000_010), "its own row is now the longer one");
 }
 
 #[test]
