@@ -18,6 +18,7 @@ mod token_file;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::HeaderValue;
 
@@ -40,7 +41,8 @@ crate::options! {
         /// The private upstreams that are granted, by name.
         pub upstreams: Vec<String>,
         /// Addresses that the client's connection may come from: `10.1.0.0/16`, `fd00::/8`, or a single address. Behind
-        /// another proxy all connections come from that one. A client of a unix socket has no address.
+        /// another proxy all connections come from that one, unless the listener believes what it says (`proxy_protocol_from`,
+        /// `forwarded_from`). A client of a unix socket has no address.
         pub networks: Vec<Network> = Vec::new(),
         /// Files with tokens, one of which the client must show: as the password for this server in its netrc file, or as
         /// `Authorization: Bearer`. A line is `name:` and the SHA-256 of a token in hex; `snowbank token NAME` makes one.
@@ -196,6 +198,15 @@ impl Access {
         let known: Option<Vec<bool>> = shown.map(|digest| self.files.iter().map(|file| file.has(&digest)).collect());
         let met = self.rules.iter().filter(|rule| rule.is_met_by(visitor, known.as_deref().unwrap_or_default()));
         Grants(met.fold(0, |grants, rule| grants | rule.grants.0))
+    }
+
+    /// The name of the token that this visitor shows, where it is in one of the files.
+    pub fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let digest = visitor.authorization.and_then(token::shown_digest)?;
+        self.files.iter().fold(None, |found, file| file.name_of(&digest).or(found))
     }
 
     /// Looks whether the files with tokens changed; from then on the new ones hold. A file that cannot be used changes

@@ -27,7 +27,7 @@ use self::pages::Pages;
 use crate::access::Visitor;
 use crate::admin::Admin;
 use crate::config::{Config, Origin, nix_conf_lines};
-use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Service, Stop};
+use crate::edge::{self, Bounds, Clients, Listen, ListenAddress, Listeners, Service, Stop};
 use crate::fill::Fills;
 use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
@@ -205,7 +205,10 @@ impl App {
             stop.drain.clone(),
         ));
         let challenges = self.certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
-        let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges));
+        let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
+        let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
+        let service = Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges);
+        let handler = Arc::new(service.limited_by(limits.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
@@ -217,8 +220,14 @@ impl App {
 
         let watchdog = tokio::spawn(supervisor::watchdog(admin_stop.drain.clone()));
         supervisor::ready();
-        let mut reloads =
-            Reloads::new(self.config, origin, self.proxy.clone(), self.certificates.clone(), self.metrics.clone());
+        let mut reloads = Reloads::new(
+            self.config,
+            origin,
+            self.proxy.clone(),
+            self.certificates.clone(),
+            limits,
+            self.metrics.clone(),
+        );
         let asked = loop {
             let told = tokio::select! {
                 told = signals.next() => told,
@@ -254,6 +263,7 @@ impl App {
             let _ = scrubbing.await;
             let _ = keeping_certificates.await;
             let _ = refreshing.await;
+            let _ = sweeping.await;
         };
         if tokio::time::timeout(FINISH, background).await.is_err() {
             tracing::warn!("what ran in the background did not end within {FINISH:?}");
@@ -301,5 +311,9 @@ impl edge::Answers for Proxy {
 
     fn is_granted(&self, visitor: &Visitor<'_>) -> bool {
         Proxy::is_granted(self, visitor)
+    }
+
+    fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        Proxy::token_name(self, visitor)
     }
 }

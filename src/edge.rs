@@ -1,6 +1,7 @@
 //! The side that faces clients: sockets, TLS, HTTP, and the shape of every response.
 //!
-//! A request's way: [`listener`] takes the connection, [`handshake`] makes it a TLS one, [`connection`] speaks HTTP, [`service`] checks
+//! A request's way: [`listener`] takes the connection, [`arrival`] finds out whose it is and whether that client may have it,
+//! [`handshake`] makes it a TLS one, [`connection`] speaks HTTP, [`service`] checks
 //! the head and lets [`route`] say what is asked for; the proxy answers, [`respond`] writes the response, [`range`]
 //! deciding how much of it, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
 //! [`access`] writes the log.
@@ -17,12 +18,17 @@
 pub mod access;
 pub mod activity;
 pub mod address;
+pub mod arrival;
+pub mod believed;
 pub mod body;
 pub mod connection;
 pub mod cork;
+pub mod forwarded;
 pub mod handshake;
+pub mod limits;
 pub mod listener;
 pub mod options;
+pub mod proxy_protocol;
 pub mod range;
 pub mod redirect;
 pub mod respond;
@@ -33,6 +39,7 @@ mod testing;
 
 pub use address::{BoundAddress, Entrance, ListenAddress, Listener, Peer, Serves};
 pub use connection::Handler;
+pub use limits::Clients;
 pub use listener::{BindError, Listeners, Stop, bind};
 pub use options::{Bounds, Limits, Listen};
 pub use service::{Answers, Service};

@@ -9,13 +9,15 @@
 mod certificates;
 mod declare;
 mod labels;
+mod limits;
 
 pub use certificates::{CertificateMetrics, NameGauges};
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
 pub use labels::{
-    AccessDecision, CertificateFailure, ConnectionEnd, FillFailure, Left, Outcome, Place, Refusal, ReloadEnd,
-    ResponseEnd, Route, Scrubbed, StoreTier,
+    AccessDecision, CertificateFailure, ConnectionEnd, FillFailure, Left, LimitReached, Outcome, Place, Refusal,
+    ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier,
 };
+pub use limits::LimitMetrics;
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
@@ -324,6 +326,8 @@ pub struct EdgeMetrics {
     pub accept_errors: IntCounter,
     /// Panics caught.
     pub panics: IntCounter,
+    /// The limits for each client.
+    pub limits: LimitMetrics,
 }
 
 impl EdgeMetrics {
@@ -357,6 +361,7 @@ impl EdgeMetrics {
                 "snowbank_edge_panics_total",
                 "Requests that hit a bug and were answered with 500 or cut. Must stay 0: please report what the log says.",
             ),
+            limits: LimitMetrics::new(declare),
         }
     }
 }

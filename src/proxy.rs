@@ -123,6 +123,11 @@ impl Proxy {
         self.in_force.load().grants(visitor).is_some()
     }
 
+    /// The name of the token that a visitor shows, where it is one that `[[access]]` knows.
+    pub fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        self.in_force.load().token_name(visitor)
+    }
+
     /// The upstreams in force, for who builds the next policies out of them.
     pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
         self.in_force.load().pipelines().flat_map(|pipeline| pipeline.policy.upstreams.iter().cloned()).collect()

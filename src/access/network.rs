@@ -1,7 +1,7 @@
 //! Networks: an address and how many of its first bits count.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A network such as `10.1.0.0/16`; an address by itself is a network of one.
@@ -41,6 +41,12 @@ impl FromStr for Network {
 }
 
 impl Network {
+    /// The addresses by which a machine speaks to itself.
+    pub const LOOPBACK: [Self; 2] = [
+        Self { first: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), bits: 8 },
+        Self { first: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: u128::BITS },
+    ];
+
     /// Whether an address is in it. An IPv4 address is in no IPv6 network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.prefix(address) == number(self.first)
@@ -121,6 +127,12 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Network>(), Err(()), "{text}");
         }
+    }
+
+    #[test]
+    fn loopback_is_what_it_is_called() {
+        assert_eq!(Network::LOOPBACK.map(|network| network.to_string()), ["127.0.0.0/8", "::1"]);
+        assert!(Network::LOOPBACK.iter().all(|network| network.to_string().parse() == Ok(*network)));
     }
 
     #[test]

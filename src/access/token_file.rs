@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustix::fs::{Mode, OFlags};
@@ -33,8 +33,15 @@ pub struct TokenFileError {
 #[derive(Debug)]
 pub(super) struct TokenFile {
     path: PathBuf,
-    tokens: ArcSwap<Vec<Digest>>,
+    tokens: ArcSwap<Vec<Token>>,
     seen: Mutex<Seen>,
+}
+
+/// A line of it.
+#[derive(Debug)]
+struct Token {
+    name: Arc<str>,
+    digest: Digest,
 }
 
 #[derive(Debug)]
@@ -61,7 +68,14 @@ impl TokenFile {
 
     /// Whether a token with this digest is in it. Each is compared, whichever it is.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.tokens.load().iter().fold(false, |found, token| token.is(digest) | found)
+        self.tokens.load().iter().fold(false, |found, token| token.digest.is(digest) | found)
+    }
+
+    /// The name of the token with this digest. Each is compared, whichever it is.
+    pub(super) fn name_of(&self, digest: &Digest) -> Option<Arc<str>> {
+        let tokens = self.tokens.load();
+        let found = tokens.iter().fold(None, |found, token| if token.digest.is(digest) { Some(token) } else { found });
+        found.map(|token| Arc::clone(&token.name))
     }
 
     /// See [`Access::refresh`](super::Access::refresh).
@@ -94,12 +108,13 @@ impl TokenFile {
     }
 }
 
-fn same(some: &[Digest], others: &[Digest]) -> bool {
-    some.len() == others.len() && some.iter().zip(others).all(|(one, other)| one.is(other))
+fn same(some: &[Token], others: &[Token]) -> bool {
+    let is = |(one, other): (&Token, &Token)| one.name == other.name && one.digest.is(&other.digest);
+    some.len() == others.len() && some.iter().zip(others).all(is)
 }
 
 /// The file as it was before it was read, and the tokens in it. Nothing is waited for.
-fn read(path: &Path) -> Result<(Stamp, Vec<Digest>), String> {
+fn read(path: &Path) -> Result<(Stamp, Vec<Token>), String> {
     const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
     let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
     let file = File::from(rustix::fs::open(path, READING, Mode::empty()).map_err(|error| unreadable(error.into()))?);
@@ -126,13 +141,13 @@ fn read(path: &Path) -> Result<(Stamp, Vec<Digest>), String> {
 }
 
 /// What a line is instead is not told: people put the token there.
-fn parse(text: &str) -> Result<Vec<Digest>, String> {
+fn parse(text: &str) -> Result<Vec<Token>, String> {
     let lines = text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let token = |(n, line): (usize, &str)| {
         let token = line.split_once(':').filter(|(name, _)| TokenName::parse(name).is_ok());
-        let digest = token.and_then(|(_, digest)| Digest::parse(digest));
-        digest.ok_or_else(|| {
+        let token = token.and_then(|(name, digest)| Some(Token { name: name.into(), digest: Digest::parse(digest)? }));
+        token.ok_or_else(|| {
             format!("line {n} is not a name, `:` and the 64 hexadecimal digits that `snowbank token NAME` prints")
         })
     };
@@ -161,7 +176,9 @@ mod tests {
         let file = TokenFile::open(&path).unwrap();
         let has = |tokens: [&NewToken; 2]| tokens.map(|token| file.has(&digest(token)));
         assert_eq!(has([&first, &second]), [true, true]);
-        assert!(!file.has(&digest(&NewToken::generate("third").unwrap())));
+        let third = digest(&NewToken::generate("third").unwrap());
+        assert!(!file.has(&third) && file.name_of(&third).is_none());
+        assert_eq!([&first, &second].map(|t| file.name_of(&digest(t)).unwrap().to_string()), ["first", "second"]);
         std::fs::write(&path, second.line()).unwrap();
         assert_eq!(has([&first, &second]), [true, true], "not looked at yet");
         file.refresh();

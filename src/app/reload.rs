@@ -1,14 +1,15 @@
 //! Reading the configuration again while clients are served.
 //!
 //! Everything is read and checked first; with one mistake nothing changes (R34). What can change while the program runs
-//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, and the
-//! certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
+//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, the
+//! limits of each client, and the certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
 //! a restart.
 
 use std::sync::Arc;
 
 use super::{Config, Origin, Proxy};
 use crate::access::Access;
+use crate::edge::{Clients, Listen};
 use crate::metrics::{Metrics, ReloadEnd};
 use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
@@ -22,6 +23,7 @@ pub(super) struct Reloads {
     origin: Arc<Origin>,
     proxy: Proxy,
     certificates: Option<Certificates>,
+    limits: Clients,
     metrics: Metrics,
 }
 
@@ -31,9 +33,10 @@ impl Reloads {
         origin: Arc<Origin>,
         proxy: Proxy,
         certificates: Option<Certificates>,
+        limits: Clients,
         metrics: Metrics,
     ) -> Self {
-        Self { started_with, origin, proxy, certificates, metrics }
+        Self { started_with, origin, proxy, certificates, limits, metrics }
     }
 
     /// Whether there is anything to read again.
@@ -57,6 +60,7 @@ impl Reloads {
         self.metrics.reloads.of(end).inc();
         match read {
             Ok(config) => {
+                self.limits.reload(&config.limits);
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
                 Ok(())
@@ -104,24 +108,33 @@ impl Reloads {
     }
 
     /// Who is granted what must not be read from a file whose listeners are not the ones that run: a condition that was
-    /// written for a new listener would hold at the old one (R15).
+    /// written for a new listener would hold at the old one (R15). So would a network, at one that does not believe yet what a proxy says
+    /// of its clients: they would all be in the network of the proxy.
     fn listeners_are_those_of_access(&self, config: &Config) -> Result<(), String> {
+        let (now, was) = (&config.listen, &self.started_with.listen);
         let asks = config.access.iter().any(|table| !table.listeners.is_empty() || !table.certificates.is_empty());
-        match asks && config.listen != self.started_with.listen {
-            false => Ok(()),
-            true => {
-                Err("[[access]] asks for `listeners` or `certificates`, and [[listen]] is not what this server was \
+        if asks && now != was {
+            return Err(
+                "[[access]] asks for `listeners` or `certificates`, and [[listen]] is not what this server was \
                          started with: restart it, or leave [[listen]] as it was"
-                    .to_owned())
-            }
+                    .to_owned(),
+            );
         }
+        let asks = config.access.iter().any(|table| !table.networks.is_empty());
+        if asks && !now.iter().map(Listen::whom_it_believes).eq(was.iter().map(Listen::whom_it_believes)) {
+            return Err("[[access]] asks for `networks`, and whom [[listen]] believes about its clients' addresses is not what \
+                         this server was started with: restart it, or leave [[listen]] as it was"
+                .to_owned());
+        }
+        Ok(())
     }
 
     fn tell_what_needs_a_restart(&self, config: &Config) {
         let was = &self.started_with;
         let changed = [
             ("listen", config.listen != was.listen),
-            ("limits", config.limits != was.limits),
+            ("limits.connections", config.limits.connections != was.limits.connections),
+            ("limits.handshakes", config.limits.handshakes != was.limits.handshakes),
             ("store", config.store != was.store),
             ("cache.fills", config.cache.fills != was.cache.fills),
             ("admin", config.admin != was.admin),

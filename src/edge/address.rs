@@ -1,11 +1,15 @@
 //! Where to listen, as written in the configuration, and where that turned out to be.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
+use super::believed::Believed;
+use super::forwarded::Forwarded;
 use super::redirect::Redirect;
 
 /// An address to listen on: `"0.0.0.0:443"`, `"[::]:443"` or `"unix:/run/snowbank/http.sock"`.
@@ -75,8 +79,11 @@ impl fmt::Display for BoundAddress {
 /// Who is at the other end of a connection, and how they came in. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The address the connection comes from; `None` over a unix socket, whose clients have none.
+    /// The address the connection comes from, or what a peer that is believed says instead, with port 0 where it is not said;
+    /// `None` over a unix socket, whose clients have none.
     pub address: Option<SocketAddr>,
+    /// The address was told by a proxy for this one request: what else is known of the connection is known of the proxy.
+    pub forwarded: bool,
     /// The kind of listener it came to.
     pub entrance: Entrance,
     /// What else is said of that listener.
@@ -92,6 +99,10 @@ pub struct Listener {
     pub name: Option<String>,
     /// Who is served.
     pub serves: Serves,
+    /// Peers that say in front of each connection whose it is.
+    pub proxy_protocol: Believed,
+    /// Peers that say in each request whose it is.
+    pub forwarded: Forwarded,
 }
 
 crate::choice! {
@@ -107,14 +118,36 @@ crate::choice! {
 /// One without a name that serves everybody.
 impl Default for Listener {
     fn default() -> Self {
-        Self { name: None, serves: Serves::Everyone }
+        Self {
+            name: None,
+            serves: Serves::Everyone,
+            proxy_protocol: Believed::default(),
+            forwarded: Forwarded::default(),
+        }
     }
 }
 
 impl Peer {
     /// Somebody who came to this listener, from this address where there is one.
     pub fn new(address: Option<SocketAddr>, entrance: Entrance, listener: Arc<Listener>) -> Self {
-        Self { address, entrance, listener, certificate: Arc::default() }
+        Self { address, forwarded: false, entrance, listener, certificate: Arc::default() }
+    }
+
+    /// The address without its port.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.map(|address| address.ip())
+    }
+
+    /// The client for whom a request with these header fields is: the peer itself, unless it is believed to say another.
+    #[must_use]
+    pub fn for_whom(self, headers: &HeaderMap) -> Self {
+        if !self.listener.forwarded.from.has(self.ip()) {
+            return self;
+        }
+        match self.listener.forwarded.client(headers) {
+            Some(client) => Self { address: Some(SocketAddr::new(client, 0)), forwarded: true, ..self },
+            None => self,
+        }
     }
 }
 
@@ -132,6 +165,7 @@ pub enum Entrance {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {
+            Some(address) if address.port() == 0 => address.ip().fmt(f),
             Some(address) => address.fmt(f),
             None => f.write_str("unix"),
         }
@@ -151,6 +185,25 @@ mod tests {
         for text in ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "http://[::]:1"] {
             assert_eq!(text.parse::<ListenAddress>(), Err(NotAnAddress), "{text}");
         }
+    }
+
+    #[test]
+    fn only_who_is_believed_says_for_whom_it_is() {
+        let from = Believed::new(&["10.0.0.4".parse().unwrap()]);
+        let listener = Listener { forwarded: Forwarded { from, ..Forwarded::default() }, ..Listener::default() };
+        let listener = Arc::new(listener);
+        let shown = |address: Option<&str>, said: &str| {
+            let address = address.map(|address| address.parse().unwrap());
+            let peer = Peer::new(address, Entrance::Plain, Arc::clone(&listener));
+            let headers = [(http::HeaderName::from_static("x-forwarded-for"), said.parse().unwrap())];
+            let peer = peer.for_whom(&headers.into_iter().collect());
+            (peer.to_string(), peer.forwarded)
+        };
+        let said = "192.0.2.1, 198.51.100.7";
+        assert_eq!(shown(Some("10.0.0.4:5"), said), ("198.51.100.7".to_owned(), true));
+        assert_eq!(shown(Some("10.0.0.4:5"), "garbage"), ("10.0.0.4:5".to_owned(), false));
+        assert_eq!(shown(Some("10.0.0.5:5"), said), ("10.0.0.5:5".to_owned(), false));
+        assert_eq!(shown(None, said), ("unix".to_owned(), false));
     }
 
     #[test]

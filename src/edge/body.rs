@@ -14,6 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use super::access;
 use super::activity::InFlight;
+use super::limits::{PIECE, Pace};
 use crate::proxy::answer::BodyStream;
 
 /// The payload of a DATA frame that makes, with its 9 B head, one full TLS record of 16,384 B.
@@ -43,6 +44,8 @@ pub struct Body {
     pending: Bytes,
     slice: usize,
     entry: Option<access::Entry>,
+    /// When the next slice may go, where there is a limit.
+    pace: Option<Pace>,
     _in_flight: Option<InFlight>,
 }
 
@@ -71,7 +74,7 @@ impl Body {
     }
 
     fn new(content: Content, pending: Bytes) -> Self {
-        Self { content, pending, slice: usize::MAX, entry: None, _in_flight: None }
+        Self { content, pending, slice: usize::MAX, entry: None, pace: None, _in_flight: None }
     }
 
     /// Hands on at most `slice` bytes at a time.
@@ -85,6 +88,13 @@ impl Body {
     #[must_use]
     pub fn logged(mut self, entry: access::Entry) -> Self {
         self.entry = Some(entry);
+        self
+    }
+
+    /// Hands on nothing before its time.
+    #[must_use]
+    pub fn paced(mut self, pace: Option<Pace>) -> Self {
+        self.pace = pace;
         self
     }
 
@@ -166,7 +176,12 @@ impl http_body::Body for Body {
                 }
             }
         }
-        let slice = body.pending.split_to(body.pending.len().min(body.slice));
+        let mut length = body.pending.len().min(body.slice);
+        if let Some(pace) = &mut body.pace {
+            length = length.min(PIECE);
+            std::task::ready!(pace.poll(cx, length));
+        }
+        let slice = body.pending.split_to(length);
         if let Some(entry) = &mut body.entry {
             entry.add(slice.len());
         }

@@ -29,9 +29,11 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{self, Activity, Verdict, Watch, Watched};
 use super::address::Peer;
+use super::arrival::arrive;
 use super::body::{Body, H2_SLICE};
 use super::cork::cork;
-use super::handshake::{part, shake};
+use super::handshake::{Permits, part, shake};
+use super::limits::{Clients, Seat};
 use crate::metrics::{ConnectionEnd, EdgeMetrics};
 use crate::tls::{self, Acceptor};
 
@@ -53,6 +55,11 @@ const H2_PING_LIMIT: Duration = Duration::from_secs(240);
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. A panic becomes a 500 for this request only.
     fn handle(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+
+    /// What limits each client, if anything does.
+    fn clients(&self) -> Option<&Clients> {
+        None
+    }
 }
 
 /// What all connections of a server have in common.
@@ -81,10 +88,11 @@ pub async fn serve<H: Handler>(
 ) {
     shared.metrics.connections_open.inc();
     let activity = Arc::new(Activity::default());
-    let io = Watched::new(io, Arc::clone(&activity));
-    let end = match tls {
-        None => serve_http1(&shared, io, peer, activity).await,
-        Some(acceptor) => serve_tls(&shared, io, &acceptor, peer, activity).await,
+    let mut io = Watched::new(io, Arc::clone(&activity));
+    let end = match (arrive(&mut io, peer, shared.handler.clients(), &shared.drain).await, tls) {
+        (Err(end), _) => end,
+        (Ok((peer, _seat)), None) => serve_http1(&shared, io, peer, activity).await,
+        (Ok((peer, seat)), Some(acceptor)) => serve_tls(&shared, io, &acceptor, peer, seat, activity).await,
     };
     shared.metrics.connections_open.dec();
     shared.metrics.connections.of(end).inc();
@@ -95,11 +103,13 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     io: IO,
     acceptor: &Acceptor,
     peer: Peer,
+    seat: Option<Seat>,
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
+    let permits = Permits { of_client: seat.as_ref().map(Seat::handshakes), of_all: &shared.handshakes };
     // A drain does not wait for handshakes: no request was made yet.
     let shaken = tokio::select! {
-        shaken = shake(io, acceptor, &shared.handshakes) => shaken,
+        shaken = shake(io, acceptor, permits) => shaken,
         () = shared.drain.cancelled() => return ConnectionEnd::Closed,
     };
     let stream = match shaken {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The permit bounds how much of the processor handshakes take at a time. It is asked for once a ClientHello is there, so
-//! connections that say nothing hold none.
+//! connections that say nothing hold none. One client gets a part of them only, and waits for those of its own first.
 
 use std::fmt;
 use std::io;
@@ -27,6 +27,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Time for a client that is refused to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What bounds how many handshakes run at a time: those of one client, where it is told apart, and all.
+#[derive(Debug, Clone, Copy)]
+pub struct Permits<'a> {
+    /// Of this client: without it, one that says its first message and no more would hold all of them for ten seconds.
+    pub of_client: Option<&'a Semaphore>,
+    /// Of everybody.
+    pub of_all: &'a Semaphore,
+}
+
 /// Shakes hands over `io`; `permits` bounds how many do so at a time. `None`: a CA saw what it wanted to, and the connection
 /// is closed (RFC 8737).
 ///
@@ -35,7 +44,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     acceptor: &Acceptor,
-    permits: &Semaphore,
+    permits: Permits<'_>,
 ) -> Result<Option<TlsStream<IO>>, (Failure, Option<IO>)> {
     match timeout(LIMIT, shake_in_time(io, acceptor, permits)).await {
         Ok(shaken) => shaken.map_err(|(error, io)| (Failure::Broken(error), io)),
@@ -46,11 +55,17 @@ pub async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
 async fn shake_in_time<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     acceptor: &Acceptor,
-    permits: &Semaphore,
+    permits: Permits<'_>,
 ) -> Result<Option<TlsStream<IO>>, (io::Error, Option<IO>)> {
     let start =
         LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await.map_err(|error| (error, None))?;
-    let _permit = permits.acquire().await.map_err(|closed| (io::Error::other(closed), None))?;
+    let closed = |closed| (io::Error::other(closed), None);
+    // The client's first: who waits for it holds nobody else's.
+    let _permit_of_client = match permits.of_client {
+        Some(permits) => Some(permits.acquire().await.map_err(closed)?),
+        None => None,
+    };
+    let _permit = permits.of_all.acquire().await.map_err(closed)?;
     let config = acceptor.config_for(&start.client_hello());
     let accepted = start.into_stream(config).into_fallible().await;
     let mut stream = accepted.map_err(|(error, io)| (error, Some(io)))?;

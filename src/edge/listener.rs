@@ -136,7 +136,7 @@ fn bind_one(
     };
     let redirects = matches!(entrance, Entrance::Elsewhere(_));
     let address = BoundAddress { address, tls: tls.is_some(), redirects };
-    let listener = Arc::new(Listener { name: listen.name.clone(), serves: listen.serves });
+    let listener = Arc::new(listen.listener());
     Ok(Bound { door, _file: file, tls, entrance, listener, address })
 }
 

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use tokio::sync::Semaphore;
 
-use super::address::{ListenAddress, Serves};
+use super::address::{ListenAddress, Listener, Serves};
+use super::believed::{Believed, Source};
+use super::forwarded::{self, Forwarded};
+use super::limits;
 use super::redirect::Redirect;
-use crate::options::{Mistakes, key};
+use crate::options::{ByteSize, Mistakes, key};
 use crate::tls::{self, ClientAuth, ClientCertificates, ClientName};
 
 crate::options! {
@@ -36,6 +39,19 @@ crate::options! {
         /// The DNS names of the clients to let in, of which a certificate must have one (as a subject alternative name);
         /// `*` as the first label stands for exactly one label. Empty lets in every certificate of the CAs.
         pub client_names: Vec<ClientName> = Vec::new(),
+        /// Proxies that pass connections on and say in front of each whose it is (the PROXY protocol, version 1 or 2; before TLS):
+        /// networks, addresses, or "unix" for whoever may open the socket. Such a peer must say it: what begins otherwise is closed. The
+        /// address counts for `networks` of `[[access]]`, for `[limits.client]` and in the log. From everybody else
+        /// it is no valid request.
+        pub proxy_protocol_from: Vec<Source> = Vec::new(),
+        /// Proxies that pass requests on and say in a header whose each is: networks, addresses, or "unix". The client is the last
+        /// address in that header that is not itself one of these, which must therefore name proxies, not networks in
+        /// which clients are too. It counts as with `proxy_protocol_from`. Without it, or when it is not understood, the request is the
+        /// proxy's own. From everybody else it says nothing.
+        pub forwarded_from: Vec<Source> = Vec::new(),
+        /// The header that the proxies of `forwarded_from` write: `x-forwarded-for`, or `forwarded` (RFC 7239). The other one, which they
+        /// let through as clients make it, is not read.
+        pub forwarded_header: forwarded::Header = forwarded::Header::XForwardedFor,
     }
 }
 
@@ -51,7 +67,25 @@ impl Listen {
             client_certificates: ClientAuth::Off,
             client_ca_file: None,
             client_names: Vec::new(),
+            proxy_protocol_from: Vec::new(),
+            forwarded_from: Vec::new(),
+            forwarded_header: forwarded::Header::XForwardedFor,
         }
+    }
+
+    /// What of it counts for each request.
+    pub fn listener(&self) -> Listener {
+        Listener {
+            name: self.name.clone(),
+            serves: self.serves,
+            proxy_protocol: Believed::new(&self.proxy_protocol_from),
+            forwarded: Forwarded { from: Believed::new(&self.forwarded_from), header: self.forwarded_header },
+        }
+    }
+
+    /// Whom it believes about addresses, and where.
+    pub fn whom_it_believes(&self) -> (&ListenAddress, &[Source], &[Source], forwarded::Header) {
+        (&self.address, &self.proxy_protocol_from, &self.forwarded_from, self.forwarded_header)
     }
 
     /// Which clients are let in, if certificates are asked for.
@@ -67,6 +101,7 @@ impl Listen {
 
     /// Checks what one value alone cannot show; `at` is the table's place.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        self.check_believed(at, mistakes);
         if mistakes.is_about(&key(at, "tls")) || mistakes.is_about(&key(at, "client_certificates")) {
             return;
         }
@@ -90,6 +125,25 @@ impl Listen {
             }
             (true, true) => {}
             (false, _) => self.check_unused(at, mistakes),
+        }
+    }
+
+    /// Whoever is believed must be able to come here.
+    fn check_believed(&self, at: &str, mistakes: &mut Mistakes) {
+        if mistakes.is_about(&key(at, "address")) {
+            return;
+        }
+        let is_unix = matches!(self.address, ListenAddress::Unix(_));
+        for (name, sources) in
+            [("proxy_protocol_from", &self.proxy_protocol_from), ("forwarded_from", &self.forwarded_from)]
+        {
+            if let Some(source) = sources.iter().find(|source| (**source == Source::Unix) != is_unix) {
+                let accepted = match is_unix {
+                    true => "\"unix\", because clients of a unix socket have no address",
+                    false => "networks, because nobody comes to this address over a unix socket",
+                };
+                mistakes.refuse(&key(at, name), &format!("[\"{source}\"…]"), accepted);
+            }
         }
     }
 
@@ -123,8 +177,14 @@ crate::options! {
         /// as the limit of open files leaves, at most 10000.
         pub connections: Option<u32> = None,
         /// TLS handshakes at a time, over all addresses, at least 1. A connection counts from the moment its first message
-        /// has arrived; further ones wait within the 10 seconds that a handshake may take.
+        /// has arrived; further ones wait within the 10 seconds that a handshake may take. One client has at most a quarter of them,
+        /// or 16.
         pub handshakes: u32 = 256,
+        /// Bytes of responses per second, over all clients and addresses together; at least 64 kB, or 0 B for no limit.
+        /// Responses get slower, none is cut. It changes on reload.
+        pub bytes: ByteSize = ByteSize(0),
+        /// What one client may take.
+        pub client: limits::Options,
     }
 }
 
@@ -146,6 +206,8 @@ impl Limits {
         if self.handshakes == 0 {
             mistakes.refuse(&key(at, "handshakes"), &0, "at least 1");
         }
+        limits::check_bytes(&key(at, "bytes"), self.bytes, mistakes);
+        self.client.check(&key(at, "client"), mistakes);
     }
 
     /// The bounds, when `others` files and sockets are needed elsewhere (block files, upstreams). 64 more stay in reserve
@@ -217,6 +279,19 @@ mod tests {
     }
 
     #[test]
+    fn who_is_believed_can_come_there() {
+        let none: [&str; 0] = [];
+        assert_eq!(said("proxy_protocol_from = ['10.0.0.0/8']\nforwarded_from = ['::1']"), none);
+        let unix = "address = 'unix:/s'\ntls = false\nforwarded_from = ['unix', '::1']";
+        let mut mistakes = Mistakes::default();
+        Listen::from_toml(unix).unwrap().check("listen[0]", &mut mistakes);
+        assert_eq!(mistakes.lines().len(), 1);
+        assert!(mistakes.to_string().starts_with("listen[0].forwarded_from = [\"::1\"…]: expected \"unix\""));
+        let told = said("proxy_protocol_from = ['unix']");
+        assert!(told[0].starts_with("listen[0].proxy_protocol_from = [\"unix\"…]: expected networks, because"));
+    }
+
+    #[test]
     fn a_ca_file_is_looked_at() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
@@ -233,7 +308,8 @@ mod tests {
 
     #[test]
     fn the_bound_leaves_room_for_other_files() {
-        let limits = |connections| Limits { connections, handshakes: 3 };
+        let default = Limits::from_toml("").unwrap();
+        let limits = |connections| Limits { connections, handshakes: 3, ..default.clone() };
         assert_eq!(limits(Some(7)).bounds(1_000_000), Bounds { connections: 7, handshakes: 3 });
         assert_eq!(limits(None).bounds(u64::MAX).connections, 16);
         assert!(limits(None).bounds(0).connections <= 10_000);
@@ -242,7 +318,7 @@ mod tests {
     #[test]
     fn nothing_at_all_is_no_bound() {
         let mut mistakes = Mistakes::default();
-        Limits { connections: Some(0), handshakes: 0 }.check("limits", &mut mistakes);
+        Limits::from_toml("connections = 0\nhandshakes = 0").unwrap().check("limits", &mut mistakes);
         assert_eq!(
             mistakes.lines(),
             ["limits.connections = 0: expected at least 1", "limits.handshakes = 0: expected at least 1"]

@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::body::Body;
+use super::limits::TooMany;
 use super::range::{self, Selected};
 use crate::metrics::Outcome;
 use crate::proxy::answer::{Answer, Failure, FailureKind, Nar, Object, ObjectBody, Reply};
@@ -224,6 +225,14 @@ pub fn denied(asked: Asked<'_>) -> Response<Body> {
     with_status(response, Outcome::Denied)
 }
 
+/// The response to a client that asks for more than its limit.
+pub fn limited(asked: Asked<'_>, too_many: TooMany) -> Response<Body> {
+    let text = "too many requests of one client: limits.client.requests is reached";
+    let mut response = reason(asked, too_many.status, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(too_many.retry_after));
+    with_status(response, Outcome::Limited)
+}
+
 /// The response to a method that is not served (R20).
 pub fn method_not_allowed(asked: Asked<'_>) -> Response<Body> {
     let mut response = reason(asked, StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
@@ -293,6 +302,7 @@ fn cache_status(outcome: Outcome) -> HeaderValue {
         Outcome::Refused => "snowbank; fwd=uri-miss; detail=refused",
         Outcome::BadRequest => "snowbank; detail=bad-request",
         Outcome::Denied => "snowbank; detail=denied",
+        Outcome::Limited => "snowbank; detail=limited",
         Outcome::Abandoned => "snowbank; detail=abandoned",
         Outcome::Internal => "snowbank; detail=internal",
     })

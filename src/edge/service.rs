@@ -1,6 +1,7 @@
 //! The life of a request at the edge: check, route, answer, respond, log.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
@@ -12,6 +13,7 @@ use super::access::Entry;
 use super::address::{Entrance, Peer, Serves};
 use super::body::Body;
 use super::connection::Handler;
+use super::limits::{Client, Clients};
 use super::respond::{self, Asked};
 use super::route::{Route, route};
 use crate::access::Visitor;
@@ -19,7 +21,7 @@ use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::request;
 use crate::tls::Challenges;
-use crate::trail::{Looped, Trail};
+use crate::trail::Trail;
 
 /// Longest request target, in bytes (R22).
 const TARGET_SIZE: usize = 2 << 10;
@@ -36,6 +38,11 @@ pub trait Answers: Send + Sync + 'static {
 
     /// Whether this visitor may see anything that not everybody may.
     fn is_granted(&self, visitor: &Visitor<'_>) -> bool;
+
+    /// The name of the token that this visitor shows, where it is one that lets in.
+    fn token_name(&self, _visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// Serves a binary cache.
@@ -44,12 +51,20 @@ pub struct Service<A> {
     answers: A,
     metrics: EdgeMetrics,
     challenges: Challenges,
+    clients: Option<Clients>,
 }
 
 impl<A: Answers> Service<A> {
     /// Serves what `answers` has, and to CAs the tokens of `challenges`.
     pub fn new(answers: A, metrics: EdgeMetrics, challenges: Challenges) -> Self {
-        Self { answers, metrics, challenges }
+        Self { answers, metrics, challenges, clients: None }
+    }
+
+    /// Within these limits of each client.
+    #[must_use]
+    pub fn limited_by(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
+        self
     }
 
     async fn respond(&self, request: &Request<Incoming>, peer: &Peer, entry: &mut Entry) -> Response<Body> {
@@ -69,26 +84,55 @@ impl<A: Answers> Service<A> {
                         Some(location) => (Outcome::Local, respond::elsewhere(asked, location)),
                         None => (Outcome::NotFound, respond::not_found(asked)),
                     },
-                    _ if !self.serves(peer, asked) => (Outcome::Denied, respond::denied(asked)),
-                    (Route::Known(wanted), _) => {
-                        let head = request.method() == Method::HEAD;
-                        match Trail::of(asked.headers) {
-                            Err(Looped) => (Outcome::Unknown, respond::looped(asked)),
-                            Ok(trail) => {
-                                let mut answer =
-                                    trail.scope(self.answers.answer(wanted, head, &visitor(peer, asked))).await;
-                                // Whoever is not granted anything gets nothing here: not from a cache in between either.
-                                answer.private |= peer.listener.serves == Serves::Granted;
-                                (answer.outcome, respond::respond(asked, answer))
-                            }
-                        }
-                    }
-                    (Route::NotFound, _) => (Outcome::NotFound, respond::not_found(asked)),
+                    (route, _) => self.respond_within_limits(route, peer, asked).await,
                 }
             }
         };
         entry.answered(outcome, response.status());
         response
+    }
+
+    async fn respond_within_limits(&self, route: Route, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+        let client = self.clients.as_ref().filter(|clients| clients.matter_to_requests());
+        let client = client.map(|clients| (clients, self.client(clients, peer, asked)));
+        if let Some((clients, Some(client))) = client
+            && costs_something(&route)
+            && let Err(too_many) = clients.request(client)
+        {
+            return (Outcome::Limited, respond::limited(asked, too_many));
+        }
+        let (outcome, response) = match route {
+            _ if !self.serves(peer, asked) => (Outcome::Denied, respond::denied(asked)),
+            Route::Known(wanted) => self.answer(wanted, peer, asked).await,
+            _ => (Outcome::NotFound, respond::not_found(asked)),
+        };
+        let pace = client.and_then(|(clients, client)| clients.pace(client));
+        (outcome, response.map(|body| body.paced(pace)))
+    }
+
+    async fn answer(&self, wanted: request::Request, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+        let Ok(trail) = Trail::of(asked.headers) else { return (Outcome::Unknown, respond::looped(asked)) };
+        let head = *asked.method == Method::HEAD;
+        let mut answer = trail.scope(self.answers.answer(wanted, head, &visitor(peer, asked))).await;
+        // Whoever is not granted anything gets nothing here: not from a cache in between either.
+        answer.private |= peer.listener.serves == Serves::Granted;
+        (answer.outcome, respond::respond(asked, answer))
+    }
+
+    /// Whose limits hold: those of the token, else of the certificate, else of the address; none for who is exempt. A proxy's
+    /// certificate is none of its clients'.
+    fn client(&self, clients: &Clients, peer: &Peer, asked: Asked<'_>) -> Option<Client> {
+        if clients.exempt(peer.ip()) {
+            return None;
+        }
+        let shows_something = asked.headers.contains_key(AUTHORIZATION);
+        if let Some(name) = shows_something.then(|| self.answers.token_name(&visitor(peer, asked))).flatten() {
+            return Some(clients.named("token", &name));
+        }
+        Some(match peer.certificate.first() {
+            Some(name) if !peer.forwarded => clients.named("certificate", name),
+            _ => Client::at(peer.ip()),
+        })
     }
 
     /// Whether anything is served to this client at this listener.
@@ -97,11 +141,16 @@ impl<A: Answers> Service<A> {
     }
 }
 
+/// Whether a request is counted.
+fn costs_something(route: &Route) -> bool {
+    !matches!(route, Route::Known(request::Request::CacheInfo))
+}
+
 /// What counts of a client for what it may see. Two Authorizations are none: which one is meant?
 fn visitor<'a>(peer: &'a Peer, asked: Asked<'a>) -> Visitor<'a> {
     let mut shown = asked.headers.get_all(AUTHORIZATION).iter();
     Visitor {
-        address: peer.address.map(|address| address.ip()),
+        address: peer.ip(),
         listener: peer.listener.name.as_deref(),
         certificate: &peer.certificate,
         authorization: shown.next().filter(|_| shown.next().is_none()),
@@ -110,10 +159,15 @@ fn visitor<'a>(peer: &'a Peer, asked: Asked<'a>) -> Visitor<'a> {
 
 impl<A: Answers> Handler for Service<A> {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let peer = peer.for_whom(request.headers());
         let (method, target) = (request.method().clone(), request.uri().clone());
         let mut entry = Entry::begin(method, target, peer.clone(), self.metrics.clone());
         let response = self.respond(&request, &peer, &mut entry).await;
         response.map(|body| body.logged(entry))
+    }
+
+    fn clients(&self) -> Option<&Clients> {
+        self.clients.as_ref()
     }
 }
 

@@ -27,6 +27,8 @@ label! {
         BadRequest = "bad-request",
         /// The listener serves only clients that are granted something, and this one is not.
         Denied = "denied",
+        /// The client asks for more than its limit.
+        Limited = "limited",
         /// The client left before there was an answer.
         Abandoned = "abandoned",
         /// A mistake of ours.
@@ -41,6 +43,18 @@ label! {
         Granted = "granted",
         /// It showed an Authorization, and meets no table.
         Refused = "refused",
+    }
+}
+
+label! {
+    /// A limit of one client that was reached.
+    pub enum LimitReached as "limit" {
+        /// Requests per second.
+        Requests = "requests",
+        /// Connections open at a time.
+        OpenConnections = "connections",
+        /// New connections per second.
+        NewConnections = "new-connections",
     }
 }
 
@@ -167,6 +181,10 @@ label! {
     pub enum ConnectionEnd as "end" {
         /// In order.
         Closed = "closed",
+        /// Its client had as many as one may have: nothing was read from it.
+        Limited = "limited",
+        /// It came from a proxy that did not say for whom.
+        ProxyHeader = "proxy-header",
         /// No TLS session came about.
         Handshake = "handshake",
         /// The client broke off, or broke the protocol.

@@ -142,6 +142,11 @@ impl InForce {
         self.access.grants(visitor)
     }
 
+    /// See [`Access::token_name`].
+    pub(super) fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        self.access.token_name(visitor)
+    }
+
     pub(super) fn refresh_access(&self) {
         self.access.refresh();
     }

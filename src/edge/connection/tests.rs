@@ -106,3 +106,56 @@ async fn a_slow_client_is_not() {
     let metrics = served.end_in_time().await;
     assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_paced_has_not_stalled() {
+    const SIZE: usize = 4_000_000;
+    let (client, server) = narrow_pair();
+    let answer = || {
+        let pieces = stream::iter(vec![Bytes::from(vec![7; 100_000]); SIZE / 100_000]).map(Ok);
+        nar_from(Some(SIZE as u64), |_| Box::pin(pieces))
+    };
+    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'\nexempt = []");
+    let (sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let begun = Instant::now();
+    let fetching = (0..3).map(|_| {
+        let mut sender = sender.clone();
+        tokio::spawn(async move {
+            let response = sender.send_request(get(NAR_PATH)).await.unwrap();
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), SIZE);
+            Instant::now()
+        })
+    });
+    let ends: Vec<Instant> = futures_util::future::try_join_all(fetching.collect::<Vec<_>>()).await.unwrap();
+    // All of them at the rate of one client, and none before the others.
+    let expected = Duration::from_secs(3 * SIZE as u64 / 64_000);
+    for end in ends {
+        let took = end - begun;
+        assert!(
+            took > expected - Duration::from_secs(2) && took < expected + Duration::from_secs(2),
+            "{took:?} of {expected:?}"
+        );
+    }
+    drop(sender);
+    client.await.unwrap().unwrap();
+    let metrics = served.end_in_time().await;
+    assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 0);
+    assert_eq!(metrics.limits.paced_bytes.get() / 1_000_000, 11, "nearly all of twelve million");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_client_that_stops_reading_is_dropped_all_the_same() {
+    let (client, server) = narrow_pair();
+    let piece = Bytes::from(vec![7; 100_000]);
+    let answer = move || {
+        let pieces = stream::iter(vec![piece.clone(); 100]).map(Ok);
+        nar_from(Some(10_000_000), |_| Box::pin(pieces))
+    };
+    let served = Served::start_limited(server, answer, "[client]\nbytes = '64 kB'\nexempt = []");
+    let mut client = handshake_over(client, "h2").await.unwrap();
+    ask_by_hand(&mut client).await;
+    let begun = Instant::now();
+    let metrics = served.end_in_time().await;
+    assert!((60..=125).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 1);
+}

@@ -23,11 +23,16 @@ use crate::metrics::{CertificateFailure, ConnectionEnd};
 
 type Shaken = Result<Option<TlsStream<DuplexStream>>, (Failure, Option<DuplexStream>)>;
 
+/// Those of everybody, for a client that is not told from others.
+fn all(permits: &Semaphore) -> Permits<'_> {
+    Permits { of_client: None, of_all: permits }
+}
+
 /// Shakes hands over one end of a pipe; the other end is returned.
 fn shake_one(permits: &Arc<Semaphore>) -> (DuplexStream, tokio::task::JoinHandle<Shaken>) {
     let (client, server) = narrow_pair();
     let permits = Arc::clone(permits);
-    (client, tokio::spawn(async move { shake(server, &acceptor(), &permits).await }))
+    (client, tokio::spawn(async move { shake(server, &acceptor(), all(&permits)).await }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,6 +47,25 @@ async fn a_silent_connection_has_its_time_and_no_permit() {
     let (failure, _) = waiting.await.unwrap().expect_err("the time was up");
     assert_eq!(begun.elapsed().as_secs(), 10);
     assert_eq!(failure.to_string(), "not done within 10s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_all_of_its_own_permits_takes_none_of_the_others() {
+    let (own, all) = (Semaphore::new(0), Semaphore::new(1));
+    let (client, server) = narrow_pair();
+    let permits = Permits { of_client: Some(&own), of_all: &all };
+    let acceptor = acceptor();
+    let (mut waiting, mut shaking) =
+        (Box::pin(shake(server, &acceptor, permits)), Box::pin(handshake_over(client, "h2")));
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut shaking).is_pending() && futures_util::poll!(&mut waiting).is_pending());
+        assert_eq!(all.available_permits(), 1);
+        tokio::task::yield_now().await;
+    }
+    own.add_permits(1);
+    let (shaken, connected) = tokio::join!(waiting, shaking);
+    assert!(matches!(shaken, Ok(Some(_))) && connected.is_ok());
+    assert_eq!((own.available_permits(), all.available_permits()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +259,7 @@ async fn the_log_says_why_a_client_was_refused() {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client(&VERSIONS, &[], identity)));
         let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
         let permits = Semaphore::new(1);
-        let (shaken, _) = soon(async { tokio::join!(shake(far, &acceptor, &permits), connecting) }).await;
+        let (shaken, _) = soon(async { tokio::join!(shake(far, &acceptor, all(&permits)), connecting) }).await;
         let told = shaken.expect_err(why).0.to_string();
         assert!(told.starts_with("the client") && told.contains(why), "{told}");
     }
@@ -249,7 +273,7 @@ async fn the_log_says_why_a_client_was_refused() {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
         let permits = Semaphore::new(1);
-        let (shaken, _) = soon(async { tokio::join!(shake(far, &everyone, &permits), connecting) }).await;
+        let (shaken, _) = soon(async { tokio::join!(shake(far, &everyone, all(&permits)), connecting) }).await;
         let told = shaken.expect_err(why).0.to_string();
         assert!(told.starts_with(why), "{told}");
     }

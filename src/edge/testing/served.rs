@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::connection::{self, Shared};
-use super::super::{Entrance, Peer, Service};
+use super::super::{Clients, Entrance, Limits, Peer, Service};
 use super::{CERTIFICATE, Fake, NAR_PATH};
 use crate::metrics::{EdgeMetrics, Metrics};
+use crate::options::Table as _;
 use crate::proxy::answer::Answer;
 use crate::tls::{Acceptor, Challenges};
 
@@ -104,10 +105,22 @@ impl Served {
         io: IO,
         answer: impl Fn() -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_limited(io, answer, "[client]\nrequests = 0")
+    }
+
+    /// The same within limits.
+    pub(in crate::edge) fn start_limited<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        io: IO,
+        answer: impl Fn() -> Answer + Send + Sync + 'static,
+        limits: &str,
+    ) -> Self {
         let metrics = Metrics::default().edge;
+        let limits = Limits::from_toml(limits).expect(limits);
+        let clients = Clients::new(&limits, limits.bounds(0), metrics.limits.clone());
+        let service = Service::new(Fake(move |_| answer()), metrics.clone(), Challenges::default());
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
-            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone(), Challenges::default())),
+            handler: Arc::new(service.limited_by(clients)),
             metrics: metrics.clone(),
             handshakes: Semaphore::new(1),
             tasks: tasks.clone(),

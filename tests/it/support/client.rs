@@ -228,6 +228,18 @@ pub async fn tls(
     authorities: &[CertificateDer<'static>],
     protocols: &[&[u8]],
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
+    tls_over(tcp(address).await, authorities, protocols).await.expect("a TLS handshake")
+}
+
+/// The same over a connection on which something may have been said already.
+///
+/// # Errors
+/// There is no session.
+pub async fn tls_over(
+    stream: TcpStream,
+    authorities: &[CertificateDer<'static>],
+    protocols: &[&[u8]],
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
         roots.add(authority.clone()).expect("a certificate authority");
@@ -240,8 +252,7 @@ pub async fn tls(
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     let name = ServerName::try_from("localhost").expect("a server name");
-    let stream = tcp(address).await;
-    within("TLS handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await.expect("a TLS handshake")
+    within("TLS handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
 
 /// A connection that speaks HTTP/1.1 as the test says.
