@@ -13,6 +13,7 @@ mod failover;
 mod faults;
 mod holes;
 mod hostile;
+mod hostile_h2;
 mod keys;
 mod liars;
 mod nar_fill;
