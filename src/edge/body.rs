@@ -43,7 +43,7 @@ pub struct Body {
     pending: Bytes,
     slice: usize,
     entry: Option<access::Entry>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 enum Content {
@@ -71,7 +71,7 @@ impl Body {
     }
 
     fn new(content: Content, pending: Bytes) -> Self {
-        Self { content, pending, slice: usize::MAX, entry: None, _in_flight: None }
+        Self { content, pending, slice: usize::MAX, entry: None, in_flight: None }
     }
 
     /// Hands on at most `slice` bytes at a time.
@@ -91,7 +91,7 @@ impl Body {
     /// Counts as a request in flight until the body ends.
     #[must_use]
     pub fn in_flight(mut self, guard: InFlight) -> Self {
-        self._in_flight = Some(guard);
+        self.in_flight = Some(guard);
         self
     }
 
@@ -131,6 +131,12 @@ impl Body {
         }
     }
 
+    fn note_untaken(&mut self, untaken: bool) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.note_untaken(untaken);
+        }
+    }
+
     /// Lets go of the source and writes the log.
     fn complete(&mut self) {
         self.content = Content::Done;
@@ -154,7 +160,11 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
         while body.pending.is_empty() {
-            match std::task::ready!(body.poll_source(cx)) {
+            let Poll::Ready(taken) = body.poll_source(cx) else {
+                body.note_untaken(false);
+                return Poll::Pending;
+            };
+            match taken {
                 Ok(true) => {}
                 Ok(false) => {
                     body.complete();
@@ -174,6 +184,7 @@ impl http_body::Body for Body {
             // hyper asks no further when it knows the length, so this is where such a body ends.
             body.complete();
         }
+        body.note_untaken(true);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 

@@ -188,7 +188,7 @@ async fn answer<H: Handler>(
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
-    Ok(response.map(|body| body.sliced(slice).in_flight(in_flight)))
+    Ok(response.map(|body| body.sliced(slice).in_flight(in_flight.answered())))
 }
 
 /// A connection that can be asked to end.
@@ -222,7 +222,7 @@ where
 }
 
 /// Polls a connection to its end, and `flush` after it each time; asks it to finish when a drain begins or it is idle,
-/// and drops it when its client stalls or the drain's time is up.
+/// and drops it when its client stalls, floods, or the drain's time is up.
 async fn drive<H>(
     shared: &Shared<H>,
     connection: impl Connection,
@@ -241,7 +241,10 @@ async fn drive<H>(
         let signal = if draining { &abort } else { &drain };
         tokio::select! {
             biased;
-            result = poll_fn(|cx| poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)) => {
+            result = poll_fn(|cx| match activity.is_flood() {
+                true => Poll::Ready(Err("the client abandons what it asks for".into())),
+                false => poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx),
+            }) => {
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,
                     // A client may close as soon as it reads our GOAWAY, while we still write the end of it.

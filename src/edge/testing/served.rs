@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::connection::{self, Shared};
-use super::super::{Entrance, Peer, Service};
+use super::super::{Answers, Entrance, Peer, Service};
 use super::{CERTIFICATE, Fake, NAR_PATH};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::proxy::answer::Answer;
@@ -104,10 +104,18 @@ impl Served {
         io: IO,
         answer: impl Fn() -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(io, Fake(move |_| answer()))
+    }
+
+    /// Serves `io` with these answers.
+    pub(in crate::edge) fn start_with<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        io: IO,
+        answers: impl Answers,
+    ) -> Self {
         let metrics = Metrics::default().edge;
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
-            handler: Arc::new(Service::new(Fake(move |_| answer()), metrics.clone(), Challenges::default())),
+            handler: Arc::new(Service::new(answers, metrics.clone(), Challenges::default())),
             metrics: metrics.clone(),
             handshakes: Semaphore::new(1),
             tasks: tasks.clone(),
