@@ -389,6 +389,19 @@ async fn frames_out_of_shape() {
             Status(200),
         ),
     ];
+    // What costs its sender as much as the server, which answers it at most with as much.
+    cases.extend([
+        case(
+            "no DATA, often",
+            [opened.clone(), frame(DATA, 0, 1, &[]).repeat(1000)].concat(),
+            GoAway(ENHANCE_YOUR_CALM),
+        ),
+        case("PRIORITY, often", frame(PRIORITY, 0, 5, &[0, 0, 0, 3, 7]).repeat(10_000), Ignored),
+        case("WINDOW_UPDATE, often", window(0, 1).repeat(10_000), Ignored),
+        case("SETTINGS, often", frame(SETTINGS, 0, 0, &[]).repeat(2_000), Ignored),
+        case("PING, often", frame(PING, 0, 0, &[0; 8]).repeat(2_000), Ignored),
+        case("nothing known, often", frame(99, 0, 0, &[]).repeat(10_000), Ignored),
+    ]);
     for kind in [10, 12, 16, 0x42, 255] {
         cases.push(case(&format!("frame type {kind}"), frame(kind, 255, 7, b"whatever"), Ignored));
     }

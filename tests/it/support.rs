@@ -16,6 +16,7 @@ pub mod door;
 pub mod fixture;
 pub mod frames;
 pub mod lies;
+pub mod mutator;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;
