@@ -253,3 +253,26 @@ async fn an_upstream_hears_only_what_was_written_here() {
     check_log(&snowbank);
     assert_eq!(snowbank.counter(Count::Panics), 0);
 }
+
+/// The rules by which all that is judged refuse something.
+#[test]
+fn what_was_not_written_here_is_noticed() {
+    let head = |line: &str| format!("GET /nix-cache-info HTTP/1.1\r\naccept: */*\r\nhost: h{line}");
+    assert_eq!(path_of(&head(""), "h"), Some("/nix-cache-info"));
+    for line in [
+        "\r\ncookie: a",
+        "\r\nhost: h",
+        "\r\nuser-agent: curl/8",
+        "\r\nrange: bytes=0-0,2-3",
+        "\r\ncdn-loop: zqmark",
+        " ",
+    ] {
+        assert_eq!(path_of(&head(line), "h"), None, "{line:?}");
+    }
+    assert_eq!(path_of("HEAD / HTTP/1.1\r\nhost: h", "h"), None);
+    assert!(may_be_asked_for("/nar/announced?x", "nar/announced?x"));
+    for path in ["/", "/../nix-cache-info", "/nar/x.nar", "/log/x", "/x.narinfo", "/debuginfo/..", "/nix-cache-info?x"]
+    {
+        assert!(!may_be_asked_for(path, "nar/announced"), "{path}");
+    }
+}
