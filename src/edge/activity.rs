@@ -45,9 +45,11 @@ impl Activity {
         InFlight { activity: Arc::clone(self), answered: false, untaken: false }
     }
 
-    /// The client asks only to abandon what it asked for.
-    pub fn is_flood(&self) -> bool {
-        let abandoned = self.abandoned.load(Relaxed);
+    /// The client asks only to abandon what it asked for, on a connection that may have so many requests at a time: what is in
+    /// flight above that was abandoned as well, and its task only had no turn yet to find out.
+    pub fn is_flood(&self, streams: usize) -> bool {
+        let late = self.in_flight.load(Relaxed).saturating_sub(streams);
+        let abandoned = self.abandoned.load(Relaxed) + late as u64;
         abandoned > ABANDONED && abandoned > self.requests.load(Relaxed) / 2
     }
 
@@ -260,10 +262,14 @@ mod tests {
     fn who_abandons_what_it_asks_for_is_a_flood_unless_it_takes_as_much() {
         let activity = Arc::new(Activity::default());
         (0..1000).for_each(|_| drop(activity.begin()));
-        assert!(!activity.is_flood());
-        drop(activity.begin());
-        assert!(activity.is_flood());
-        (0..1001).for_each(|_| drop(activity.begin().answered()));
-        assert!(!activity.is_flood());
+        assert!(!activity.is_flood(1));
+        let _open = activity.begin();
+        assert!(!activity.is_flood(1));
+        let late = activity.begin();
+        assert!(activity.is_flood(1));
+        drop(late);
+        assert!(activity.is_flood(1));
+        (0..1002).for_each(|_| drop(activity.begin().answered()));
+        assert!(!activity.is_flood(1));
     }
 }
