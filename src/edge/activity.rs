@@ -1,6 +1,7 @@
-//! What a connection did lately: enough to see that it is idle or that its client no longer reads (R22).
+//! What a connection did lately: enough to see that it is idle, that its client no longer reads (R22), or that it asks only to
+//! abandon what it asked for.
 //!
-//! The socket and the requests note what happens in [`Activity`]; once in [`PERIOD`] the connection's task asks its
+//! The socket, the requests and the bodies note what happens in [`Activity`]; once in [`PERIOD`] the connection's task asks its
 //! [`Watch`] for a verdict. So there is one timer for each connection and none for each request or write, and the
 //! limits are kept within one to two periods.
 
@@ -19,11 +20,19 @@ pub const PERIOD: Duration = Duration::from_secs(60);
 /// A client that takes fewer bytes than this in a whole period, while more wait to be sent, has stalled: 1 kB/s.
 const LEAST_PROGRESS: u64 = 60_000;
 
+/// So many requests abandoned before there was an answer, and more than half of all, are no client's change of mind but a
+/// flood: each costs its sender two small frames. (The HTTP/2 library ends a connection whose resets come in the same read as the
+/// requests; those that come a moment later it does not count.)
+const ABANDONED: u64 = 1000;
+
 /// What happened on one connection so far. Counters only: nothing is ordered by them.
 #[derive(Debug, Default)]
 pub struct Activity {
     in_flight: AtomicUsize,
     requests: AtomicU64,
+    abandoned: AtomicU64,
+    /// Bodies that gave a piece and were not asked for the next since.
+    untaken: AtomicUsize,
     written: AtomicU64,
     write_waits: AtomicBool,
 }
@@ -33,7 +42,15 @@ impl Activity {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight { activity: Arc::clone(self), answered: false, untaken: false }
+    }
+
+    /// The client asks only to abandon what it asked for, on a connection that may have so many requests at a time: what is in
+    /// flight above that was abandoned as well, and its task only had no turn yet to find out.
+    pub fn is_flood(&self, streams: usize) -> bool {
+        let late = self.in_flight.load(Relaxed).saturating_sub(streams);
+        let abandoned = self.abandoned.load(Relaxed) + late as u64;
+        abandoned > ABANDONED && abandoned > self.requests.load(Relaxed) / 2
     }
 
     /// No request is in flight.
@@ -55,11 +72,39 @@ impl Activity {
 
 /// A request whose response has not ended.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight {
+    activity: Arc<Activity>,
+    answered: bool,
+    untaken: bool,
+}
+
+impl InFlight {
+    /// There is an answer: what ends from now on was not abandoned before.
+    pub fn answered(mut self) -> Self {
+        self.answered = true;
+        self
+    }
+
+    /// Whether a piece of the body waits for the client (`true`), or the client for the body.
+    pub fn note_untaken(&mut self, untaken: bool) {
+        if untaken == self.untaken {
+            return;
+        }
+        self.untaken = untaken;
+        match untaken {
+            true => self.activity.untaken.fetch_add(1, Relaxed),
+            false => self.activity.untaken.fetch_sub(1, Relaxed),
+        };
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.note_untaken(false);
+        self.activity.in_flight.fetch_sub(1, Relaxed);
+        if !self.answered {
+            self.activity.abandoned.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -70,7 +115,8 @@ pub enum Verdict {
     Busy,
     /// No request was there for a whole period.
     Idle,
-    /// Bytes waited to be sent for a whole period, and the client took next to none.
+    /// Bytes waited to be sent for a whole period, and the client took next to none: it does not read, or it opens no window for
+    /// them (which costs it nothing, and an answer to a ping now and then).
     Stalled,
 }
 
@@ -80,6 +126,7 @@ pub struct Watch {
     requests: u64,
     written: u64,
     waited: bool,
+    untaken: bool,
 }
 
 impl Watch {
@@ -91,10 +138,12 @@ impl Watch {
                 requests: activity.requests.load(Relaxed),
                 written: activity.written.load(Relaxed),
                 waited: activity.write_waits.load(Relaxed),
+                untaken: activity.untaken.load(Relaxed) > 0,
             },
         );
         // Waiting at both ends of the period: a response that only just began to wait has its time still before it.
-        if before.waited && self.waited && self.written - before.written < LEAST_PROGRESS {
+        let waited = before.waited && self.waited || before.untaken && self.untaken;
+        if waited && self.written - before.written < LEAST_PROGRESS {
             Verdict::Stalled
         } else if activity.is_quiet() && self.requests == before.requests {
             Verdict::Idle
@@ -188,5 +237,39 @@ mod tests {
         assert_eq!(watch.verdict(&activity), Verdict::Stalled);
         activity.note_write(&Poll::Ready(Ok(1)));
         assert_eq!(watch.verdict(&activity), Verdict::Busy, "nothing waits: the client took all there was");
+    }
+
+    #[test]
+    fn so_has_one_that_opens_no_window() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        let (mut stuck, mut slow) = (activity.begin(), activity.begin());
+        stuck.note_untaken(true);
+        assert_eq!(watch.verdict(&activity), Verdict::Busy, "it may have begun to wait just now");
+        activity.note_write(&Poll::Ready(Ok(60_000)));
+        assert_eq!(watch.verdict(&activity), Verdict::Busy, "slow, not stalled");
+        stuck.note_untaken(false);
+        assert_eq!(watch.verdict(&activity), Verdict::Busy, "the client waits for the body");
+        slow.note_untaken(true);
+        drop(slow);
+        assert_eq!(watch.verdict(&activity), Verdict::Busy, "what had waited is over");
+        stuck.note_untaken(true);
+        assert_eq!(watch.verdict(&activity), Verdict::Busy);
+        assert_eq!(watch.verdict(&activity), Verdict::Stalled);
+    }
+
+    #[test]
+    fn who_abandons_what_it_asks_for_is_a_flood_unless_it_takes_as_much() {
+        let activity = Arc::new(Activity::default());
+        (0..1000).for_each(|_| drop(activity.begin()));
+        assert!(!activity.is_flood(1));
+        let _open = activity.begin();
+        assert!(!activity.is_flood(1));
+        let late = activity.begin();
+        assert!(activity.is_flood(1));
+        drop(late);
+        assert!(activity.is_flood(1));
+        (0..1002).for_each(|_| drop(activity.begin().answered()));
+        assert!(!activity.is_flood(1));
     }
 }

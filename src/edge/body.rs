@@ -46,7 +46,7 @@ pub struct Body {
     entry: Option<access::Entry>,
     /// When the next slice may go, where there is a limit.
     pace: Option<Pace>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 enum Content {
@@ -74,7 +74,7 @@ impl Body {
     }
 
     fn new(content: Content, pending: Bytes) -> Self {
-        Self { content, pending, slice: usize::MAX, entry: None, pace: None, _in_flight: None }
+        Self { content, pending, slice: usize::MAX, entry: None, pace: None, in_flight: None }
     }
 
     /// Hands on at most `slice` bytes at a time.
@@ -101,7 +101,7 @@ impl Body {
     /// Counts as a request in flight until the body ends.
     #[must_use]
     pub fn in_flight(mut self, guard: InFlight) -> Self {
-        self._in_flight = Some(guard);
+        self.in_flight = Some(guard);
         self
     }
 
@@ -141,6 +141,12 @@ impl Body {
         }
     }
 
+    fn note_untaken(&mut self, untaken: bool) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.note_untaken(untaken);
+        }
+    }
+
     /// Lets go of the source and writes the log.
     fn complete(&mut self) {
         self.content = Content::Done;
@@ -164,7 +170,11 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
         while body.pending.is_empty() {
-            match std::task::ready!(body.poll_source(cx)) {
+            let Poll::Ready(taken) = body.poll_source(cx) else {
+                body.note_untaken(false);
+                return Poll::Pending;
+            };
+            match taken {
                 Ok(true) => {}
                 Ok(false) => {
                     body.complete();
@@ -179,7 +189,10 @@ impl http_body::Body for Body {
         let mut length = body.pending.len().min(body.slice);
         if let Some(pace) = &mut body.pace {
             length = length.min(PIECE);
-            std::task::ready!(pace.poll(cx, length));
+            if pace.poll(cx, length).is_pending() {
+                body.note_untaken(false); // the client would take it
+                return Poll::Pending;
+            }
         }
         let slice = body.pending.split_to(length);
         if let Some(entry) = &mut body.entry {
@@ -189,6 +202,7 @@ impl http_body::Body for Body {
             // hyper asks no further when it knows the length, so this is where such a body ends.
             body.complete();
         }
+        body.note_untaken(true);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 

@@ -27,7 +27,7 @@ use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{self, Activity, Verdict, Watch, Watched};
+use super::activity::{self, Activity, InFlight, Verdict, Watch, Watched};
 use super::address::Peer;
 use super::arrival::arrive;
 use super::body::{Body, H2_SLICE};
@@ -143,7 +143,7 @@ async fn serve_http1<H: Handler>(
 ) -> ConnectionEnd {
     let service = {
         let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
-        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), Arc::clone(&activity), usize::MAX))
+        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), activity.begin(), usize::MAX))
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -166,7 +166,7 @@ async fn serve_http2<H: Handler>(
 ) -> ConnectionEnd {
     let service = {
         let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
-        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), Arc::clone(&activity), H2_SLICE))
+        service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), activity.begin(), H2_SLICE))
     };
     let (corked, mut uncork) = cork(io, tls);
     let connection = http2::Builder::new(TrackedExecutor(shared.tasks.clone()))
@@ -186,10 +186,9 @@ async fn answer<H: Handler>(
     shared: Arc<Shared<H>>,
     request: Request<Incoming>,
     peer: Peer,
-    activity: Arc<Activity>,
+    in_flight: InFlight,
     slice: usize,
 ) -> Result<Response<Body>, Infallible> {
-    let in_flight = activity.begin();
     let answered = AssertUnwindSafe(shared.handler.handle(request, peer)).catch_unwind().await;
     let response = answered.unwrap_or_else(|_panic| {
         // The panic hook has told where; the message is not for clients.
@@ -198,7 +197,7 @@ async fn answer<H: Handler>(
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
-    Ok(response.map(|body| body.sliced(slice).in_flight(in_flight)))
+    Ok(response.map(|body| body.sliced(slice).in_flight(in_flight.answered())))
 }
 
 /// A connection that can be asked to end.
@@ -232,7 +231,7 @@ where
 }
 
 /// Polls a connection to its end, and `flush` after it each time; asks it to finish when a drain begins or it is idle,
-/// and drops it when its client stalls or the drain's time is up.
+/// and drops it when its client stalls, floods, or the drain's time is up.
 async fn drive<H>(
     shared: &Shared<H>,
     connection: impl Connection,
@@ -251,7 +250,10 @@ async fn drive<H>(
         let signal = if draining { &abort } else { &drain };
         tokio::select! {
             biased;
-            result = poll_fn(|cx| poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)) => {
+            result = poll_fn(|cx| match activity.is_flood(H2_STREAMS as usize) {
+                true => Poll::Ready(Err("the client abandons what it asks for".into())),
+                false => poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx),
+            }) => {
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,
                     // A client may close as soon as it reads our GOAWAY, while we still write the end of it.

@@ -1,7 +1,7 @@
 //! The rig: everything around the program under test that is not a test.
 //!
 //! What a test puts together: an upstream ([`origin`] scripted on a raw socket, [`static_cache`] with files that real Nix
-//! made, [`nix_serve`]), the real program ([`snowbank`]), and a client ([`client`] with every byte under control, or
+//! made, [`nix_serve`]), the real program ([`snowbank`]), and a client ([`client`] with every byte under control, [`frames`] with every bit of HTTP/2, or
 //! [`nix`], the real thing on a machine of its own). [`cache`] makes store paths, NARs, narinfos and signatures without
 //! using a line of the program, so that the two check each other. [`lies`] makes what a lying upstream offers, and
 //! [`trust`] is what the tests about signatures share. [`fixture`] builds the small nixpkgs once.
@@ -14,7 +14,9 @@ pub mod cache;
 pub mod client;
 pub mod door;
 pub mod fixture;
+pub mod frames;
 pub mod lies;
+pub mod mutator;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;

@@ -5,9 +5,13 @@ use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::testing::served::{Served, ask_by_hand, narrow_pair};
+use super::super::Answers;
+use super::super::testing::served::{NO_LIMITS, Served, ask_by_hand, narrow_pair};
 use super::super::testing::{NAR_PATH, get, handshake_over, http2_over, nar_from, text};
 use super::*;
+use crate::access::Visitor;
+use crate::proxy::answer::Answer;
+use crate::proxy::request;
 
 #[tokio::test(start_paused = true)]
 async fn a_handshake_has_its_time() {
@@ -158,4 +162,78 @@ async fn a_paced_client_that_stops_reading_is_dropped_all_the_same() {
     let metrics = served.end_in_time().await;
     assert!((60..=125).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_opens_no_window_is_dropped_although_it_answers_pings() {
+    let (client, server) = narrow_pair();
+    let piece = Bytes::from(vec![7; 100_000]);
+    let served = Served::start(server, move || {
+        let pieces = stream::iter(vec![piece.clone(); 100]).map(Ok);
+        nar_from(Some(10_000_000), |_| Box::pin(pieces))
+    });
+    let (mut sender, _client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let begun = Instant::now();
+    // What is not taken of these leaves the windows shut.
+    let _untaken =
+        [sender.send_request(get(NAR_PATH)).await.unwrap(), sender.send_request(get(NAR_PATH)).await.unwrap()];
+    let metrics = tokio::time::timeout(Duration::from_secs(600), served.end_in_time()).await.expect("an end");
+    assert!((60..=185).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_opens_its_window_slowly_is_not() {
+    const SIZE: usize = 1_000_000;
+    let (client, server) = narrow_pair();
+    let served = Served::start(server, || {
+        let pieces = stream::iter(vec![Bytes::from(vec![7; 100_000]); SIZE / 100_000]).map(Ok);
+        nar_from(Some(SIZE as u64), |_| Box::pin(pieces))
+    });
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    let mut body = sender.send_request(get(NAR_PATH)).await.unwrap().into_body();
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        let taken = frame.expect("no cut").into_data().unwrap().len();
+        received += taken;
+        tokio::time::sleep(Duration::from_millis(taken as u64 / 3)).await; // 3 kB/s
+    }
+    assert_eq!(received, SIZE);
+    drop(sender);
+    client.await.unwrap().unwrap();
+    let metrics = served.end_in_time().await;
+    assert_eq!(metrics.connections.of(ConnectionEnd::Stalled).get(), 0);
+}
+
+/// Never knows.
+struct Undecided;
+
+impl Answers for Undecided {
+    async fn answer(&self, _: request::Request, _: bool, _: &Visitor<'_>) -> Answer {
+        std::future::pending().await
+    }
+
+    fn is_granted(&self, _: &Visitor<'_>) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_only_to_abandon_is_dropped() {
+    let (client, server) = narrow_pair();
+    let served = Served::start_with(server, Undecided, NO_LIMITS);
+    let metrics = served.metrics.clone();
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 65_535).await;
+    for abandoned in 0..2000 {
+        let asked = sender.send_request(get("/nix-cache-info"));
+        if client.is_finished() {
+            assert!(abandoned > 1000, "{abandoned}");
+            break;
+        }
+        // Paced, so that each was taken up when its reset comes: the clock goes on when all has come to rest.
+        let _ = tokio::time::timeout(Duration::from_millis(1), asked).await;
+    }
+    assert!(client.is_finished());
+    served.end_in_time().await;
+    assert_eq!(metrics.connections.of(ConnectionEnd::Error).get(), 1);
 }

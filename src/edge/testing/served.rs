@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::connection::{self, Shared};
-use super::super::{Clients, Entrance, Limits, Peer, Service};
+use super::super::{Answers, Clients, Entrance, Limits, Peer, Service};
 use super::{CERTIFICATE, Fake, NAR_PATH};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::options::Table as _;
@@ -91,6 +91,9 @@ pub(in crate::edge) fn acceptor() -> Acceptor {
     Acceptor::new(Arc::clone(&CERTIFICATE.resolver), Challenges::default(), None).expect("settings")
 }
 
+/// For what is not about limits.
+pub(in crate::edge) const NO_LIMITS: &str = "[client]\nrequests = 0";
+
 /// One connection's server side: its task, what it wrote, what it counted.
 pub(in crate::edge) struct Served {
     pub(in crate::edge) task: JoinHandle<()>,
@@ -105,7 +108,7 @@ impl Served {
         io: IO,
         answer: impl Fn() -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::start_limited(io, answer, "[client]\nrequests = 0")
+        Self::start_with(io, Fake(move |_| answer()), NO_LIMITS)
     }
 
     /// The same within limits.
@@ -114,10 +117,19 @@ impl Served {
         answer: impl Fn() -> Answer + Send + Sync + 'static,
         limits: &str,
     ) -> Self {
+        Self::start_with(io, Fake(move |_| answer()), limits)
+    }
+
+    /// Serves `io` with these answers.
+    pub(in crate::edge) fn start_with<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        io: IO,
+        answers: impl Answers,
+        limits: &str,
+    ) -> Self {
         let metrics = Metrics::default().edge;
         let limits = Limits::from_toml(limits).expect(limits);
         let clients = Clients::new(&limits, limits.bounds(0), metrics.limits.clone());
-        let service = Service::new(Fake(move |_| answer()), metrics.clone(), Challenges::default());
+        let service = Service::new(answers, metrics.clone(), Challenges::default());
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
             handler: Arc::new(service.limited_by(clients)),

@@ -106,6 +106,8 @@ pub enum Count {
     FillsStarted,
     /// Clients that joined a running fill.
     Coalesced,
+    /// Requests that ended in a panic.
+    Panics,
 }
 
 impl Count {
@@ -128,6 +130,7 @@ impl Count {
             Self::Unasked => "snowbank_upstream_unasked_total",
             Self::FillsStarted => "snowbank_fill_started_total",
             Self::Coalesced => "snowbank_proxy_coalesced_total",
+            Self::Panics => "snowbank_edge_panics_total",
         }
     }
 

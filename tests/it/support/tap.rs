@@ -20,7 +20,8 @@ pub enum Then {
 /// See the module. Dropping it closes the port.
 pub struct Tap {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<u8>>>,
+    /// What came over each connection.
+    asked: Arc<Mutex<Vec<Vec<u8>>>>,
     limit: Limit,
     accepting: tokio::task::JoinHandle<()>,
 }
@@ -35,7 +36,7 @@ impl Tap {
         listener.set_nonblocking(true).expect("a non-blocking listener");
         let listener = TcpListener::from_std(listener).expect("a listener on the runtime");
         let address = listener.local_addr().expect("a bound address");
-        let (asked, limit) = (Arc::<Mutex<Vec<u8>>>::default(), Limit::default());
+        let (asked, limit) = (Arc::<Mutex<Vec<Vec<u8>>>>::default(), Limit::default());
         let (noted, limited) = (Arc::clone(&asked), Arc::clone(&limit));
         let accepting = runtime().spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -43,9 +44,14 @@ impl Tap {
                 let Ok(there) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { continue };
                 let ((from, to), (back, forth)) = (here.into_split(), there.into_split());
                 let (asked, limit) = (Arc::clone(&noted), Arc::clone(&limited));
+                let number = {
+                    let mut asked = asked.lock().expect("nobody panicked");
+                    asked.push(Vec::new());
+                    asked.len() - 1
+                };
                 connections.spawn(async move {
                     tokio::select! {
-                        () = carry(from, forth, |bytes| asked.lock().expect("nobody panicked").extend(bytes)) => {}
+                        () = carry(from, forth, |bytes| asked.lock().expect("nobody panicked")[number].extend(bytes)) => {}
                         () = limited_to(&limit, back, to) => {}
                     }
                 });
@@ -64,12 +70,20 @@ impl Tap {
         *self.limit.lock().expect("nobody panicked") = limit;
     }
 
+    /// The heads of all requests so far, byte for byte (what is no text stands as U+FFFD), without the empty line: for requests
+    /// without bodies.
+    pub fn heads(&self) -> Vec<String> {
+        let asked = self.asked.lock().expect("nobody panicked");
+        let whole = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let of_one = |text: String| -> Vec<String> { text.split_terminator("\r\n\r\n").map(str::to_owned).collect() };
+        asked.iter().map(whole).flat_map(of_one).collect()
+    }
+
     /// The `Range` of each request so far whose target ends so.
     pub fn ranges(&self, target: &str) -> Vec<Option<String>> {
-        let asked = self.asked.lock().expect("nobody panicked");
-        let text = String::from_utf8_lossy(&asked);
-        let heads = text.split("\r\n\r\n").filter(|head| head.split(' ').nth(1).is_some_and(|t| t.ends_with(target)));
-        let range = |head: &str| head.lines().find_map(|line| line.strip_prefix("range: ")).map(str::to_owned);
+        let heads = self.heads();
+        let heads = heads.iter().filter(|head| head.split(' ').nth(1).is_some_and(|t| t.ends_with(target)));
+        let range = |head: &String| head.lines().find_map(|line| line.strip_prefix("range: ")).map(str::to_owned);
         heads.map(range).collect()
     }
 }
