@@ -87,7 +87,8 @@ impl ProxyMetrics {
             hedges: declare.counter(
                 "snowbank_proxy_hedges_total",
                 "Narinfos that the upstreams next in order were asked for as well, because one before them took longer \
-                 than it usually does. At most one for every five narinfos that upstreams are asked for.",
+                 than it usually does. At most one for every five narinfos that upstreams are asked for, except while one that \
+                 is asked says nothing at all.",
             ),
             access: declare.counter_by(
                 "snowbank_proxy_access_total",
@@ -253,7 +254,8 @@ impl UpstreamFamilies {
             ),
             resends: declare.counters(
                 "snowbank_upstream_resends_total",
-                "Requests sent again because a kept connection was closed. Ordinary for nix-serve, which closes after a second.",
+                "Requests sent again because a kept connection was closed, or silent for half of a narinfo's time. Ordinary for \
+                 nix-serve, which closes after a second.",
                 upstream,
             ),
             refused: declare.counters(
@@ -280,7 +282,7 @@ impl UpstreamFamilies {
             openings: declare.counters(
                 "snowbank_upstream_breaker_openings_total",
                 "How often an upstream was taken for down, because it could not be reached, did not answer in time, or \
-                 answered 5xx. The log says why. Now and then without an outage: raise its narinfo_timeout.",
+                 answered 5xx or 429. The log says why. Now and then without an outage: raise its narinfo_timeout.",
                 upstream,
             ),
             unasked: declare.counters(

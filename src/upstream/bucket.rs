@@ -38,8 +38,8 @@ use crate::metrics::UpstreamMetrics;
 
 /// What each cache has.
 const CACHE_INFO: &str = "nix-cache-info";
-/// For how long it counts that it could be read, and that it could not.
-const PROVEN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
+/// For how long what was said of it counts.
+const PROVEN: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl Bucket {
         // One asks, the others wait for what it hears.
         let mut proven = self.proven.lock().await;
         if let Some((when, said)) = proven.as_ref()
-            && when.elapsed() < if said.is_ok() { PROVEN.0 } else { PROVEN.1 }
+            && when.elapsed() < PROVEN
         {
             return said.clone();
         }

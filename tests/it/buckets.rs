@@ -7,6 +7,7 @@ use crate::support::origin::{Origin, Reply};
 use crate::support::seaweedfs::{SeaweedFs, hidden};
 use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::tap::{Tap, Then};
+use crate::support::within;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -187,9 +188,12 @@ async fn a_nar_from_a_bucket_goes_on_by_range() {
     tap.limit(Some((6_100_000, Then::Hold)));
     let (client, before) = (snowbank.http(), snowbank.counter(Count::Received));
     let reader = tokio::spawn(async move { client.attempt(&target).await });
-    while snowbank.counter(Count::Received) < before + 6_000_000 || snowbank.counter(Count::Unwritten) > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let stored = async {
+        while snowbank.counter(Count::Received) < before + 6_000_000 || snowbank.counter(Count::Unwritten) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("six megabytes are stored", stored).await;
     snowbank.kill();
     reader.await.expect("it was only cut off");
     tap.limit(None);

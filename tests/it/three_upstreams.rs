@@ -12,8 +12,8 @@ use crate::support::origin::{Break, Origin, Reply};
 use crate::support::snowbank::{Setup, Snowbank};
 use crate::support::static_cache;
 
-/// What a dead upstream may add to a build of the whole closure, with room for a busy machine.
-const PRICE: Duration = Duration::from_secs(6);
+/// What a dead upstream may add to a build of the whole closure.
+const PRICE: Duration = Duration::from_secs(2);
 
 /// An origin with every second narinfo of the closure, and all of its NARs.
 fn half(dir: &Path, odd: bool) -> Origin {
@@ -57,23 +57,25 @@ fn one_that_is_dead_from_the_start_costs_little() {
     let (even, odd) = (even.url(), odd.url());
     let without = build(&[&even, &odd]);
     let idle = build(&[&empty.url(), &even, &odd]);
+    // A machine that does other things may be slow once.
+    let price = |what: &str, upstreams: [&str; 3]| {
+        let price = || build(&upstreams).saturating_sub(idle);
+        let once = price();
+        let price = if once < PRICE { once } else { once.min(price()) };
+        println!("{what}: {price:.1?} more");
+        assert!(price < PRICE, "{what}: {price:.1?}");
+    };
+    println!("without {without:.1?}, with an empty one {idle:.1?}");
     let silent = Door::start(false);
     silent.misbehave(&Fault { name: "silent", place: Where::Accepting, acts: vec![Act::Hold] });
-    let first = build(&[&silent.url(), &even, &odd]);
-    let middle = build(&[&even, &silent.url(), &odd]);
+    price("first silent", [&silent.url(), &even, &odd]);
+    price("second silent", [&even, &silent.url(), &odd]);
     let secure = Door::start(true);
     secure.misbehave(&Fault { name: "silent", place: Where::Answering(""), acts: vec![Act::Hold] });
-    let secure = build(&[&secure.url(), &even, &odd]);
+    price("first silent over TLS", [&secure.url(), &even, &odd]);
     let address = empty.url();
     let _off = empty.switch_off();
-    let refused = build(&[&address, &even, &odd]);
-    println!(
-        "without {without:.1?}, with an empty one {idle:.1?}; first silent {first:.1?}, over TLS {secure:.1?}, second {middle:.1?}, \
-         first refuses {refused:.1?}"
-    );
-    for dead in [first, secure, middle, refused] {
-        assert!(dead < without + PRICE, "{dead:?}, and {without:?} without it");
-    }
+    price("first refuses", [&address, &even, &odd]);
 }
 
 #[test]
@@ -81,16 +83,17 @@ fn one_that_dies_in_the_middle_costs_no_build() {
     let dir = fixture().cache("zstd");
     for after in [1, 100, 260] {
         let (dying, seen) = (Origin::start(), Arc::new(AtomicUsize::new(0)));
-        let files = dir.clone();
+        let (files, asked) = (dir.clone(), Arc::clone(&seen));
         dying.otherwise(move |request, _| {
             let reply = static_cache::answer(&files, &request.target, None);
-            match seen.fetch_add(1, Ordering::Relaxed) < after {
+            match asked.fetch_add(1, Ordering::Relaxed) < after {
                 true => reply,
                 false => reply.break_at(100, Break::Reset),
             }
         });
         let (even, odd) = (half(&dir, false), half(&dir, true));
         build(&[&dying.url(), &even.url(), &odd.url()]);
+        assert!(seen.load(Ordering::Relaxed) > after, "it never died");
     }
 }
 

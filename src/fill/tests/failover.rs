@@ -229,9 +229,12 @@ async fn three_clients_of_one_fill_notice_nothing() {
             tokio::spawn(read(reader, Duration::from_millis(n)))
         })
         .collect();
-    while fill.received() < at as u64 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let come = async {
+        while fill.received() < at as u64 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(come).await;
     assert_eq!(further.1.load(Ordering::Relaxed), 0, "nobody else is asked for what comes");
     gate.add_permits(1);
     for reader in readers {

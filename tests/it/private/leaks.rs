@@ -5,6 +5,7 @@ use crate::support::cache::Object;
 use crate::support::client::{End, Response, Target};
 use crate::support::origin::{Gate, Reply};
 use crate::support::snowbank::{Count, Snowbank};
+use crate::support::within;
 
 /// The ways of asking: method and header fields.
 fn ways(object: &Object) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
@@ -227,9 +228,12 @@ async fn outsiders_neither_join_nor_notice_a_private_fill_that_runs() {
     gate.reached().await;
     // A fill runs before its request arrives.
     let asked = |object: &Object| office.work.count(&object.file_target());
-    while snowbank.counter(Count::FillsRunning) < 2 || asked(&secret) == 0 || asked(&both) == 0 {
-        tokio::task::yield_now().await;
-    }
+    let both_run = async {
+        while snowbank.counter(Count::FillsRunning) < 2 || asked(&secret) == 0 || asked(&both) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("both are asked for", both_run).await;
     office.compare(&snowbank, &snowbank.http(), &secret, &nobodys).await;
     let outsiders = snowbank.http().get(&both.served_target()).await.expect_bytes(&both.file);
     assert_eq!(outsiders.field("cache-control"), Some("public, max-age=31536000, immutable"));
