@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::pages::Pages;
 use crate::access::Visitor;
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::{self, Bounds, Listen, ListenAddress, Listeners, Service, Stop};
 use crate::fill::Fills;
+use crate::inherited::Inherited;
 use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
@@ -68,10 +69,10 @@ struct App {
 ///
 /// # Errors
 /// What keeps it from starting: a certificate or a key that cannot be loaded, an address that cannot be bound.
-pub async fn run(config: Config, origin: Origin) -> anyhow::Result<()> {
+pub async fn run(config: Config, origin: Origin, inherited: Inherited) -> anyhow::Result<()> {
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
-    let app = App::build(config)?;
+    let app = App::build(config, inherited)?;
     app.announce();
     app.serve(signals, Arc::new(origin)).await
 }
@@ -118,7 +119,7 @@ enum Told {
 }
 
 impl App {
-    fn build(config: Config) -> anyhow::Result<Self> {
+    fn build(config: Config, mut inherited: Inherited) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let store = Store::memory_only(&config.store, metrics.store.clone());
         let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
@@ -138,9 +139,12 @@ impl App {
         };
         let challenges = certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
         let resolver = certificates.as_ref().map(|certificates| certificates.resolver() as Arc<dyn ResolvesServerCert>);
-        let listeners = edge::bind(&config.listen, resolver.as_ref(), &challenges)?;
-        let admin_address = config.admin.address.map(|address| Listen::plain(ListenAddress::Tcp(address)));
-        let admin_listeners = edge::bind(admin_address.as_slice(), None, &challenges)?;
+        let listeners = edge::bind_with(&config.listen, resolver.as_ref(), &challenges, &mut inherited)?;
+        let admin_address = config.admin.address.clone().map(|address| Listen::plain(address.into()));
+        let admin_listeners = edge::bind_with(admin_address.as_slice(), None, &challenges, &mut inherited)?;
+        if let Some(names) = inherited.left() {
+            tracing::warn!("given by the service manager and not served, as no `address` names them: {names}");
+        }
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
         Ok(Self { config, metrics, store, proxy, own_keys, certificates, listeners, admin, admin_listeners })
     }
@@ -292,6 +296,15 @@ async fn refresh(
 /// The file that clients have to trust: the system's roots and our CA where that could be written.
 fn ca_file(self_signed: &tls::SelfSigned) -> &Path {
     self_signed.bundle.as_deref().unwrap_or(&self_signed.ca)
+}
+
+impl From<admin::Address> for ListenAddress {
+    fn from(address: admin::Address) -> Self {
+        match address {
+            admin::Address::Tcp(address) => Self::Tcp(address),
+            admin::Address::Inherited(name) => Self::Inherited(name),
+        }
+    }
 }
 
 impl edge::Answers for Proxy {

@@ -33,6 +33,6 @@ mod testing;
 
 pub use address::{BoundAddress, Entrance, ListenAddress, Listener, Peer, Serves};
 pub use connection::Handler;
-pub use listener::{BindError, Listeners, Stop, bind};
+pub use listener::{BindError, Listeners, Stop, bind, bind_with};
 pub use options::{Bounds, Limits, Listen};
 pub use service::{Answers, Service};

@@ -9,6 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use snowbank::app::verify::Verdict;
 use snowbank::cli::{self, Next};
 use snowbank::config::{Config, Environment, Origin};
+use snowbank::inherited::Inherited;
 use snowbank::{app, telemetry};
 
 /// See `Cargo.toml` for why.
@@ -24,13 +25,20 @@ fn main() -> ExitCode {
     let hidden = hide_memory();
     match cli::run(std::env::args_os(), &Environment::of_process(), &mut stdout(), &mut stderr()) {
         Ok(Next::Exit(status)) => ExitCode::from(status),
-        Ok(Next::Serve(config, origin)) => match serve(*config, *origin, &hidden) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{}", on_one_line(&error));
-                ExitCode::FAILURE
+        Ok(Next::Serve(config, origin)) => {
+            let inherited = Inherited::of_process(); // before there are threads
+            if let Err(mistakes) = origin.check_sockets(&config, &inherited) {
+                let _ = writeln!(stderr(), "{mistakes}"); // whoever reads it may be gone
+                return ExitCode::from(cli::EX_USAGE);
             }
-        },
+            match serve(*config, *origin, inherited, &hidden) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{}", on_one_line(&error));
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Ok(Next::Verify(config, json)) => match verify(*config, json.as_deref()) {
             Ok(Verdict::Right) => ExitCode::SUCCESS,
             Ok(Verdict::Wrong) => ExitCode::FAILURE,
@@ -57,14 +65,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
+fn serve(config: Config, origin: Origin, inherited: Inherited, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
     tracing::info!("snowbank {}", env!("CARGO_PKG_VERSION"));
     if let Err(error) = hidden {
         tracing::warn!(%error, "core dumps cannot be switched off: one would hold the secret keys");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
-    let served = runtime.block_on(app::run(config, origin));
+    let served = runtime.block_on(app::run(config, origin, inherited));
     // What a file system that hangs still holds is left to it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served

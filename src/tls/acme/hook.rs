@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::inherited;
+
 /// For one run.
 const LIMIT: Duration = Duration::from_secs(120);
 /// For what it says to arrive once it has ended.
@@ -29,6 +31,8 @@ pub(super) async fn run(program: &Path, verb: &str, name: &str, value: &str) -> 
     let shown = program.display();
     let mut command = Command::new(program);
     command.args([verb, name, value]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Sockets that are ours are not for it.
+    inherited::VARIABLES.iter().for_each(|variable| _ = command.env_remove(variable));
     let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("{shown} cannot be run: {error}"))?;
     let mut told = pin!(beginning(child.stderr.take()));
     let ended = async {
