@@ -61,12 +61,14 @@ impl Options {
     pub fn to_ask(&self) -> Result<SocketAddr, &'static str> {
         match &self.address {
             Some(Address::Tcp(address)) => Ok(*address),
-            Some(Address::Inherited(_)) => {
-                Err("[admin] address is a socket that systemd opens, so its address is not in the configuration; set an \
-                     address and port, or ask the server at that socket (README, Endpoints)")
+            Some(Address::Inherited(_)) => Err(
+                "[admin] address is a socket that systemd opens, so its address is not in the configuration; set an \
+                     address and port, or ask the server at that socket (README, Endpoints)",
+            ),
+            None => {
+                Err("the configuration has no [admin] address, at which the running server could be asked; set it and \
+                         restart the server")
             }
-            None => Err("the configuration has no [admin] address, at which the running server could be asked; set it and \
-                         restart the server"),
         }
     }
 }

@@ -156,7 +156,9 @@ mod tests {
             let address: ListenAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), text);
         }
-        for text in ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "fd:", "http://[::]:1"] {
+        for text in
+            ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "fd:", "http://[::]:1"]
+        {
             assert_eq!(text.parse::<ListenAddress>(), Err(NotAnAddress), "{text}");
         }
     }

@@ -5,6 +5,7 @@
 //! read at their own pace, and a limit only turns a hang into a failure.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod activation;
 mod bodies;
 mod buckets;
 mod certificates;
@@ -32,6 +33,7 @@ mod signing;
 mod small_objects;
 mod supervised;
 mod support;
+mod takeover;
 mod three_upstreams;
 mod trust_table;
 mod verify;
