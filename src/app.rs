@@ -4,6 +4,7 @@
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
 pub mod certificates;
+mod ending;
 mod operator;
 mod pages;
 mod reload;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::ending::Ending;
 use self::pages::Pages;
 use crate::access::Visitor;
 use crate::admin::{self, Admin};
@@ -35,7 +37,9 @@ use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
 use crate::proxy::{Proxy, request};
+use crate::shutdown::End;
 use crate::store::Store;
+use crate::telemetry::Log;
 use crate::tls;
 
 use self::reload::Reloads;
@@ -45,9 +49,6 @@ const OTHER_FILES: u64 = 1024;
 
 /// Between two looks at files that may change.
 const REFRESH: Duration = Duration::from_secs(1);
-
-/// How long what runs in the background may take to end.
-const FINISH: Duration = Duration::from_secs(5);
 
 /// Everything that was built, nothing of it serving yet.
 struct App {
@@ -64,15 +65,16 @@ struct App {
     admin_listeners: Listeners,
 }
 
-/// Serves until SIGTERM or SIGINT. SIGHUP has the configuration read again from `origin`; where there is no file to read,
+/// Serves until SIGTERM or SIGINT; told so once more, it breaks off whatever runs. SIGHUP has the configuration read again from `origin`; where there is no file to read,
 /// it means that the terminal is gone, and ends the program too.
 ///
 /// # Errors
 /// What keeps it from starting: a certificate or a key that cannot be loaded, an address that cannot be bound.
-pub async fn run(config: Config, origin: Origin, inherited: Inherited) -> anyhow::Result<()> {
+pub async fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log) -> anyhow::Result<End> {
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
     let app = App::build(config, inherited)?;
+    log.count_dropped_in(app.metrics.log_dropped.clone());
     app.announce();
     app.serve(signals, Arc::new(origin)).await
 }
@@ -107,6 +109,18 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The end, for who is on the way there.
+    async fn end_again(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                Told::End(again) => return again,
+                Told::Hangup | Told::Reload(_) => {
+                    tracing::warn!("SIGHUP: nothing is read again, the server is stopping");
+                }
+            }
         }
     }
 }
@@ -187,9 +201,10 @@ impl App {
         })
     }
 
-    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<()> {
+    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<End> {
         let bounds = self.config.limits.bounds(OTHER_FILES);
-        let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
+        let shutdown = self.config.shutdown.clone();
+        let stop = Stop { drain: CancellationToken::new(), limit: shutdown.drain.0 };
 
         let opening = tokio::spawn({
             let store = self.store.clone();
@@ -212,7 +227,7 @@ impl App {
         let handler = Arc::new(Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
-        let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
+        let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(3) };
         let (ask_to_reload, mut asked_to_reload) = mpsc::channel(1);
         let pages = Pages::new(Arc::clone(&self.admin), self.proxy.clone(), self.certificates.clone(), ask_to_reload);
         let pages = Arc::new(pages);
@@ -245,29 +260,27 @@ impl App {
                 let _ = asking.send(end);
             }
         };
-        tracing::info!("{asked}: draining for at most {:?}", stop.limit);
-        supervisor::stopping(stop.limit);
+        // Who asks for a reload from now on is told at once that there will be none.
+        drop(asked_to_reload);
         self.admin.drain();
-        stop.drain.cancel();
-        let drained = clients.await.context("the listeners died")?;
-        // A disk or an upstream that hangs must not hold up the end. A disk that is still being opened may: what was put
-        // meanwhile is written to it.
-        let background = async {
-            self.proxy.stop().await;
-            let _ = opening.await;
-            let _ = scrubbing.await;
-            let _ = keeping_certificates.await;
-            let _ = refreshing.await;
+        let ending = Ending {
+            options: shutdown,
+            stop,
+            clients,
+            background: vec![opening, scrubbing, keeping_certificates, refreshing],
+            proxy: self.proxy,
+            store: self.store,
+            stop_operators: admin_stop.drain,
+            operators: admin,
+            watchdog,
         };
-        if tokio::time::timeout(FINISH, background).await.is_err() {
-            tracing::warn!("what ran in the background did not end within {FINISH:?}");
+        tokio::select! {
+            ended = ending.run(asked) => ended.map(|()| End::InOrder),
+            again = signals.end_again() => {
+                tracing::warn!("{again} once more: ending at once, what still runs is cut");
+                Ok(End::AtOnce)
+            }
         }
-        self.store.close().await;
-        admin_stop.drain.cancel();
-        let _ = admin.await;
-        let _ = watchdog.await;
-        tracing::info!(drained, "stopped");
-        Ok(())
     }
 }
 

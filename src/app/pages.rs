@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{certificates, status, verify};
@@ -62,8 +63,10 @@ impl Pages {
     /// `POST /reload`: as SIGHUP, and tells what came of it.
     async fn reload(&self) -> Response<Body> {
         let (asking, end) = oneshot::channel();
-        if self.reloads.try_send(asking).is_err() {
-            return page(admin::Page::text(409, "a reload is waiting already, or the server is stopping\n"));
+        match self.reloads.try_send(asking) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return page(admin::Page::text(409, "a reload is waiting already\n")),
+            Err(TrySendError::Closed(_)) => return page(admin::Page::text(503, "the server is stopping\n")),
         }
         page(match end.await {
             Ok(Ok(())) => admin::Page::text(200, "the new configuration is in force\n"),

@@ -41,6 +41,11 @@ impl Activity {
         self.in_flight.load(Relaxed) == 0
     }
 
+    /// There was no request yet.
+    pub fn is_new(&self) -> bool {
+        self.requests.load(Relaxed) == 0
+    }
+
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Pending => self.write_waits.store(true, Relaxed),

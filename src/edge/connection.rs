@@ -4,9 +4,11 @@
 //! over TLS is [corked](super::cork). The task that runs [`serve`] polls everything of the connection but the HTTP/2
 //! streams, which the tracker knows.
 //!
-//! A drain breaks off nobody who was let in. HTTP/2 says which requests are still taken (GOAWAY, twice). HTTP/1.1 cannot: a
-//! request may be on its way when an idle connection is closed, and a client cannot know whether it was heard. So idle
-//! connections stay for [`PARTING`], the next response says `Connection: close`, and that is the last one.
+//! A drain breaks off nobody who was let in. HTTP/2 says which requests are still taken (GOAWAY, twice); only a connection that
+//! had none yet is given [`PARTING`] for its first ones, since clients take it for a failure that a new one is good for
+//! nothing. HTTP/1.1 cannot say it: a request may be on its way when an idle connection is closed, and a client cannot know
+//! whether it was heard. So idle connections stay for [`PARTING`], the next response says `Connection: close`, and that is
+//! the last one.
 //!
 //! Out of scope: what is answered (the [`Handler`]'s part).
 
@@ -278,12 +280,12 @@ async fn drive<H, C: Connection>(
                     return ConnectionEnd::Aborted;
                 }
                 draining = true;
-                match C::TELLS {
+                match C::TELLS && !activity.is_new() {
                     true => connection.as_mut().finish(),
                     false => parting = Some(Parting::begin(activity)),
                 }
             }
-            () = idle_for_long(&mut parting, activity) => {
+            () = parted::<C>(&mut parting, activity) => {
                 parting = None;
                 connection.as_mut().finish();
             }
@@ -318,12 +320,12 @@ impl Parting {
     }
 }
 
-/// Ready when there was no request for [`PARTING`]; never, where nothing parts.
-async fn idle_for_long(parting: &mut Option<Parting>, activity: &Activity) {
+/// Ready when there was no request for [`PARTING`], or, over HTTP/2, when that is over; never, where nothing parts.
+async fn parted<C: Connection>(parting: &mut Option<Parting>, activity: &Activity) {
     let Some(Parting { watch, ticks }) = parting else { return std::future::pending().await };
     loop {
         ticks.tick().await;
-        if watch.verdict(activity) == Verdict::Idle {
+        if C::TELLS || watch.verdict(activity) == Verdict::Idle {
             return;
         }
     }

@@ -10,6 +10,7 @@ mod bodies;
 mod buckets;
 mod certificates;
 mod connections;
+mod ending;
 mod failover;
 mod faults;
 mod holes;

@@ -68,7 +68,8 @@ async fn download(target: &Target, habit: Habit, batch: &[&Object], done: &Atomi
     let mut judge = |object: &Object, status: u16, body: &[u8], end: &End| {
         done.fetch_add(1, SeqCst);
         if status != 200 || *end != End::Clean || body != object.file {
-            failures.push(format!("{habit:?} {target:?}: {status}, {} bytes, {end:?}", body.len()));
+            let tls = matches!(target, Target::Https(..));
+            failures.push(format!("{habit:?}, TLS {tls}: {status}, {} bytes, {end:?}", body.len()));
         }
     };
     match habit {

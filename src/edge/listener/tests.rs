@@ -7,8 +7,8 @@ use tokio::net::UnixStream;
 
 use super::super::Service;
 use super::super::testing::{
-    CERTIFICATE, Fake, NAR_PATH, SOON, Server, exchange, get, handshake, handshake_over, http1, http2, nar, nar_from,
-    noise, soon, tcp, text,
+    CERTIFICATE, Fake, NAR_PATH, SOON, Server, exchange, get, handshake, handshake_over, http1, http2, http2_over, nar,
+    nar_from, noise, soon, tcp, text,
 };
 use super::*;
 use crate::metrics::{ConnectionEnd, Metrics, Outcome, ResponseEnd, Route};
@@ -228,7 +228,8 @@ async fn whoever_was_let_in_before_the_drain_is_answered_once_more() {
     let fresh = TcpStream::connect(server.plain).await.unwrap();
     let shaking = TcpStream::connect(server.tls).await.unwrap();
     let metrics = server.metrics.clone();
-    while metrics.connections_open.get() < 3 {
+    let shaking_h2 = TcpStream::connect(server.tls).await.unwrap();
+    while metrics.connections_open.get() < 4 {
         tokio::task::yield_now().await;
     }
     let address = server.plain;
@@ -236,6 +237,10 @@ async fn whoever_was_let_in_before_the_drain_is_answered_once_more() {
     while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+    let (mut sender, connection) =
+        http2_over(handshake_over(shaking_h2, "h2").await.expect("a handshake"), 65_535).await;
+    let response = soon(sender.send_request(get("/nix-cache-info"))).await.expect("no GOAWAY before the first request");
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello\n");
     let shaken = soon(handshake_over(shaking, "http/1.1")).await.expect("a handshake");
     let last = |mut stream: Box<dyn Both>| async move {
         stream.write_all(GET).await.unwrap();
@@ -247,6 +252,7 @@ async fn whoever_was_let_in_before_the_drain_is_answered_once_more() {
         let answer = last(stream).await;
         assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("hello\n"), "{answer}");
     }
+    soon(connection).await.unwrap().expect("GOAWAY without an error");
     assert!(soon(stopping).await.unwrap());
 }
 

@@ -470,6 +470,21 @@ impl Snowbank {
         page
     }
 
+    /// The status and the body of what the admin address answers to this request.
+    #[track_caller]
+    pub fn operator(&self, method: &str, path: &str, fields: &str) -> (u16, String) {
+        let address = address(&self.log_after("admin on http://"));
+        let mut stream = TcpStream::connect(address).expect("the admin address answers");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n{fields}\r\n")
+            .expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
     /// The sum of the samples of this count. Panics when there is no such metric, so that no test can count nothing.
     #[track_caller]
     pub fn counter(&self, count: Count) -> u64 {
