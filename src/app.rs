@@ -4,6 +4,7 @@
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
 pub mod certificates;
+mod effect;
 mod ending;
 mod operator;
 mod pages;

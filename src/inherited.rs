@@ -161,10 +161,10 @@ fn why_none(count: Option<&str>, process: Option<&str>, this: u32) -> Option<Str
 fn take(sockets: &mut ListenFd, nth: usize) -> Result<Socket, &'static str> {
     const DEAF: &str = "a socket that does not listen (of a unit with Accept=yes?)";
     if let Ok(Some(tcp)) = sockets.take_tcp_listener(nth) {
-        return listens(SockRef::from(&tcp)).then_some(Socket::Tcp(tcp)).ok_or(DEAF);
+        return listens(&SockRef::from(&tcp)).then_some(Socket::Tcp(tcp)).ok_or(DEAF);
     }
     if let Ok(Some(unix)) = sockets.take_unix_listener(nth) {
-        return listens(SockRef::from(&unix)).then_some(Socket::Unix(unix)).ok_or(DEAF);
+        return listens(&SockRef::from(&unix)).then_some(Socket::Unix(unix)).ok_or(DEAF);
     }
     // Taken for the name alone, and closed.
     if let Ok(Some(_)) = sockets.take_udp_socket(nth) {
@@ -176,7 +176,7 @@ fn take(sockets: &mut ListenFd, nth: usize) -> Result<Socket, &'static str> {
     Err("something else")
 }
 
-fn listens(socket: SockRef<'_>) -> bool {
+fn listens(socket: &SockRef<'_>) -> bool {
     socket.is_listener().unwrap_or(false)
 }
 

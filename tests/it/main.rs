@@ -26,6 +26,7 @@ mod outage;
 mod private;
 mod proxies;
 mod ranges;
+mod reloads;
 mod restart;
 mod rig;
 mod serve;
