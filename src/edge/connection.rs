@@ -59,6 +59,9 @@ const H2_PING_LIMIT: Duration = Duration::from_secs(240);
 /// How long, at least, a connection without a request stays when the drain begins; at most twice as long.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// How long a handshake may go on when the drain begins. It takes computing on both sides, on machines that may be busy.
+const SHAKING: Duration = Duration::from_secs(5);
+
 /// What answers the requests.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. A panic becomes a 500 for this request only.
@@ -110,7 +113,7 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     // A drain waits for handshakes as for requests: a client that gets as far as this does not ask elsewhere.
     let parting = async {
         shared.drain.cancelled().await;
-        tokio::time::sleep(PARTING).await;
+        let _ = tokio::time::timeout(SHAKING, shared.abort.cancelled()).await;
     };
     let shaken = tokio::select! {
         shaken = shake(io, acceptor, &shared.handshakes) => shaken,

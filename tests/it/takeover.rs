@@ -96,7 +96,13 @@ async fn download(target: &Target, habit: Habit, batch: &[&Object], done: &Atomi
             let h2 = target.h2().await;
             let targets: Vec<String> = batch.iter().map(|object| object.served_target()).collect();
             let asked = targets.iter().map(|target| h2.get(target));
-            for (object, response) in batch.iter().zip(futures_util::future::join_all(asked).await) {
+            for (object, mut response) in batch.iter().zip(futures_util::future::join_all(asked).await) {
+                // GOAWAY says of a request that it was not taken (RFC 9113 section 6.8): clients ask again elsewhere. Nothing of
+                // it was answered then.
+                let not_taken = |end: &End| matches!(end, End::Broken(why) if why.contains("GoAway(b\"\", NO_ERROR"));
+                if response.status == 0 && not_taken(&response.end) {
+                    response = target.h2().await.get(&object.served_target()).await;
+                }
                 judge(object, response.status, &response.body, &response.end);
             }
         }
