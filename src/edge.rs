@@ -20,6 +20,7 @@ pub mod address;
 pub mod body;
 pub mod connection;
 pub mod cork;
+pub mod farewell;
 pub mod handshake;
 pub mod listener;
 pub mod options;
