@@ -2,17 +2,74 @@
 //!
 //! Pure: a path in, a page out. `app` puts it on the address of `[admin]`, apart from what clients see (R25).
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::{Encoder, Registry, TextEncoder};
+
+use crate::inherited::{NotAName, SocketName};
 
 crate::options! {
     /// Metrics and health, apart from what clients see.
     pub struct Options {
         /// Where to listen, over plain HTTP. Whoever reaches it can read everything it tells; so keep it to loopback or
-        /// to a network of operators. Off unless set.
-        pub address: Option<SocketAddr> = None,
+        /// to a network of operators. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
+        /// (`verify`, `certificates`) need an address and port. Off unless set.
+        pub address: Option<Address> = None,
+    }
+}
+
+/// Where operators ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// Whatever the sockets of this name listen on.
+    Inherited(SocketName),
+}
+
+crate::string_value!(
+    Address,
+    "an address and port such as \"127.0.0.1:9090\" or \"[::1]:9090\", or \"fd:NAME\" for a socket that systemd opens"
+);
+
+impl FromStr for Address {
+    type Err = NotAName;
+
+    fn from_str(text: &str) -> Result<Self, NotAName> {
+        let tcp = text.parse().map(Self::Tcp);
+        tcp.or_else(|_| text.parse().map(Self::Inherited))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Inherited(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Options {
+    /// Where a command asks the server that runs with these options.
+    ///
+    /// # Errors
+    /// Why that cannot be known, and what to do.
+    pub fn to_ask(&self) -> Result<SocketAddr, &'static str> {
+        match &self.address {
+            Some(Address::Tcp(address)) => Ok(*address),
+            Some(Address::Inherited(_)) => Err(
+                "[admin] address is a socket that systemd opens, so its address is not in the configuration; set an \
+                     address and port, or ask the server at that socket (README, Endpoints)",
+            ),
+            None => {
+                Err("the configuration has no [admin] address, at which the running server could be asked; set it and \
+                         restart the server")
+            }
+        }
     }
 }
 

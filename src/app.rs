@@ -4,6 +4,8 @@
 //! are served already (from upstreams, without storing on disk), so a large store does not delay the start.
 
 pub mod certificates;
+mod effect;
+mod ending;
 mod operator;
 mod pages;
 mod reload;
@@ -23,18 +25,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::ending::Ending;
 use self::pages::Pages;
 use crate::access::Visitor;
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
 use crate::edge::{self, Bounds, Clients, Listen, ListenAddress, Listeners, Service, Stop};
 use crate::fill::Fills;
+use crate::inherited::Inherited;
 use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
 use crate::proxy::{Proxy, request};
+use crate::shutdown::End;
 use crate::store::Store;
+use crate::telemetry::Log;
 use crate::tls;
 
 use self::reload::Reloads;
@@ -44,9 +50,6 @@ const OTHER_FILES: u64 = 1024;
 
 /// Between two looks at files that may change.
 const REFRESH: Duration = Duration::from_secs(1);
-
-/// How long what runs in the background may take to end.
-const FINISH: Duration = Duration::from_secs(5);
 
 /// Everything that was built, nothing of it serving yet.
 struct App {
@@ -63,15 +66,16 @@ struct App {
     admin_listeners: Listeners,
 }
 
-/// Serves until SIGTERM or SIGINT. SIGHUP has the configuration read again from `origin`; where there is no file to read,
+/// Serves until SIGTERM or SIGINT; told so once more, it breaks off whatever runs. SIGHUP has the configuration read again from `origin`; where there is no file to read,
 /// it means that the terminal is gone, and ends the program too.
 ///
 /// # Errors
 /// What keeps it from starting: a certificate or a key that cannot be loaded, an address that cannot be bound.
-pub async fn run(config: Config, origin: Origin) -> anyhow::Result<()> {
+pub async fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log) -> anyhow::Result<End> {
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
-    let app = App::build(config)?;
+    let app = App::build(config, inherited)?;
+    log.count_dropped_in(app.metrics.log_dropped.clone());
     app.announce();
     app.serve(signals, Arc::new(origin)).await
 }
@@ -108,6 +112,18 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+
+    /// The end, for who is on the way there.
+    async fn end_again(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                Told::End(again) => return again,
+                Told::Hangup | Told::Reload(_) => {
+                    tracing::warn!("SIGHUP: nothing is read again, the server is stopping");
+                }
+            }
+        }
+    }
 }
 
 enum Told {
@@ -118,7 +134,7 @@ enum Told {
 }
 
 impl App {
-    fn build(config: Config) -> anyhow::Result<Self> {
+    fn build(config: Config, mut inherited: Inherited) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let store = Store::memory_only(&config.store, metrics.store.clone());
         let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
@@ -138,9 +154,12 @@ impl App {
         };
         let challenges = certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
         let resolver = certificates.as_ref().map(|certificates| certificates.resolver() as Arc<dyn ResolvesServerCert>);
-        let listeners = edge::bind(&config.listen, resolver.as_ref(), &challenges)?;
-        let admin_address = config.admin.address.map(|address| Listen::plain(ListenAddress::Tcp(address)));
-        let admin_listeners = edge::bind(admin_address.as_slice(), None, &challenges)?;
+        let listeners = edge::bind_with(&config.listen, resolver.as_ref(), &challenges, &mut inherited)?;
+        let admin_address = config.admin.address.clone().map(|address| Listen::plain(address.into()));
+        let admin_listeners = edge::bind_with(admin_address.as_slice(), None, &challenges, &mut inherited)?;
+        if let Some(names) = inherited.left() {
+            tracing::warn!("given by the service manager and not served, as no `address` names them: {names}");
+        }
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
         Ok(Self { config, metrics, store, proxy, own_keys, certificates, listeners, admin, admin_listeners })
     }
@@ -183,9 +202,10 @@ impl App {
         })
     }
 
-    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<()> {
+    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<End> {
         let bounds = self.config.limits.bounds(OTHER_FILES);
-        let stop = Stop { drain: CancellationToken::new(), limit: self.config.shutdown.drain.0 };
+        let shutdown = self.config.shutdown.clone();
+        let stop = Stop { drain: CancellationToken::new(), limit: shutdown.drain.0 };
 
         let opening = tokio::spawn({
             let store = self.store.clone();
@@ -211,7 +231,7 @@ impl App {
         let handler = Arc::new(service.limited_by(limits.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.
-        let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(1) };
+        let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(3) };
         let (ask_to_reload, mut asked_to_reload) = mpsc::channel(1);
         let pages = Pages::new(Arc::clone(&self.admin), self.proxy.clone(), self.certificates.clone(), ask_to_reload);
         let pages = Arc::new(pages);
@@ -250,30 +270,27 @@ impl App {
                 let _ = asking.send(end);
             }
         };
-        tracing::info!("{asked}: draining for at most {:?}", stop.limit);
-        supervisor::stopping(stop.limit);
+        // Who asks for a reload from now on is told at once that there will be none.
+        drop(asked_to_reload);
         self.admin.drain();
-        stop.drain.cancel();
-        let drained = clients.await.context("the listeners died")?;
-        // A disk or an upstream that hangs must not hold up the end. A disk that is still being opened may: what was put
-        // meanwhile is written to it.
-        let background = async {
-            self.proxy.stop().await;
-            let _ = opening.await;
-            let _ = scrubbing.await;
-            let _ = keeping_certificates.await;
-            let _ = refreshing.await;
-            let _ = sweeping.await;
+        let ending = Ending {
+            options: shutdown,
+            stop,
+            clients,
+            background: vec![opening, scrubbing, keeping_certificates, refreshing, sweeping],
+            proxy: self.proxy,
+            store: self.store,
+            stop_operators: admin_stop.drain,
+            operators: admin,
+            watchdog,
         };
-        if tokio::time::timeout(FINISH, background).await.is_err() {
-            tracing::warn!("what ran in the background did not end within {FINISH:?}");
+        tokio::select! {
+            ended = ending.run(asked) => ended.map(|()| End::InOrder),
+            again = signals.end_again() => {
+                tracing::warn!("{again} once more: ending at once, what still runs is cut");
+                Ok(End::AtOnce)
+            }
         }
-        self.store.close().await;
-        admin_stop.drain.cancel();
-        let _ = admin.await;
-        let _ = watchdog.await;
-        tracing::info!(drained, "stopped");
-        Ok(())
     }
 }
 
@@ -302,6 +319,15 @@ async fn refresh(
 /// The file that clients have to trust: the system's roots and our CA where that could be written.
 fn ca_file(self_signed: &tls::SelfSigned) -> &Path {
     self_signed.bundle.as_deref().unwrap_or(&self_signed.ca)
+}
+
+impl From<admin::Address> for ListenAddress {
+    fn from(address: admin::Address) -> Self {
+        match address {
+            admin::Address::Tcp(address) => Self::Tcp(address),
+            admin::Address::Inherited(name) => Self::Inherited(name),
+        }
+    }
 }
 
 impl edge::Answers for Proxy {

@@ -30,5 +30,6 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub mod clock;
+pub mod inherited;
 pub mod options;
 pub mod trail;

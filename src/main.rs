@@ -6,16 +6,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use snowbank::app;
 use snowbank::app::verify::Verdict;
 use snowbank::cli::{self, Next};
 use snowbank::config::{Config, Environment, Origin};
-use snowbank::{app, telemetry};
+use snowbank::inherited::Inherited;
+use snowbank::shutdown::End;
+use snowbank::telemetry::{self, Log};
 
 /// See `Cargo.toml` for why.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit status of a server that was told twice to end; what a shell says of a program that was interrupted.
+const EX_INTERRUPTED: u8 = 130;
 /// The exit status of `verify` and `certificates` when it could not be done.
 const EX_NOT_DONE: u8 = 2;
 
@@ -24,13 +29,7 @@ fn main() -> ExitCode {
     let hidden = hide_memory();
     match cli::run(std::env::args_os(), &Environment::of_process(), &mut stdout(), &mut stderr()) {
         Ok(Next::Exit(status)) => ExitCode::from(status),
-        Ok(Next::Serve(config, origin)) => match serve(*config, *origin, &hidden) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{}", on_one_line(&error));
-                ExitCode::FAILURE
-            }
-        },
+        Ok(Next::Serve(config, origin)) => serve(*config, *origin, &hidden),
         Ok(Next::Verify(config, json)) => match verify(*config, json.as_deref()) {
             Ok(Verdict::Right) => ExitCode::SUCCESS,
             Ok(Verdict::Wrong) => ExitCode::FAILURE,
@@ -57,21 +56,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> anyhow::Result<()> {
-    telemetry::init(&config.log)?;
+fn serve(config: Config, origin: Origin, hidden: &rustix::io::Result<()>) -> ExitCode {
+    let inherited = Inherited::of_process(); // before there are threads
+    if let Err(mistakes) = origin.check_sockets(&config, &inherited) {
+        let _ = writeln!(stderr(), "{mistakes}"); // whoever reads it may be gone
+        return ExitCode::from(cli::EX_USAGE);
+    }
+    let log = match telemetry::init(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(stderr(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     tracing::info!("snowbank {}", env!("CARGO_PKG_VERSION"));
     if let Err(error) = hidden {
         tracing::warn!(%error, "core dumps cannot be switched off: one would hold the secret keys");
     }
+    match run(config, origin, inherited, &log) {
+        Ok(End::InOrder) => ExitCode::SUCCESS,
+        Ok(End::AtOnce) => ExitCode::from(EX_INTERRUPTED),
+        Err(error) => {
+            tracing::error!("{}", on_one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log) -> anyhow::Result<End> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
-    let served = runtime.block_on(app::run(config, origin));
+    let served = runtime.block_on(app::run(config, origin, inherited, log));
     // What a file system that hangs still holds is left to it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
 fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
-    telemetry::init(&config.log)?;
+    let _log = telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
     runtime.block_on(app::verify::run(config, json))
 }

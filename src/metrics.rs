@@ -40,6 +40,8 @@ pub struct Metrics {
     pub certificates: CertificateMetrics,
     /// How often the configuration was read again.
     pub reloads: CounterBy<ReloadEnd>,
+    /// Lines that the log lost.
+    pub log_dropped: IntCounter,
     upstreams: UpstreamFamilies,
 }
 
@@ -62,7 +64,12 @@ impl Default for Metrics {
             "How often the configuration was read again (SIGHUP). refused: something is wrong in it and the old one is still in force; the log says what.",
         );
         let (scrub, certificates) = (ScrubMetrics::new(&declare), CertificateMetrics::new(&declare));
-        Self { registry, edge, proxy, fill, store, scrub, certificates, reloads, upstreams }
+        let log_dropped = declare.counter(
+            "snowbank_log_dropped_total",
+            "Lines of the log that were dropped, because whoever reads stderr does not keep up. Requests do not wait for it. \
+             Where this grows, the log's reader hangs or is too slow; [log] access = false leaves it less to read.",
+        );
+        Self { registry, edge, proxy, fill, store, scrub, certificates, reloads, log_dropped, upstreams }
     }
 }
 

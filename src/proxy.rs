@@ -37,6 +37,7 @@ mod tests;
 mod trust;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,16 +99,16 @@ impl Proxy {
     /// the head depends on it.
     pub async fn answer(&self, request: Request, head: bool, visitor: &Visitor<'_>) -> Answer {
         let view = self.in_force.load().view(visitor);
-        self.answer_under(&view, request, head).await
+        self.answer_under(&view, request, head, visitor.address).await
     }
 
-    async fn answer_under(&self, view: &View, request: Request, head: bool) -> Answer {
+    async fn answer_under(&self, view: &View, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
         let store = self.store();
         if store.is_open() {
-            return view.answer(request, head).await;
+            return view.answer(request, head, client).await;
         }
         // Until the disk tier is open a "not found" may be wrong, and clients remember it for an hour.
-        let answer = view.answer(request.clone(), head).await;
+        let answer = view.answer(request.clone(), head, client).await;
         if !answer.is_not_found() {
             return answer;
         }
@@ -115,7 +116,7 @@ impl Proxy {
             let text = "the store is still being opened; try again";
             return Answer::failed(Outcome::Unknown, FailureKind::BadGateway, text);
         }
-        view.answer(request, head).await
+        view.answer(request, head, client).await
     }
 
     /// Whether a visitor is granted anything that not everybody may see.
@@ -172,9 +173,9 @@ impl Proxy {
 }
 
 impl Pipeline {
-    async fn answer(&self, request: Request, head: bool) -> Answer {
+    async fn answer(&self, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
         let answer = match request {
-            Request::CacheInfo => self.cache_info(),
+            Request::CacheInfo => self.cache_info(client),
             Request::NarInfo(hash) => self.narinfo(hash).await,
             Request::Nar(name) => self.nar(name, head).await,
             Request::Small(small) => self.small(small).await,
@@ -183,13 +184,17 @@ impl Pipeline {
     }
 
     /// Always answered here, whatever the upstreams do: without it Nix drops the whole cache (protocol.md 4).
-    fn cache_info(&self) -> Answer {
+    ///
+    /// Where clients are told different things, no cache in between may keep what one of them was told: there is no field
+    /// of the request that `Vary` could name.
+    fn cache_info(&self, client: Option<IpAddr>) -> Answer {
         let reply = Reply::Object(Object {
             content_type: "text/x-nix-cache-info",
             encoding: None,
-            body: ObjectBody::Whole(self.policy.cache_info.clone()),
+            body: ObjectBody::Whole(self.policy.cache_info(client).render().into()),
             max_age: 3600,
         });
-        Answer::public(Outcome::Local, reply)
+        let private = !self.policy.options.priority_for.is_empty();
+        Answer { private, ..Answer::public(Outcome::Local, reply) }
     }
 }

@@ -1,15 +1,24 @@
 //! Logs: to stderr, where systemd, Kubernetes and people expect them.
 //!
 //! A log that cannot be written (a full disk, a collector that is gone) must not cost anybody a request: its lines are
-//! lost without a word, since there is nowhere left to say it.
+//! lost without a word, since there is nowhere left to say it. Nor must one that nobody reads: its lines wait in a queue with
+//! a bound, and are dropped and counted there. Panics are told the same way.
 //!
 //! The access log is one event per request with the target [`ACCESS`], so that it is switched by itself.
 //!
 //! Out of scope: metrics (see `metrics`) and traces.
 
-use std::io::IsTerminal as _;
+mod queue;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
+use std::time::Duration;
+
+use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
+
+use self::queue::Queue;
 
 /// The target of the access log's events.
 pub const ACCESS: &str = "access";
@@ -71,24 +80,72 @@ crate::options! {
     }
 }
 
+/// How long the end of the process waits for the last lines to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The log of the process. Its end waits a moment until what was logged is written.
+#[derive(Debug)]
+pub struct Log(Queue);
+
+impl Log {
+    /// Counts the lines that are dropped from now on.
+    pub fn count_dropped_in(&self, counter: IntCounter) {
+        self.0.count_in(counter);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.wait_until_written(LAST_LINES);
+    }
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The system gives no thread that writes it.
+    #[error("no thread for the log: {0}")]
+    Thread(std::io::Error),
+    /// This process has one.
+    #[error("the log was started before")]
+    Started,
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
-/// When it was started before.
-pub fn init(options: &Options) -> Result<(), tracing_subscriber::util::TryInitError> {
+/// When it was started before, or there is no thread for it.
+pub fn init(options: &Options) -> Result<Log, InitError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
     // Colour is for terminals, and not for those who ask for none (https://no-color.org).
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let queue = Queue::default();
+    queue.write_to(std::io::stderr()).map_err(InitError::Thread)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(options))
-        .with_writer(std::io::stderr)
+        .with_writer({
+            let queue = queue.clone();
+            move || queue.clone()
+        })
         // It would report lines it cannot write with `eprintln!`, which panics when stderr itself cannot be written.
         .log_internal_errors(false);
     match options.format {
         Format::Text => lines.with_ansi(colour).finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),
     }
+    .map_err(|_| InitError::Started)?;
+    // The usual one writes to stderr itself, and would wait there for ever.
+    std::panic::set_hook(Box::new(tell_of_panic));
+    Ok(Log(queue))
+}
+
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("no text").replace('\n', "; ");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let trace = Backtrace::capture();
+    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+    tracing::error!(place, backtrace = trace, "panic: {what}");
 }
 
 fn filter(options: &Options) -> EnvFilter {

@@ -20,9 +20,7 @@ pub(super) const PATH: &str = "/certificates";
 /// # Errors
 /// There is no server to ask, or it does not answer.
 pub async fn run(config: &Config, raw: bool) -> anyhow::Result<()> {
-    let address = config.admin.address.context(
-        "the configuration has no [admin] address, at which the running server could be asked; set it and restart the server",
-    )?;
+    let address = config.admin.to_ask().map_err(anyhow::Error::msg)?;
     let asked = operator::ask(&address.to_string(), Method::GET, PATH).await;
     let mut asked = asked.with_context(|| format!("asking the server at the [admin] address {address}"))?;
     let status = asked.response.status();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{certificates, status, verify};
@@ -25,8 +26,9 @@ const RELOAD: &str = "/reload";
 /// Has what is kept of a path forgotten.
 const PURGE: &str = "/purge";
 
-/// Who waits for the end of a reload: every mistake, a line each, if nothing changed.
-pub(super) type Asking = oneshot::Sender<Result<(), String>>;
+/// Who waits for the end of a reload: the options that wait for the next start; or every mistake, a line each, and nothing
+/// changed.
+pub(super) type Asking = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// See the module.
 pub(super) struct Pages {
@@ -62,11 +64,17 @@ impl Pages {
     /// `POST /reload`: as SIGHUP, and tells what came of it.
     async fn reload(&self) -> Response<Body> {
         let (asking, end) = oneshot::channel();
-        if self.reloads.try_send(asking).is_err() {
-            return page(admin::Page::text(409, "a reload is waiting already, or the server is stopping\n"));
+        match self.reloads.try_send(asking) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return page(admin::Page::text(409, "a reload is waiting already\n")),
+            Err(TrySendError::Closed(_)) => return page(admin::Page::text(503, "the server is stopping\n")),
         }
         page(match end.await {
-            Ok(Ok(())) => admin::Page::text(200, "the new configuration is in force\n"),
+            Ok(Ok(waiting)) if waiting.is_empty() => admin::Page::text(200, "the new configuration is in force\n"),
+            Ok(Ok(waiting)) => {
+                let text = "the new configuration is in force, but with the next start only what changed in";
+                admin::Page::text(200, &format!("{text} {}\n", waiting.join(", ")))
+            }
             Ok(Err(mistakes)) => admin::Page::text(422, &format!("nothing changes:\n{}\n", mistakes.trim_end())),
             Err(_) => admin::Page::text(503, "the server is stopping\n"),
         })

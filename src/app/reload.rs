@@ -1,13 +1,13 @@
 //! Reading the configuration again while clients are served.
 //!
 //! Everything is read and checked first; with one mistake nothing changes (R34). What can change while the program runs
-//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, the
-//! limits of each client, and the certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
-//! a restart.
+//! is the policy (the upstreams, the keys, the cache), replaced as a whole, so that each request sees one of the two, the limits
+//! of each client, and the certificates. An upstream whose options did not change stays, with its connections. The rest of the file is told to need
+//! a restart (see `effect`).
 
 use std::sync::Arc;
 
-use super::{Config, Origin, Proxy};
+use super::{Config, Origin, Proxy, effect};
 use crate::access::Access;
 use crate::edge::{Clients, Listen};
 use crate::metrics::{Metrics, ReloadEnd};
@@ -44,11 +44,11 @@ impl Reloads {
         self.origin.has_file()
     }
 
-    /// Reads everything again, and puts it in force.
+    /// Reads everything again, and puts it in force; the options of which that is not true before the next start.
     ///
     /// # Errors
     /// Every mistake, a line each; then nothing has changed.
-    pub(super) async fn reload(&mut self) -> Result<(), String> {
+    pub(super) async fn reload(&mut self) -> Result<Vec<String>, String> {
         let read = match self.read().await {
             Ok((config, policies)) => self.put_in_force(policies).await.map(|()| config),
             Err(mistakes) => Err(mistakes),
@@ -61,9 +61,14 @@ impl Reloads {
         match read {
             Ok(config) => {
                 self.limits.reload(&config.limits);
+                let waiting = effect::with_the_next_start(&self.started_with, &config);
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");
-                Ok(())
+                if !waiting.is_empty() {
+                    let waiting = waiting.join(", ");
+                    tracing::warn!("reload: what changed in {waiting} takes effect with the next start only");
+                }
+                Ok(waiting)
             }
             Err(mistakes) => {
                 for mistake in mistakes.lines() {
@@ -102,7 +107,6 @@ impl Reloads {
         self.listeners_are_those_of_access(&config)?;
         let upstreams =
             upstreams(&config, &self.proxy.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
-        self.tell_what_needs_a_restart(&config);
         let policies = Policies::new(&config.cache, upstreams, signer, access);
         Ok((config, policies))
     }
@@ -127,24 +131,6 @@ impl Reloads {
                 .to_owned());
         }
         Ok(())
-    }
-
-    fn tell_what_needs_a_restart(&self, config: &Config) {
-        let was = &self.started_with;
-        let changed = [
-            ("listen", config.listen != was.listen),
-            ("limits.connections", config.limits.connections != was.limits.connections),
-            ("limits.handshakes", config.limits.handshakes != was.limits.handshakes),
-            ("store", config.store != was.store),
-            ("cache.fills", config.cache.fills != was.cache.fills),
-            ("admin", config.admin != was.admin),
-            ("log", config.log != was.log),
-            ("shutdown", config.shutdown != was.shutdown),
-        ];
-        let changed: Vec<&str> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
-        if !changed.is_empty() {
-            tracing::warn!("reload: what changed in {} takes effect with the next start only", changed.join(", "));
-        }
     }
 }
 

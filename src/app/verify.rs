@@ -57,15 +57,11 @@ pub async fn run(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict>
             store.close().await;
             report?
         }
-        Err(OpenError::InUse { dir }) => match config.admin.address {
-            Some(address) => there(&address.to_string()).await.with_context(|| {
+        Err(OpenError::InUse { dir }) => match config.admin.to_ask() {
+            Ok(address) => there(&address.to_string()).await.with_context(|| {
                 format!("{} is in use; asking the server at the [admin] address {address}", dir.display())
             })?,
-            None => anyhow::bail!(
-                "{} is in use by a running server; set [admin] address in its configuration, so that it can be asked, or \
-                 stop it",
-                dir.display()
-            ),
+            Err(why) => anyhow::bail!("{} is in use by a running server; {why}, or stop it", dir.display()),
         },
         Err(error) => return Err(error.into()),
     };

@@ -4,6 +4,7 @@
 //! tells it at one key because of another one does not run when that one was refused: it would see a default.
 
 mod access;
+pub(super) mod sockets;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -110,7 +111,9 @@ fn listeners(config: &Config, served: &[Listen], places: &Places, mistakes: &mut
 
 /// Whether a TCP listener has no TLS, so that it can answer http-01.
 pub(super) fn has_plain(listen: &[Listen]) -> bool {
-    listen.iter().any(|listener| !listener.tls && matches!(listener.address, ListenAddress::Tcp(_)))
+    // One that is given to us is taken to be one: what it is, the file does not say.
+    let is_tcp = |address: &ListenAddress| !matches!(address, ListenAddress::Unix(_));
+    listen.iter().any(|listener| !listener.tls && is_tcp(&listener.address))
 }
 
 /// A certificate that is made here is for this machine alone unless `tls.names` says what others call it.
@@ -121,13 +124,17 @@ fn names_for_tls(config: &Config, served: &[Listen], places: &Places, mistakes: 
     if mistakes.is_about(&format!("{}tls.cert_file", places.file)) {
         return;
     }
-    let outward =
-        |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if !address.ip().is_loopback());
+    let outward = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => !address.ip().is_loopback(),
+        ListenAddress::Unix(_) => false,
+        ListenAddress::Inherited(_) => true,
+    };
     if let Some(n) = served.iter().position(|listener| listener.tls && outward(&listener.address)) {
         let accepted = format!(
-            "the names or IP addresses that clients use, because {}[{n}] = \"{}\" serves other machines over TLS",
+            "the names or IP addresses that clients use, because {}[{n}] = \"{}\" {verb} other machines over TLS",
             places.mentioned(&places.listen),
-            served[n].address
+            served[n].address,
+            verb = if matches!(served[n].address, ListenAddress::Inherited(_)) { "may serve" } else { "serves" },
         );
         mistakes.missing(&format!("{}tls.names", places.file), &accepted);
     }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Environment, Flags};
+use super::{Config, Environment, Flags, check};
+use crate::inherited::Inherited;
 use crate::options::Mistakes;
 
 /// A file, flags over it, and the environment that decides what neither says.
@@ -28,5 +29,15 @@ impl Origin {
     /// Everything that is wrong in it.
     pub fn load(&self) -> Result<Config, Mistakes> {
         Config::load(self.file.as_deref(), &self.flags, &self.environment)
+    }
+
+    /// Looks for the sockets that a configuration from here names among those that this process was given.
+    ///
+    /// # Errors
+    /// Everything that is not there, or is something else.
+    pub fn check_sockets(&self, config: &Config, given: &Inherited) -> Result<(), Mistakes> {
+        let mut mistakes = Mistakes::default();
+        check::sockets::check(config, given, &self.flags.places(self.file.as_deref()), &mut mistakes);
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 }

@@ -66,9 +66,9 @@ disk = 200
         mistakes(text),
         [
             "FILE: listen[0].address = \"localhost:443\": expected an address and port such as \"0.0.0.0:443\" or \
-             \"[::]:443\", or \"unix:/path/to/socket\"",
+             \"[::]:443\", \"unix:/path/to/socket\", or \"fd:NAME\" for a socket that systemd opens",
             "FILE: listen[1].address: missing; expected an address and port such as \"0.0.0.0:443\" or \
-             \"[::]:443\", or \"unix:/path/to/socket\"",
+             \"[::]:443\", \"unix:/path/to/socket\", or \"fd:NAME\" for a socket that systemd opens",
             "FILE: listen[1].tls = \"yes\": expected true or false",
             "FILE: store.disk = 200: expected a size such as \"200 GiB\", \"64 MiB\" or \"500 GB\"",
             "FILE: upstream[0].url = \"https://***@cache.example.org\": expected an address without user and password",

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::farewell::Farewell;
+
 /// Time between two verdicts.
 pub const PERIOD: Duration = Duration::from_secs(60);
 
@@ -56,6 +58,11 @@ impl Activity {
     /// No request is in flight.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.load(Relaxed) == 0
+    }
+
+    /// There was no request yet.
+    pub fn is_new(&self) -> bool {
+        self.requests.load(Relaxed) == 0
     }
 
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
@@ -158,12 +165,13 @@ impl Watch {
 pub struct Watched<IO> {
     io: IO,
     activity: Arc<Activity>,
+    farewell: Farewell,
 }
 
 impl<IO> Watched<IO> {
     /// Notes the writes to `io` in `activity`.
     pub fn new(io: IO, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+        Self { io, activity, farewell: Farewell::default() }
     }
 }
 
@@ -173,7 +181,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.activity.note_write(&result);
@@ -199,8 +207,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Ready when the client has closed too, or a while has passed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let Self { io, farewell, .. } = &mut *self;
+        farewell.poll(io, cx)
     }
 }
 

@@ -11,8 +11,10 @@ use http::HeaderMap;
 use super::believed::Believed;
 use super::forwarded::Forwarded;
 use super::redirect::Redirect;
+use crate::inherited::SocketName;
 
-/// An address to listen on: `"0.0.0.0:443"`, `"[::]:443"` or `"unix:/run/snowbank/http.sock"`.
+/// An address to listen on: `"0.0.0.0:443"`, `"[::]:443"`, `"unix:/run/snowbank/http.sock"`, or `"fd:web"` for sockets that
+/// whoever started the program has opened.
 ///
 /// Port 0 lets the system choose; the address bound is logged. `[::]` takes IPv4 as well where the system says so,
 /// which Linux does unless `net.ipv6.bindv6only` is set.
@@ -22,11 +24,14 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// The path of a unix socket.
     Unix(PathBuf),
+    /// Whatever the sockets of this name listen on.
+    Inherited(SocketName),
 }
 
 crate::string_value!(
     ListenAddress,
-    "an address and port such as \"0.0.0.0:443\" or \"[::]:443\", or \"unix:/path/to/socket\""
+    "an address and port such as \"0.0.0.0:443\" or \"[::]:443\", \"unix:/path/to/socket\", or \"fd:NAME\" for a socket \
+     that systemd opens"
 );
 
 /// The text is no address; the forms accepted are told by the option's documentation.
@@ -40,6 +45,7 @@ impl FromStr for ListenAddress {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') && !path.contains('\0') => Ok(Self::Unix(path.into())),
             Some(_) => Err(NotAnAddress),
+            None if text.starts_with("fd:") => text.parse().map(Self::Inherited).map_err(|_| NotAnAddress),
             None => text.parse().map(Self::Tcp).map_err(|_| NotAnAddress),
         }
     }
@@ -50,6 +56,7 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Inherited(name) => name.fmt(f),
         }
     }
 }
@@ -72,6 +79,7 @@ impl fmt::Display for BoundAddress {
             (ListenAddress::Tcp(address), false) => write!(f, "http://{address}"),
             (ListenAddress::Unix(path), true) => write!(f, "unix+tls:{}", path.display()),
             (ListenAddress::Unix(path), false) => write!(f, "unix:{}", path.display()),
+            (ListenAddress::Inherited(name), _) => name.fmt(f),
         }
     }
 }
@@ -178,11 +186,13 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_written() {
-        for text in ["0.0.0.0:443", "[::]:443", "127.0.0.1:0", "unix:/run/snowbank/http.sock"] {
+        for text in ["0.0.0.0:443", "[::]:443", "127.0.0.1:0", "unix:/run/snowbank/http.sock", "fd:web"] {
             let address: ListenAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), text);
         }
-        for text in ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "http://[::]:1"] {
+        for text in
+            ["", "443", ":443", "localhost:443", "0.0.0.0", "[::]", "unix:", "unix:relative", "fd:", "http://[::]:1"]
+        {
             assert_eq!(text.parse::<ListenAddress>(), Err(NotAnAddress), "{text}");
         }
     }

@@ -4,6 +4,12 @@
 //! over TLS is [corked](super::cork). The task that runs [`serve`] polls everything of the connection but the HTTP/2
 //! streams, which the tracker knows.
 //!
+//! A drain breaks off nobody who was let in. HTTP/2 says which requests are still taken (GOAWAY, twice); only a connection that
+//! had none yet is given [`PARTING`] for its first ones, since clients take it for a failure that a new one is good for
+//! nothing. HTTP/1.1 cannot say it: a request may be on its way when an idle connection is closed, and a client cannot know
+//! whether it was heard. So idle connections stay for [`PARTING`], the next response says `Connection: close`, and that is
+//! the last one.
+//!
 //! Out of scope: what is answered (the [`Handler`]'s part).
 
 use std::convert::Infallible;
@@ -16,14 +22,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, Interval, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,6 +57,12 @@ const H2_RECEIVE_WINDOW: u32 = 65_535;
 /// after all that was sent before it, so the second must leave a slow reader the time to get through that.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(60);
 const H2_PING_LIMIT: Duration = Duration::from_secs(240);
+
+/// How long, at least, a connection without a request stays when the drain begins; at most twice as long.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// How long a handshake may go on when the drain begins. It takes computing on both sides, on machines that may be busy.
+const SHAKING: Duration = Duration::from_secs(5);
 
 /// What answers the requests.
 pub trait Handler: Send + Sync + 'static {
@@ -107,10 +120,14 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
     let permits = Permits { of_client: seat.as_ref().map(Seat::handshakes), of_all: &shared.handshakes };
-    // A drain does not wait for handshakes: no request was made yet.
+    // A drain waits for handshakes as for requests: a client that gets as far as this does not ask elsewhere.
+    let parting = async {
+        shared.drain.cancelled().await;
+        let _ = tokio::time::timeout(SHAKING, shared.abort.cancelled()).await;
+    };
     let shaken = tokio::select! {
         shaken = shake(io, acceptor, permits) => shaken,
-        () = shared.drain.cancelled() => return ConnectionEnd::Closed,
+        () = parting => return ConnectionEnd::Closed,
     };
     let stream = match shaken {
         Ok(Some(stream)) => stream,
@@ -189,19 +206,25 @@ async fn answer<H: Handler>(
     in_flight: InFlight,
     slice: usize,
 ) -> Result<Response<Body>, Infallible> {
+    let can_be_closed = request.version() < Version::HTTP_2;
     let answered = AssertUnwindSafe(shared.handler.handle(request, peer)).catch_unwind().await;
-    let response = answered.unwrap_or_else(|_panic| {
+    let mut response = answered.unwrap_or_else(|_panic| {
         // The panic hook has told where; the message is not for clients.
         shared.metrics.panics.inc();
         let mut response = Response::new(Body::bytes("internal error\n"));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
+    if can_be_closed && shared.drain.is_cancelled() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| body.sliced(slice).in_flight(in_flight.answered())))
 }
 
 /// A connection that can be asked to end.
 trait Connection: Future<Output = hyper::Result<()>> {
+    /// Whether its client is told which of its requests will be answered.
+    const TELLS: bool;
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -212,6 +235,7 @@ where
     S: hyper::service::HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const TELLS: bool = false;
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -225,6 +249,7 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     TrackedExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, Body>,
 {
+    const TELLS: bool = true;
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -232,9 +257,9 @@ where
 
 /// Polls a connection to its end, and `flush` after it each time; asks it to finish when a drain begins or it is idle,
 /// and drops it when its client stalls, floods, or the drain's time is up.
-async fn drive<H>(
+async fn drive<H, C: Connection>(
     shared: &Shared<H>,
-    connection: impl Connection,
+    connection: C,
     mut flush: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     peer: &Peer,
     activity: &Activity,
@@ -245,6 +270,7 @@ async fn drive<H>(
     let mut watch = Watch::default();
     let mut ticks = interval_at(Instant::now() + activity::PERIOD, activity::PERIOD);
     let (mut draining, mut asked_for_idleness) = (false, false);
+    let mut parting: Option<Parting> = None;
     let mut ended = None;
     loop {
         let signal = if draining { &abort } else { &drain };
@@ -269,6 +295,13 @@ async fn drive<H>(
                     return ConnectionEnd::Aborted;
                 }
                 draining = true;
+                match C::TELLS && !activity.is_new() {
+                    true => connection.as_mut().finish(),
+                    false => parting = Some(Parting::begin(activity)),
+                }
+            }
+            () = parted::<C>(&mut parting, activity) => {
+                parting = None;
                 connection.as_mut().finish();
             }
             _ = ticks.tick() => match watch.verdict(activity) {
@@ -284,6 +317,31 @@ async fn drive<H>(
                     return ConnectionEnd::Stalled;
                 }
             },
+        }
+    }
+}
+
+/// The wait of a draining connection for the last request, or for the end of what runs.
+struct Parting {
+    watch: Watch,
+    ticks: Interval,
+}
+
+impl Parting {
+    fn begin(activity: &Activity) -> Self {
+        let mut watch = Watch::default();
+        watch.verdict(activity); // from now on counts
+        Self { watch, ticks: interval_at(Instant::now() + PARTING, PARTING) }
+    }
+}
+
+/// Ready when there was no request for [`PARTING`], or, over HTTP/2, when that is over; never, where nothing parts.
+async fn parted<C: Connection>(parting: &mut Option<Parting>, activity: &Activity) {
+    let Some(Parting { watch, ticks }) = parting else { return std::future::pending().await };
+    loop {
+        ticks.tick().await;
+        if C::TELLS || watch.verdict(activity) == Verdict::Idle {
+            return;
         }
     }
 }

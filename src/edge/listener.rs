@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::address::{BoundAddress, Entrance, ListenAddress, Listener, Peer};
 use super::connection::{self, Handler, Shared};
 use super::options::{Bounds, Listen};
+use crate::inherited::{self, Inherited};
 use crate::metrics::EdgeMetrics;
 use crate::tls::{self, Challenges};
 
@@ -52,6 +53,14 @@ pub enum BindError {
     /// Something at that path is not a socket.
     #[error("cannot listen on {0}: there is a file that is no socket")]
     NotASocket(ListenAddress),
+    /// There is no such socket that was given to this process.
+    #[error("cannot listen on {address}: expected {expected}")]
+    NotGiven {
+        /// The address.
+        address: ListenAddress,
+        /// What should be there.
+        expected: String,
+    },
     /// TLS is asked for, but no certificate was loaded.
     #[error("cannot listen on {0} with TLS: there is no certificate")]
     NoCertificate(ListenAddress),
@@ -97,7 +106,24 @@ pub fn bind(
     resolver: Option<&Arc<dyn ResolvesServerCert>>,
     challenges: &Challenges,
 ) -> Result<Listeners, BindError> {
-    listen.iter().map(|one| bind_one(one, resolver, challenges)).collect::<Result<_, _>>().map(Listeners)
+    bind_with(listen, resolver, challenges, &mut Inherited::default())
+}
+
+/// [`bind`], with the sockets that were opened for this process.
+///
+/// # Errors
+/// As of [`bind`].
+pub fn bind_with(
+    listen: &[Listen],
+    resolver: Option<&Arc<dyn ResolvesServerCert>>,
+    challenges: &Challenges,
+    inherited: &mut Inherited,
+) -> Result<Listeners, BindError> {
+    let mut bound = Vec::new();
+    for one in listen {
+        bound.extend(bind_one(one, resolver, challenges, inherited)?);
+    }
+    Ok(Listeners(bound))
 }
 
 fn acceptor(
@@ -114,30 +140,70 @@ fn bind_one(
     listen: &Listen,
     resolver: Option<&Arc<dyn ResolvesServerCert>>,
     challenges: &Challenges,
-) -> Result<Bound, BindError> {
+    inherited: &mut Inherited,
+) -> Result<Vec<Bound>, BindError> {
     let tls = listen.tls.then(|| acceptor(listen, resolver, challenges)).transpose()?.map(Arc::new);
     let entrance = match (&tls, &listen.redirect) {
         (Some(_), _) => Entrance::Tls,
         (None, None) => Entrance::Plain,
         (None, Some(redirect)) => Entrance::Elsewhere(Arc::new(redirect.clone())),
     };
-    let refused = |source| BindError::Refused { address: listen.address.clone(), source };
-    let (door, file, address) = match &listen.address {
-        ListenAddress::Tcp(address) => {
-            let listener = bind_tcp(*address).map_err(refused)?;
+    let redirects = matches!(entrance, Entrance::Elsewhere(_));
+    let listener = Arc::new(listen.listener());
+    let bound = open(&listen.address, inherited)?.into_iter().map(|(door, file, address)| Bound {
+        door,
+        _file: file,
+        tls: tls.clone(),
+        entrance: entrance.clone(),
+        listener: Arc::clone(&listener),
+        address: BoundAddress { address, tls: tls.is_some(), redirects },
+    });
+    Ok(bound.collect())
+}
+
+type Opened = (Door, Option<SocketFile>, ListenAddress);
+
+/// The socket of an address, or those that were given.
+fn open(address: &ListenAddress, inherited: &mut Inherited) -> Result<Vec<Opened>, BindError> {
+    let refused = |source| BindError::Refused { address: address.clone(), source };
+    match address {
+        ListenAddress::Tcp(tcp) => {
+            let listener = bind_tcp(*tcp).map_err(refused)?;
             let address = ListenAddress::Tcp(listener.local_addr().map_err(refused)?);
-            (Door::Tcp(listener), None, address)
+            Ok(vec![(Door::Tcp(listener), None, address)])
         }
         ListenAddress::Unix(path) => {
-            clear_stale(path, &listen.address)?;
+            clear_stale(path, address)?;
             let (listener, file) = bind_unix(path).map_err(refused)?;
-            (Door::Unix(listener), Some(file), listen.address.clone())
+            Ok(vec![(Door::Unix(listener), Some(file), address.clone())])
         }
-    };
-    let redirects = matches!(entrance, Entrance::Elsewhere(_));
-    let address = BoundAddress { address, tls: tls.is_some(), redirects };
-    let listener = Arc::new(listen.listener());
-    Ok(Bound { door, _file: file, tls, entrance, listener, address })
+        ListenAddress::Inherited(name) => {
+            let not_given = |expected| BindError::NotGiven { address: address.clone(), expected };
+            let sockets = inherited.take(name).map_err(not_given)?;
+            sockets.into_iter().map(|socket| adopt(socket).map_err(refused)).collect()
+        }
+    }
+}
+
+/// Makes a socket that was given one of ours. Its queue is as long as whoever opened it made it; its file, if it has one, is
+/// not ours.
+fn adopt(socket: inherited::Socket) -> io::Result<Opened> {
+    match socket {
+        inherited::Socket::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            let address = ListenAddress::Tcp(listener.local_addr()?);
+            Ok((Door::Tcp(TcpListener::from_std(listener)?), None, address))
+        }
+        inherited::Socket::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            // One in the abstract namespace has a name and no path.
+            let local = listener.local_addr()?;
+            let name = || std::os::linux::net::SocketAddrExt::as_abstract_name(&local).map(String::from_utf8_lossy);
+            let path = local.as_pathname().map(PathBuf::from);
+            let path = path.unwrap_or_else(|| format!("@{}", name().unwrap_or_default()).into());
+            Ok((Door::Unix(UnixListener::from_std(listener)?), None, ListenAddress::Unix(path)))
+        }
+    }
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
@@ -261,11 +327,12 @@ async fn accept<H: Handler>(bound: Bound, shared: Arc<Shared<H>>, permits: Arc<S
     loop {
         let accepted = tokio::select! {
             () = drain.cancelled() => return,
-            accepted = accept_one(&bound, &permits) => accepted,
+            accepted = accept_one(&bound) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok(stream) => {
                 failing = false;
+                let permit = permit(&permits, &drain).await;
                 let peer = stream.peer(&bound);
                 let serving = stream.serve(Arc::clone(&shared), bound.tls.clone(), peer);
                 shared.tasks.spawn(async move {
@@ -317,15 +384,21 @@ impl Accepted {
     }
 }
 
-/// Takes a connection, then waits until it may be served. So at the bound one connection for each address is held
+async fn accept_one(bound: &Bound) -> io::Result<Accepted> {
+    match &bound.door {
+        Door::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+        Door::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+    }
+}
+
+/// Waits until a connection that was taken may be served. So at the bound one connection for each address is held
 /// beyond it and the others wait in the system's queue; a permit taken first would be held by every idle address.
-async fn accept_one(bound: &Bound, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-    let accepted = match &bound.door {
-        Door::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer))?,
-        Door::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
-    };
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    Ok((accepted, permit))
+/// When the drain begins it is served in any case: nobody else would.
+async fn permit(permits: &Arc<Semaphore>, drain: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+        () = drain.cancelled() => None,
+    }
 }
 
 /// Errors of accept(2) that tell of the connection that was to be accepted, not of the listener.

@@ -17,6 +17,7 @@ crate::options! {
     pub struct Listen {
         /// The address and port, or the path of a unix socket. Port 0 lets the system choose; the log tells which.
         /// A unix socket is made with mode 0666: who may enter its directory may use it. It is removed at the stop.
+        /// `fd:NAME` serves every socket of that name (`FileDescriptorName=` of a systemd `.socket` unit).
         pub address: ListenAddress,
         /// What `[[access]]` tables call it.
         pub name: Option<String> = None,

@@ -122,7 +122,7 @@ pub(super) fn listen(rest: &str) -> Listen {
 pub(super) fn tcp(bound: &BoundAddress) -> SocketAddr {
     match bound.address {
         super::ListenAddress::Tcp(address) => address,
-        super::ListenAddress::Unix(_) => panic!("a TCP address"),
+        super::ListenAddress::Unix(_) | super::ListenAddress::Inherited(_) => panic!("a TCP address"),
     }
 }
 

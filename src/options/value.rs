@@ -1,6 +1,5 @@
 //! The kinds of value an option can have.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,7 +98,6 @@ macro_rules! integer_value {
 integer_value!(u16, u32, u64, usize, i32);
 
 string_value!(String, "a string");
-string_value!(SocketAddr, "an address and port such as \"127.0.0.1:9090\" or \"[::1]:9090\"");
 
 impl Value for PathBuf {
     fn read(found: toml::Value, at: &str, mistakes: &mut Mistakes) -> Option<Self> {

@@ -21,7 +21,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What is sent.
     pub reply: Reply,
-    /// Whether it came from a private upstream, so that no cache in between may give it to anybody else.
+    /// Whether it came from a private upstream, or says what not everybody is told: no cache in between may give it to
+    /// anybody else.
     pub private: bool,
 }
 

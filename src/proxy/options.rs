@@ -1,5 +1,8 @@
 //! What can be set about the mirrored cache as a whole.
 
+use std::net::IpAddr;
+
+use crate::access::Network;
 use crate::nix::store_path::StoreDir;
 use crate::options::{Mistakes, Period, key};
 
@@ -23,6 +26,8 @@ crate::options! {
         /// The `Priority` in nix-cache-info: Nix asks the substituter with the lowest number first. cache.nixos.org has
         /// 40, nix-serve 30. Clients remember it for a week.
         pub priority: u32 = 30,
+        /// Another `Priority` for some clients.
+        pub priority_for: Vec<PriorityFor> = Vec::new(),
         /// The `WantMassQuery` in nix-cache-info: whether Nix may ask here about many paths that it does not need yet.
         /// Clients remember it for a week.
         pub want_mass_query: bool = true,
@@ -41,15 +46,76 @@ crate::options! {
     }
 }
 
+crate::options! {
+    /// The `Priority` in nix-cache-info for clients of some networks: a cache in the office is asked before cache.nixos.org
+    /// there, and after it from anywhere else. The first table that has the client's address decides; without one it is
+    /// `priority` of `[cache]`. Clients remember it for a week, wherever they are then.
+    pub struct PriorityFor {
+        /// Addresses that the client's connection may come from: `10.1.0.0/16`, `fd00::/8`, or a single address. A client of a
+        /// unix socket has no address.
+        pub networks: Vec<Network>,
+        /// What they are told. Nix asks the substituter with the lowest number first.
+        pub priority: u32,
+    }
+}
+
 impl Options {
+    /// What a client with this address is told.
+    pub fn priority_for(&self, client: Option<IpAddr>) -> u32 {
+        let client = client.map(|client| client.to_canonical());
+        let is_for = |table: &&PriorityFor| {
+            client.is_some_and(|client| table.networks.iter().any(|network| network.contains(client)))
+        };
+        self.priority_for.iter().find(is_for).map_or(self.priority, |table| table.priority)
+    }
+
     /// Checks what one value alone cannot show; `at` is the table's place.
     pub fn check(&self, at: &str, mistakes: &mut Mistakes) {
         // R18: a path that was uploaded has to appear.
         if self.negative_ttl > Period::seconds(60) {
             mistakes.refuse(&key(at, "negative_ttl"), &format!("\"{}\"", self.negative_ttl), "at most \"60 s\"");
         }
+        for (n, table) in self.priority_for.iter().enumerate() {
+            if table.networks.is_empty() {
+                let networks = key(&format!("{}[{n}]", key(at, "priority_for")), "networks");
+                mistakes.refuse(&networks, &"[]", "at least one network");
+            }
+        }
         if self.fills == 0 {
             mistakes.refuse(&key(at, "fills"), &self.fills, "at least 1");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Table as _;
+
+    #[test]
+    fn the_first_network_with_the_client_decides_its_priority() {
+        let options = Options::from_toml(
+            "priority = 50\n[[priority_for]]\nnetworks = ['10.1.0.0/16', 'fd00::/8']\npriority = 10\n\
+             [[priority_for]]\nnetworks = ['10.0.0.0/8']\npriority = 20",
+        )
+        .unwrap();
+        for (client, priority) in [
+            (Some("10.1.2.3"), 10),
+            (Some("::ffff:10.1.2.3"), 10),
+            (Some("fd00::1"), 10),
+            (Some("10.2.0.1"), 20),
+            (Some("192.0.2.1"), 50),
+            (None, 50),
+        ] {
+            assert_eq!(options.priority_for(client.map(|client| client.parse().unwrap())), priority, "{client:?}");
+        }
+    }
+
+    #[test]
+    fn a_priority_for_nobody_is_a_mistake() {
+        let options = Options::from_toml("[[priority_for]]\nnetworks = []\npriority = 10").unwrap();
+        let mut mistakes = Mistakes::default();
+        options.check("cache", &mut mistakes);
+        assert_eq!(mistakes.lines(), ["cache.priority_for[0].networks = []: expected at least one network"]);
     }
 }

@@ -6,10 +6,9 @@
 //! stays, what only a key that is gone vouched for is dropped (R5; see `kept`).
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use bytes::Bytes;
 
 use super::flights::Flights;
 use super::hedge::Ration;
@@ -27,7 +26,6 @@ use crate::upstream::{Trust, Upstream};
 #[derive(Debug)]
 pub struct Policy {
     pub(super) options: Options,
-    pub(super) cache_info: Bytes,
     /// In the order in which they are asked; neighbours of the same rank side by side.
     pub(super) upstreams: Vec<Arc<Upstream>>,
     pub(super) by_name: HashMap<Arc<str>, (Arc<Upstream>, Basis)>,
@@ -88,16 +86,10 @@ impl Policy {
             let basis = Basis::of(upstream, &options, &signer);
             (Arc::clone(upstream.name()), (Arc::clone(upstream), basis))
         });
-        let cache_info = CacheInfo {
-            store_dir: options.store_dir.clone(),
-            want_mass_query: options.want_mass_query,
-            priority: options.priority,
-        };
         Self {
             grounds: upstreams.iter().flat_map(|upstream| Ground::all(upstream, &options.store_dir)).collect(),
             replaced: AtomicBool::new(false),
             by_name: by_name.collect(),
-            cache_info: cache_info.render().into(),
             options,
             upstreams,
             signer,
@@ -105,6 +97,15 @@ impl Policy {
             announcers: Flights::new(),
             smalls: Flights::new(),
             hedges: Ration::default(),
+        }
+    }
+
+    /// What the cache says about itself to a client with this address.
+    pub(super) fn cache_info(&self, client: Option<IpAddr>) -> CacheInfo {
+        CacheInfo {
+            store_dir: self.options.store_dir.clone(),
+            want_mass_query: self.options.want_mass_query,
+            priority: self.options.priority_for(client),
         }
     }
 

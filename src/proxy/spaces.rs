@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::task::TaskTracker;
@@ -193,9 +194,9 @@ pub(super) struct Seen {
 }
 
 impl View {
-    pub(super) async fn answer(&self, request: Request, head: bool) -> Answer {
+    pub(super) async fn answer(&self, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
         let spaces = match self {
-            Self::Public(public) => return public.answer(request, head).await,
+            Self::Public(public) => return public.answer(request, head, client).await,
             Self::Granted(spaces) => spaces,
         };
         // What the cache is called is no secret.
@@ -204,7 +205,8 @@ impl View {
         // One after the other, however slow one is: asked beside a private space, the public one would remember that nobody
         // else has the path, which outsiders could tell from a path that nobody asked for.
         for Seen { pipeline, private } in spaces.iter().filter(asked) {
-            let answer = Answer { private: *private, ..pipeline.answer(request.clone(), head).await };
+            let answer = pipeline.answer(request.clone(), head, client).await;
+            let answer = Answer { private: *private || answer.private, ..answer };
             if answer.is_had() {
                 return answer;
             }

@@ -5,10 +5,12 @@
 //! read at their own pace, and a limit only turns a hang into a failure.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod activation;
 mod bodies;
 mod buckets;
 mod certificates;
 mod connections;
+mod ending;
 mod failover;
 mod false_misses;
 mod faults;
@@ -30,6 +32,7 @@ mod outage;
 mod private;
 mod proxies;
 mod ranges;
+mod reloads;
 mod restart;
 mod rig;
 mod serve;
@@ -38,6 +41,7 @@ mod signing;
 mod small_objects;
 mod supervised;
 mod support;
+mod takeover;
 mod three_upstreams;
 mod trust_table;
 mod verify;

@@ -167,10 +167,9 @@ async fn what_a_proxy_does_wrong_is_told_with_its_name() {
 #[tokio::test]
 async fn what_is_missing_behind_a_proxy_without_via_takes_nothing_down() {
     let (key, proxy, object) = (Key::new("proxies-6"), Origin::start(), Object::new("there-all-the-same", 5_000));
-    for (at, body) in [
-        (object.narinfo_target(), object.narinfo(&[&key]).into()),
-        (object.file_target(), object.file.clone()),
-    ] {
+    for (at, body) in
+        [(object.narinfo_target(), object.narinfo(&[&key]).into()), (object.file_target(), object.file.clone())]
+    {
         proxy.serve(&format!("http://{NAME}{at}"), Reply::bytes(body));
     }
     proxy.otherwise(|_, _| Reply::status(404));

@@ -41,7 +41,7 @@ fn it_is_told_of_readiness_life_reloads_and_the_end() {
     let environment =
         [("NOTIFY_SOCKET".to_owned(), path.display().to_string()), ("WATCHDOG_USEC".to_owned(), "200000".to_owned())];
     let arguments = ["serve", "--config", config.to_str().expect("a path of text")];
-    let snowbank = Snowbank::spawn(&[], &arguments, &environment, setup.home());
+    let mut snowbank = Snowbank::spawn(&[], &arguments, &environment, setup.home());
     let told = manager.told_of_change();
     assert!(told.lines().any(|line| line == "READY=1"), "{told}");
     let life = (0..3).map(|_| manager.told()).collect::<Vec<_>>();
@@ -54,37 +54,24 @@ fn it_is_told_of_readiness_life_reloads_and_the_end() {
     snowbank.ask_to_stop();
     let told = manager.told_of_change();
     assert!(told.contains("STOPPING=1"), "{told}");
-    assert!(snowbank.stop().success());
-}
-
-/// The status and the body of what the admin address answers to this request.
-fn asked(snowbank: &Snowbank, method: &str, path: &str, fields: &str) -> (u16, String) {
-    use std::io::{Read as _, Write as _};
-    let address = snowbank.log_after("admin on http://");
-    let mut stream = std::net::TcpStream::connect(address.trim()).expect("a connection");
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n{fields}\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, body.to_owned())
+    assert!(snowbank.wait().success());
 }
 
 #[test]
 fn a_reload_over_the_admin_address_tells_what_came_of_it() {
     let setup = Setup::new();
     let snowbank = setup.start();
-    assert_eq!(asked(&snowbank, "GET", "/reload", "").0, 405);
-    assert_eq!(asked(&snowbank, "POST", "/reload", "Origin: https://elsewhere.example.org\r\n").0, 403);
-    let (status, text) = asked(&snowbank, "POST", "/reload", "");
+    assert_eq!(snowbank.operator("GET", "/reload", "").0, 405);
+    assert_eq!(snowbank.operator("POST", "/reload", "Origin: https://elsewhere.example.org\r\n").0, 403);
+    let (status, text) = snowbank.operator("POST", "/reload", "");
     assert_eq!(status, 200, "{text}");
     let file = setup.home().join("snowbank.toml");
     let broken = format!("{}\n[cache]\nnegative_ttl = \"never\"\nprioritee = 3\n", setup.config());
     std::fs::write(&file, broken).expect("a configuration file");
-    let (status, text) = asked(&snowbank, "POST", "/reload", "");
+    let (status, text) = snowbank.operator("POST", "/reload", "");
     assert!(status == 422 && text.contains("negative_ttl") && text.contains("prioritee"), "{status} {text}");
     std::fs::write(&file, setup.config()).expect("a configuration file");
-    assert_eq!(asked(&snowbank, "POST", "/reload", "").0, 200);
+    assert_eq!(snowbank.operator("POST", "/reload", "").0, 200);
     assert!(snowbank.stop().success());
 }
 
@@ -103,13 +90,13 @@ async fn what_is_purged_is_asked_for_again_and_nothing_else_is() {
     let hash = |object: &Object| object.narinfo_target()[1..33].to_owned();
     origin.forget();
     for (path, nars) in [(format!("/nix/store/{}-purged", hash(&purged)), 1), (hash(&missing), 0)] {
-        let (status, text) = asked(&snowbank, "POST", &format!("/purge?path={path}"), "");
+        let (status, text) = snowbank.operator("POST", &format!("/purge?path={path}"), "");
         let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status} {text}"));
         assert_eq!((told["narinfos"].as_u64(), told["nars"].as_u64()), (Some(nars), Some(nars)), "{told}");
         assert_eq!(told["negatives"], 1 - nars, "{told}");
     }
-    assert_eq!(asked(&snowbank, "POST", "/purge?path=/nix/store/x", "").0, 400);
-    assert_eq!(asked(&snowbank, "GET", &format!("/purge?path={}", hash(&purged)), "").0, 405);
+    assert_eq!(snowbank.operator("POST", "/purge?path=/nix/store/x", "").0, 400);
+    assert_eq!(snowbank.operator("GET", &format!("/purge?path={}", hash(&purged)), "").0, 405);
     origin.publish(&missing, &key);
     for object in [&purged, &stays, &missing] {
         snowbank.http().get(&object.narinfo_target()).await.expect(200);

@@ -9,6 +9,7 @@
 //! Upstreams run on one runtime of their own ([`runtime`]), so a test may block, and a stuck test cannot stop them.
 
 pub mod acme_directory;
+pub mod activation;
 pub mod authority;
 pub mod cache;
 pub mod client;

@@ -7,8 +7,8 @@ use tokio::net::UnixStream;
 
 use super::super::Service;
 use super::super::testing::{
-    CERTIFICATE, Fake, NAR_PATH, SOON, Server, exchange, get, handshake, handshake_over, http1, http2, nar, nar_from,
-    noise, soon, tcp, text,
+    CERTIFICATE, Fake, NAR_PATH, SOON, Server, exchange, get, handshake, handshake_over, http1, http2, http2_over, nar,
+    nar_from, noise, soon, tcp, text,
 };
 use super::*;
 use crate::metrics::{ConnectionEnd, Metrics, Outcome, ResponseEnd, Route};
@@ -201,7 +201,7 @@ async fn a_drain_lets_responses_finish_and_takes_nothing_new() {
     let mut idle = handshake(server.tls, "http/1.1").await;
     let metrics = server.metrics.clone();
     let stopping = tokio::spawn(server.stop());
-    // The idle connection ends at once, which also shows that the drain has begun.
+    // The idle connection ends soon, which also shows that the drain has begun.
     assert_eq!(soon(idle.read(&mut [0])).await.unwrap_or(0), 0);
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     assert!(!stopping.is_finished());
@@ -214,6 +214,50 @@ async fn a_drain_lets_responses_finish_and_takes_nothing_new() {
     assert!(soon(stopping).await.unwrap(), "everything finished in time");
     assert_eq!(metrics.responses.of(ResponseEnd::Complete).get(), 2);
 }
+
+/// R34: a client that was let in cannot know that it should ask elsewhere.
+#[tokio::test]
+async fn whoever_was_let_in_before_the_drain_is_answered_once_more() {
+    const GET: &[u8] = b"GET /nix-cache-info HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let server = Server::start(|_| text("hello\n"));
+    let mut kept = TcpStream::connect(server.plain).await.unwrap();
+    kept.write_all(GET).await.unwrap();
+    let mut answer = [0; 4096];
+    let n = soon(kept.read(&mut answer)).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer[..n]).contains("connection: close"), "it is kept");
+    let fresh = TcpStream::connect(server.plain).await.unwrap();
+    let shaking = TcpStream::connect(server.tls).await.unwrap();
+    let metrics = server.metrics.clone();
+    let shaking_h2 = TcpStream::connect(server.tls).await.unwrap();
+    while metrics.connections_open.get() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let address = server.plain;
+    let stopping = tokio::spawn(server.stop());
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let (mut sender, connection) =
+        http2_over(handshake_over(shaking_h2, "h2").await.expect("a handshake"), 65_535).await;
+    let response = soon(sender.send_request(get("/nix-cache-info"))).await.expect("no GOAWAY before the first request");
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello\n");
+    let shaken = soon(handshake_over(shaking, "http/1.1")).await.expect("a handshake");
+    let last = |mut stream: Box<dyn Both>| async move {
+        stream.write_all(GET).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap();
+        answer
+    };
+    for stream in [Box::new(kept) as Box<dyn Both>, Box::new(fresh), Box::new(shaken)] {
+        let answer = last(stream).await;
+        assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("hello\n"), "{answer}");
+    }
+    soon(connection).await.unwrap().expect("GOAWAY without an error");
+    assert!(soon(stopping).await.unwrap());
+}
+
+trait Both: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Both for T {}
 
 #[tokio::test]
 async fn what_does_not_finish_in_time_is_broken_off_and_not_ended() {

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::inherited;
+
 /// For one run.
 const LIMIT: Duration = Duration::from_secs(120);
 /// For what it says to arrive once it has ended.
@@ -27,9 +29,8 @@ const TOLD: u64 = 2048;
 /// It could not be run, did not end, or says that it failed; in words.
 pub(super) async fn run(program: &Path, verb: &str, name: &str, value: &str) -> Result<(), String> {
     let shown = program.display();
-    let mut command = Command::new(program);
-    command.args([verb, name, value]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("{shown} cannot be run: {error}"))?;
+    let mut child =
+        command(program, [verb, name, value]).spawn().map_err(|error| format!("{shown} cannot be run: {error}"))?;
     let mut told = pin!(beginning(child.stderr.take()));
     let ended = async {
         tokio::select! {
@@ -44,6 +45,14 @@ pub(super) async fn run(program: &Path, verb: &str, name: &str, value: &str) -> 
         Ok((Err(error), _)) => Err(format!("{shown} {verb} {name}: {error}")),
         Err(_) => Err(format!("{shown} {verb} {name}: not done after {} s, ended", LIMIT.as_secs())),
     }
+}
+
+fn command(program: &Path, arguments: [&str; 3]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    // The sockets are ours, and not for it.
+    inherited::VARIABLES.iter().for_each(|variable| _ = command.env_remove(variable));
+    command
 }
 
 /// The beginning of what it says; the rest is read and dropped, so that a full pipe does not hold it up.
@@ -71,6 +80,13 @@ mod tests {
         fs::write(&path, format!("#!/bin/sh\nDIR={}\n{text}\n", dir.display())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         path
+    }
+
+    #[test]
+    fn it_is_not_told_of_our_sockets() {
+        let command = command(Path::new("hook"), ["add", "a", "b"]);
+        let removed: Vec<_> = command.as_std().get_envs().filter(|(_, value)| value.is_none()).collect();
+        assert_eq!(removed.len(), 3, "{removed:?}");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The leak table, and what runs beside it.
 
+use std::time::Duration;
+
 use super::{Office, nars, smalls, targets};
 use crate::support::cache::Object;
 use crate::support::client::{End, Response, Target};

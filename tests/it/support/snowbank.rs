@@ -108,6 +108,8 @@ pub enum Count {
     Coalesced,
     /// Requests that ended in a panic.
     Panics,
+    /// 1 while the disk tier is in use.
+    DiskUp,
 }
 
 impl Count {
@@ -129,6 +131,7 @@ impl Count {
             Self::Resends => "snowbank_upstream_resends_total",
             Self::Unasked => "snowbank_upstream_unasked_total",
             Self::FillsStarted => "snowbank_fill_started_total",
+            Self::DiskUp => "snowbank_store_disk_up",
             Self::Coalesced => "snowbank_proxy_coalesced_total",
             Self::Panics => "snowbank_edge_panics_total",
         }
@@ -346,13 +349,17 @@ impl Snowbank {
     /// Starts `serve` with these arguments; for tests of the command line. `home` is its HOME and working directory.
     pub fn spawn(wrapper: &[String], arguments: &[&str], environment: &[(String, String)], home: &Path) -> Self {
         let mut words = wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_snowbank")]);
-        let mut child = Command::new(words.next().expect("a program"))
-            .args(words)
-            .args(arguments)
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).args(arguments).envs(environment.iter().map(|(n, v)| (n, v)));
+        Self::run(&mut command, home)
+    }
+
+    /// Starts it by this command. `home` is its HOME and working directory.
+    pub fn run(command: &mut Command, home: &Path) -> Self {
+        let mut child = command
             .current_dir(home)
             .env("HOME", home)
             .env("NO_COLOR", "1")
-            .envs(environment.iter().map(|(n, v)| (n, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -466,6 +473,21 @@ impl Snowbank {
         page
     }
 
+    /// The status and the body of what the admin address answers to this request.
+    #[track_caller]
+    pub fn operator(&self, method: &str, path: &str, fields: &str) -> (u16, String) {
+        let address = address(&self.log_after("admin on http://"));
+        let mut stream = TcpStream::connect(address).expect("the admin address answers");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n{fields}\r\n")
+            .expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
     /// The sum of the samples of this count. Panics when there is no such metric, so that no test can count nothing.
     #[track_caller]
     pub fn counter(&self, count: Count) -> u64 {
@@ -476,6 +498,16 @@ impl Snowbank {
     #[track_caller]
     pub fn wait_for_disk(&self) {
         self.log_line(DISK_OPEN, 0);
+    }
+
+    /// The same for a program that found its store in use by another one, and tries again.
+    #[track_caller]
+    pub fn wait_for_disk_to_be_up(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Count::DiskUp.sum(&self.metrics()) == 0 {
+            assert!(Instant::now() < deadline, "the disk is not used:\n{}", self.log().join("\n"));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// Waits until everything that was put into the store is on the disk, so that even a crash keeps it.
