@@ -225,6 +225,7 @@ impl App {
             stop.drain.clone(),
         ));
         let challenges = self.certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
+        self.proxy.bound_waiting(self.config.limits.waiting());
         let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
         let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
         let service = Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges);

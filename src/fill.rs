@@ -197,6 +197,8 @@ pub trait Locate: Send + Sync {
 
 /// How long a fill waits for its turn: less than the 300 s after which Nix gives up on a silent server.
 const PLACE: Duration = Duration::from_secs(120);
+/// The most fills that wait for their turn (R26): clients that ask and leave cannot pile up more.
+const MOST_WAITING: usize = 4096;
 
 /// The fills of one space of the store. Those of two spaces have nothing in common but the bounds: who asks in one of them
 /// neither joins nor notices what runs in another (R15).
@@ -210,6 +212,7 @@ struct Inner {
     store: Store,
     metrics: FillMetrics,
     permits: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     prover: Arc<Prover>,
     /// NARs that are to be proven in the background.
     unproven: Mutex<HashSet<BlobId>>,
@@ -238,11 +241,25 @@ impl Fills {
     /// At most `at_once` NARs are filled at the same time; the others wait for their turn.
     pub fn new(store: Store, at_once: usize, metrics: FillMetrics) -> Self {
         let permits = Arc::new(Semaphore::new(at_once.max(1)));
+        let waiting = Arc::new(Semaphore::new(MOST_WAITING));
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (prover, unproven) = (Arc::default(), Mutex::default());
         let contested = Contested::default();
-        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, contested, tasks, stop, running }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                metrics,
+                permits,
+                waiting,
+                prover,
+                unproven,
+                contested,
+                tasks,
+                stop,
+                running,
+            }),
+        }
     }
 
     /// The fills of another space, as which `store` sees the same store: bounded and stopped together with these.
@@ -250,10 +267,24 @@ impl Fills {
     pub fn beside(&self, store: Store) -> Self {
         let inner = &*self.inner;
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
+        let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
-        Self { inner: Arc::new(Inner { store, metrics, permits, prover, unproven, contested, tasks, stop, running }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                metrics,
+                permits,
+                waiting,
+                prover,
+                unproven,
+                contested,
+                tasks,
+                stop,
+                running,
+            }),
+        }
     }
 
     /// The running fill of a NAR.

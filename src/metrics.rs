@@ -80,6 +80,8 @@ pub struct ProxyMetrics {
     pub coalesced: IntCounter,
     /// Questions that the next group was asked too before one was done.
     pub hedges: IntCounter,
+    /// Clients that wait for upstreams now.
+    pub waiting: IntGauge,
     /// Requests about which the `[[access]]` tables had something to say.
     pub access: CounterBy<AccessDecision>,
 }
@@ -96,6 +98,11 @@ impl ProxyMetrics {
                 "Narinfos that the upstreams next in order were asked for as well, because one before them took longer \
                  than it usually does. At most one for every five narinfos that upstreams are asked for, except while one that \
                  is asked says nothing at all.",
+            ),
+            waiting: declare.gauge(
+                "snowbank_proxy_waiting",
+                "Requests of clients that wait for an upstream: for what it says, or for the first bytes of a NAR. At half of \
+                 limits.requests further ones are refused with 503, and what is here is served all the same.",
             ),
             access: declare.counter_by(
                 "snowbank_proxy_access_total",

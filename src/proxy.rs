@@ -35,6 +35,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod waiting;
 
 use std::io;
 use std::net::IpAddr;
@@ -51,6 +52,7 @@ pub use spaces::Policies;
 use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use self::request::Request;
 use self::spaces::{InForce, Spaces, View};
+use self::waiting::{Place, Waiting};
 use crate::access::Visitor;
 use crate::fill::Fills;
 use crate::metrics::ProxyMetrics;
@@ -72,6 +74,7 @@ pub struct Proxy {
 struct Shared {
     store: Store,
     fills: Fills,
+    waiting: Waiting,
     metrics: ProxyMetrics,
 }
 
@@ -80,6 +83,8 @@ struct Shared {
 struct Pipeline {
     shared: Arc<Shared>,
     policy: Arc<Policy>,
+    /// For a response that is on its way: it is not broken off for want of a place among those who wait.
+    is_under_way: bool,
 }
 
 impl Proxy {
@@ -90,7 +95,8 @@ impl Proxy {
     /// # Errors
     /// There are private upstreams, and the system gives no random bytes to name their spaces with.
     pub fn new(policies: impl Into<Policies>, store: Store, fills: Fills, metrics: ProxyMetrics) -> io::Result<Self> {
-        let spaces = Spaces::new(Shared { store, fills, metrics });
+        let waiting = Waiting::new(metrics.waiting.clone());
+        let spaces = Spaces::new(Shared { store, fills, waiting, metrics });
         let in_force = spaces.in_force(policies.into())?;
         Ok(Self { spaces: Arc::new(spaces), in_force: Arc::new(ArcSwap::from_pointee(in_force)) })
     }
@@ -117,6 +123,11 @@ impl Proxy {
             return Answer::failed(Outcome::Unknown, FailureKind::BadGateway, text);
         }
         view.answer(request, head, client).await
+    }
+
+    /// So many clients may wait for upstreams at a time, from now on; before that, any number.
+    pub fn bound_waiting(&self, most: u32) {
+        self.spaces.public.waiting.bound(most);
     }
 
     /// Whether a visitor is granted anything that not everybody may see.
@@ -181,6 +192,22 @@ impl Pipeline {
             Request::Small(small) => self.small(small).await,
         };
         outage::told(&self.policy, answer)
+    }
+
+    /// A place among those who wait for upstreams; `None` when there are as many as there may be.
+    fn place(&self) -> Option<Place> {
+        if self.is_under_way { Some(Place::apart()) } else { self.shared.waiting.place() }
+    }
+
+    /// What comes of asking, for who finds a place to wait for it.
+    async fn waited<V>(&self, asking: impl Future<Output = (Option<V>, bool)>) -> (Option<V>, bool) {
+        let Some(_place) = self.place() else { return (None, false) };
+        asking.await
+    }
+
+    /// For a response that is on its way.
+    fn under_way(&self) -> Self {
+        Self { is_under_way: true, ..self.clone() }
     }
 
     /// Always answered here, whatever the upstreams do: without it Nix drops the whole cache (protocol.md 4).

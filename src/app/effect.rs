@@ -22,6 +22,7 @@ const RELOAD: &[&str] = &[
     "cache.negative_ttl",
     "cache.verify",
     "limits.bytes",
+    "limits.requests",
     "limits.client",
     "sign",
     "tls",

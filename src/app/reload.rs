@@ -61,6 +61,7 @@ impl Reloads {
         match read {
             Ok(config) => {
                 self.limits.reload(&config.limits);
+                self.proxy.bound_waiting(config.limits.waiting());
                 let waiting = effect::with_the_next_start(&self.started_with, &config);
                 self.reload_certificates(config).await;
                 tracing::info!("reloaded: the new configuration is in force");

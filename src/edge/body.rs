@@ -14,7 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use super::access;
 use super::activity::InFlight;
-use super::limits::{PIECE, Pace};
+use super::limits::{Admitted, PIECE, Pace};
 use crate::proxy::answer::BodyStream;
 
 /// The payload of a DATA frame that makes, with its 9 B head, one full TLS record of 16,384 B.
@@ -47,6 +47,8 @@ pub struct Body {
     /// When the next slice may go, where there is a limit.
     pace: Option<Pace>,
     in_flight: Option<InFlight>,
+    /// Its place among all requests.
+    admitted: Option<Admitted>,
 }
 
 enum Content {
@@ -74,7 +76,7 @@ impl Body {
     }
 
     fn new(content: Content, pending: Bytes) -> Self {
-        Self { content, pending, slice: usize::MAX, entry: None, pace: None, in_flight: None }
+        Self { content, pending, slice: usize::MAX, entry: None, pace: None, in_flight: None, admitted: None }
     }
 
     /// Hands on at most `slice` bytes at a time.
@@ -95,6 +97,13 @@ impl Body {
     #[must_use]
     pub fn paced(mut self, pace: Option<Pace>) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// Holds this place until the body ends.
+    #[must_use]
+    pub fn admitted(mut self, place: Option<Admitted>) -> Self {
+        self.admitted = place;
         self
     }
 

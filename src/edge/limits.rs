@@ -10,13 +10,16 @@
 //! number; bytes by a `pacer` over the same. What is refused is refused before anything costly is done for it; what costs nothing
 //! is not counted: what a CA asks for, `nix-cache-info`, redirects.
 //!
+//! And what all of them together may have in flight (`crowd`).
+//!
 //! The limits can be replaced while they are in force. Those that change begin anew, with whole budgets.
 //!
-//! Out of scope: bounds of everybody together (see [`Limits`]), and what a client is believed to be
+//! Out of scope: the other bounds of everybody together (see [`Limits`]), and what a client is believed to be
 //! ([`believed`](super::believed)).
 
 mod budgets;
 mod client;
+mod crowd;
 mod options;
 mod pacer;
 mod places;
@@ -44,6 +47,8 @@ use super::options::{Bounds, Limits};
 use crate::metrics::{Label as _, LimitMetrics, LimitReached};
 
 pub use client::Client;
+pub use crowd::Admitted;
+use crowd::Crowd;
 pub(super) use options::check_bytes;
 pub use options::{Options, RefuseWith};
 pub use pacer::{PIECE, Pace};
@@ -65,6 +70,7 @@ pub struct Clients(Arc<Shared>);
 struct Shared {
     in_force: ArcSwap<InForce>,
     places: Arc<Places>,
+    crowd: Arc<Crowd>,
     /// Bounds of all clients together, from the start on.
     of_all: Bounds,
     metrics: LimitMetrics,
@@ -108,6 +114,8 @@ pub struct TooMany {
     pub status: StatusCode,
     /// Seconds, 1 to 5.
     pub retry_after: u64,
+    /// What was reached.
+    pub limit: LimitReached,
 }
 
 impl Clients {
@@ -116,13 +124,15 @@ impl Clients {
         let in_force = ArcSwap::from_pointee(InForce::new(limits, None, &metrics));
         let told = LimitReached::ALL.iter().map(|_| Seldom::new()).collect();
         let (places, hasher) = (Arc::default(), RandomState::new());
-        Self(Arc::new(Shared { in_force, places, of_all, metrics, told, hasher }))
+        let crowd = Arc::new(Crowd::new(limits.requests, metrics.in_flight.clone()));
+        Self(Arc::new(Shared { in_force, places, crowd, of_all, metrics, told, hasher }))
     }
 
     /// Puts other limits in force; those that are the same go on with what clients have used.
     pub fn reload(&self, limits: &Limits) {
         let was = self.0.in_force.load_full();
         self.0.in_force.store(Arc::new(InForce::new(limits, Some(&was), &self.0.metrics)));
+        self.0.crowd.bound(limits.requests);
     }
 
     /// Whether it matters to any request who sent it.
@@ -141,6 +151,20 @@ impl Clients {
         Client::Named(self.0.hasher.hash_one((kind, name)))
     }
 
+    /// A place for one more request, to be held until its response has ended.
+    ///
+    /// # Errors
+    /// There are as many as there may be: it is to be refused.
+    pub fn admit(&self) -> Result<Admitted, TooMany> {
+        self.0.crowd.admit().ok_or_else(|| {
+            self.0.metrics.refused.of(LimitReached::InFlight).inc();
+            if let Some(left_out) = self.0.told[LimitReached::InFlight.index()].due() {
+                tracing::warn!(left_out, "more requests at a time than limits.requests: further ones are refused");
+            }
+            TooMany { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: 1, limit: LimitReached::InFlight }
+        })
+    }
+
     /// Counts a request.
     ///
     /// # Errors
@@ -156,7 +180,7 @@ impl Clients {
                 RefuseWith::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             };
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            TooMany { status, retry_after: seconds.clamp(1, LONGEST_RETRY) }
+            TooMany { status, retry_after: seconds.clamp(1, LONGEST_RETRY), limit: LimitReached::Requests }
         })
     }
 

@@ -181,6 +181,10 @@ crate::options! {
         /// has arrived; further ones wait within the 10 seconds that a handshake may take. One client has at most a quarter of them,
         /// or 16.
         pub handshakes: u32 = 256,
+        /// Requests at a time, over all clients and addresses, from their head to the end of their response; at least 2. Further
+        /// ones are refused at once, with 503 and a Retry-After of a second. At most half of them wait for upstreams, so that
+        /// what is here is served meanwhile. It changes on reload.
+        pub requests: u32 = 16_384,
         /// Bytes of responses per second, over all clients and addresses together; at least 64 kB, or 0 B for no limit.
         /// Responses get slower, none is cut. It changes on reload.
         pub bytes: ByteSize = ByteSize(0),
@@ -207,6 +211,9 @@ impl Limits {
         if self.handshakes == 0 {
             mistakes.refuse(&key(at, "handshakes"), &0, "at least 1");
         }
+        if self.requests < 2 {
+            mistakes.refuse(&key(at, "requests"), &self.requests, "at least 2");
+        }
         limits::check_bytes(&key(at, "bytes"), self.bytes, mistakes);
         self.client.check(&key(at, "client"), mistakes);
     }
@@ -216,6 +223,11 @@ impl Limits {
     pub fn bounds(&self, others: u64) -> Bounds {
         let permits = |bound: u64| usize::try_from(bound).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Bounds { connections: permits(self.connections(others)), handshakes: permits(self.handshakes.into()) }
+    }
+
+    /// How many of the requests may wait for upstreams.
+    pub fn waiting(&self) -> u32 {
+        self.requests / 2
     }
 
     fn connections(&self, others: u64) -> u64 {

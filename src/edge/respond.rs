@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use super::body::Body;
 use super::limits::TooMany;
 use super::range::{self, Selected};
-use crate::metrics::Outcome;
+use crate::metrics::{LimitReached, Outcome};
 use crate::proxy::answer::{Answer, Failure, FailureKind, Nar, Object, ObjectBody, Reply};
 use crate::trail;
 
@@ -227,7 +227,10 @@ pub fn denied(asked: Asked<'_>) -> Response<Body> {
 
 /// The response to a client that asks for more than its limit.
 pub fn limited(asked: Asked<'_>, too_many: TooMany) -> Response<Body> {
-    let text = "too many requests of one client: limits.client.requests is reached";
+    let text = match too_many.limit {
+        LimitReached::InFlight => "too many requests at a time: limits.requests is reached",
+        _ => "too many requests of one client: limits.client.requests is reached",
+    };
     let mut response = reason(asked, too_many.status, text);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(too_many.retry_after));
     with_status(response, Outcome::Limited)

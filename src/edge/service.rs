@@ -93,6 +93,10 @@ impl<A: Answers> Service<A> {
     }
 
     async fn respond_within_limits(&self, route: Route, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+        let admitted = match self.clients.as_ref().map(Clients::admit).transpose() {
+            Ok(admitted) => admitted,
+            Err(too_many) => return (Outcome::Limited, respond::limited(asked, too_many)),
+        };
         let client = self.clients.as_ref().filter(|clients| clients.matter_to_requests());
         let client = client.map(|clients| (clients, self.client(clients, peer, asked)));
         if let Some((clients, Some(client))) = client
@@ -107,7 +111,7 @@ impl<A: Answers> Service<A> {
             _ => (Outcome::NotFound, respond::not_found(asked)),
         };
         let pace = client.and_then(|(clients, client)| clients.pace(client));
-        (outcome, response.map(|body| body.paced(pace)))
+        (outcome, response.map(|body| body.paced(pace).admitted(admitted)))
     }
 
     async fn answer(&self, wanted: request::Request, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {

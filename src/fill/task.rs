@@ -24,6 +24,9 @@ use crate::store::ChunkKey;
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let fill = Arc::clone(&registered.fill);
+    let Ok(waits) = fills.inner.waiting.clone().try_acquire_owned() else {
+        return registered.fail(Broken::new(FillFailure::Busy, "too many NARs wait to be fetched; try again"));
+    };
     // What its upstream makes it wait for is waited for without a place that another upstream's NAR could have.
     let Some((_share, turn)) = turns(&plan).await else {
         return registered
@@ -32,6 +35,7 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let Some(_place) = fills.place().await else {
         return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
     };
+    drop(waits);
     // Another fill may have ended between its client's look into the store and the start of this one.
     if let Some(manifest) = fills.inner.store.manifest(fill.blob()).await
         && plan.is_met_by(&manifest)

@@ -121,6 +121,22 @@ async fn filled(fills: &Fills, whole: &[u8], source: &Source) -> Arc<Manifest> {
 }
 
 #[tokio::test]
+async fn fills_that_wait_for_their_turn_are_bounded() {
+    let fills = fills();
+    let others = Arc::clone(&fills.inner.waiting).acquire_many_owned(4096).await.expect("nobody waits yet");
+    let origin = Origin::start(|_| answer("200 OK", body(100))).await;
+    let (whole, source) = (body(100), source(&origin));
+    let one = || fills.start(plan(&whole, Some(100), std::slice::from_ref(&source))).0;
+    let Err(broken) = one().ready().await else { panic!("it found a place") };
+    assert_eq!((broken.reason, origin.asked("/nar/x")), (FillFailure::Busy, 0));
+    drop(others);
+    idle(&fills).await;
+    one().ready().await.expect("there are places again");
+    idle(&fills).await;
+    assert_eq!(fills.inner.waiting.available_permits(), 4096, "who has its turn does not wait");
+}
+
+#[tokio::test]
 async fn a_fill_that_finds_the_nar_stored_gives_it_to_its_readers() {
     let whole = body(CHUNK + 10);
     let served = whole.clone();

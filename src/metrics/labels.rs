@@ -27,7 +27,7 @@ label! {
         BadRequest = "bad-request",
         /// The listener serves only clients that are granted something, and this one is not.
         Denied = "denied",
-        /// The client asks for more than its limit.
+        /// The client asks for more than its limit, or all of them together for more than theirs.
         Limited = "limited",
         /// The client left before there was an answer.
         Abandoned = "abandoned",
@@ -47,7 +47,7 @@ label! {
 }
 
 label! {
-    /// A limit of one client that was reached.
+    /// A limit that was reached: of one client, but for the last.
     pub enum LimitReached as "limit" {
         /// Requests per second.
         Requests = "requests",
@@ -55,12 +55,16 @@ label! {
         OpenConnections = "connections",
         /// New connections per second.
         NewConnections = "new-connections",
+        /// Requests in flight, of all clients.
+        InFlight = "in-flight",
     }
 }
 
 label! {
     /// Why a fill ended without a whole NAR.
     pub enum FillFailure as "reason" {
+        /// Too many others wait for their turn.
+        Busy = "busy",
         /// Every source said that it has it not.
         Gone = "gone",
         /// It could not be asked, and its `when_down` makes a miss of that.

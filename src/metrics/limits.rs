@@ -10,6 +10,8 @@ use super::labels::LimitReached;
 pub struct LimitMetrics {
     /// Requests and connections refused, by the limit that was reached.
     pub refused: CounterBy<LimitReached>,
+    /// Requests whose response has not ended.
+    pub in_flight: IntGauge,
     /// Bytes that were held back for a while.
     pub paced_bytes: IntCounter,
     /// Clients of which something is remembered.
@@ -24,7 +26,12 @@ impl LimitMetrics {
             refused: declare.counter_by(
                 "snowbank_edge_limited_total",
                 "Requests and connections that were refused because their client had used up what limits.client gives to one. \
-                 The log names some of these clients; an office behind one address may need more.",
+                 The log names some of these clients; an office behind one address may need more. in-flight: because there \
+                 were as many requests of all clients as limits.requests.",
+            ),
+            in_flight: declare.gauge(
+                "snowbank_edge_requests_in_flight",
+                "Requests of clients whose response has not ended. At limits.requests further ones are refused with 503.",
             ),
             paced_bytes: declare.counter(
                 "snowbank_edge_paced_bytes_total",

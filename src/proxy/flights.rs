@@ -19,7 +19,7 @@ const MOST: usize = 4096;
 
 /// What clients are told when there is no value.
 pub(super) const NOT_ASKED: &str =
-    "snowbank asks too many things at once, or the question died (see its log); try again";
+    "too many requests wait for upstreams here, or the question died (see snowbank's log); try again";
 
 type Running<K, V> = Arc<Mutex<HashMap<(K, Trail), watch::Receiver<Option<V>>>>>;
 

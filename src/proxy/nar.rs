@@ -20,6 +20,7 @@ use super::options::Verify;
 use super::quarantine::Record;
 use super::request::NarName;
 use super::trust;
+use super::waiting::{AGAIN_IN, CROWDED, Place};
 use crate::fill::{Broken, Fill, FillFailure, Plan, Reader, blob_of, code_of};
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::{Compression, NarInfo};
@@ -92,6 +93,12 @@ impl Nowhere {
 
     pub(super) fn unknown(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Unknown, kind: FailureKind::BadGateway, text: text.into(), sure: true }
+    }
+
+    /// Too many wait already.
+    pub(super) fn crowded(text: impl Into<String>) -> Self {
+        let kind = FailureKind::Unavailable { retry_after: AGAIN_IN };
+        Self { outcome: Outcome::Limited, kind, text: text.into(), sure: true }
     }
 
     /// Whether it is sure that nobody has it.
@@ -187,9 +194,10 @@ impl Pipeline {
                 return self.after(&fill, meant).await;
             }
         }
+        let place = self.place_to_wait()?;
         self.shared.metrics.coalesced.inc();
         // When it fails, its source may have been another upstream than this client's.
-        Ok(self.following(meant, &fill, Outcome::Follower).await.ok())
+        Ok(self.following(meant, &fill, Outcome::Follower, place).await.ok())
     }
 
     /// What there is once a fill is over that holds the same bytes against another claim.
@@ -310,13 +318,15 @@ impl Pipeline {
     }
 
     pub(super) async fn narinfo_for_nar(&self, hash: HashPart) -> Result<(Entry, NarInfo), Nowhere> {
-        match self.find_narinfo(hash).await.0 {
+        let (found, outcome) = self.find_narinfo(hash).await;
+        match found {
             Found::Have(entry) | Found::Stale(entry) => match self.info_of(&entry) {
                 Some(info) => Ok((entry, info)),
                 None => Err(Nowhere::unknown(format!("the narinfo of {hash} that was kept cannot be read"))),
             },
             Found::HaveNot => Err(Nowhere::not_found(self.nobody_has(hash))),
             Found::Refused(why) => Err(Nowhere::refused(why.as_ref())),
+            Found::Unknown(why) if outcome == Outcome::Limited => Err(Nowhere::crowded(why.as_ref())),
             Found::Unknown(why) => Err(Nowhere::unknown(why.as_ref())),
         }
     }
@@ -328,17 +338,29 @@ impl Pipeline {
         nar_answer(Outcome::Hit, Some(size), &meant, Box::new(open))
     }
 
-    async fn following(&self, meant: Meant, fill: &Arc<Fill>, outcome: Outcome) -> Result<Answer, Nowhere> {
+    fn place_to_wait(&self) -> Result<Place, Nowhere> {
+        self.place().ok_or_else(|| Nowhere::crowded(CROWDED))
+    }
+
+    async fn following(
+        &self,
+        meant: Meant,
+        fill: &Arc<Fill>,
+        outcome: Outcome,
+        place: Place,
+    ) -> Result<Answer, Nowhere> {
         let ready = fill.ready().await.map_err(|broken| nowhere(&broken))?;
+        drop(place);
         let (fills, fill, locate) = (self.shared.fills.clone(), Arc::clone(fill), self.locator(meant));
         let open = move |range| into_body(Reader::following(fills, fill, locate, range));
         Ok(nar_answer(outcome, ready.size, &meant, Box::new(open)))
     }
 
     async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
+        let place = self.place_to_wait()?;
         let (fill, started) = self.shared.fills.start(plan);
         let outcome = if started { Outcome::Miss } else { Outcome::Follower };
-        self.following(meant, &fill, outcome).await
+        self.following(meant, &fill, outcome, place).await
     }
 
     /// HEAD of a large NAR that is not here: true to what the upstream has, without fetching it.
@@ -375,6 +397,7 @@ fn nowhere(broken: &Broken) -> Nowhere {
     match broken.reason {
         FillFailure::Gone => Nowhere::not_found(broken.to_string()),
         FillFailure::Down => Nowhere { sure: false, ..Nowhere::not_found(broken.to_string()) },
+        FillFailure::Busy => Nowhere::crowded(broken.to_string()),
         FillFailure::Internal => {
             Nowhere { outcome: Outcome::Internal, kind: FailureKind::Internal, text: broken.to_string(), sure: true }
         }

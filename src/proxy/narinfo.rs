@@ -95,7 +95,7 @@ impl Pipeline {
                 Answer::failed(outcome, FailureKind::NotFound, self.nobody_has(hash))
             }
             Found::Refused(why) => Answer::failed(Outcome::Refused, FailureKind::NotFound, why.as_ref()),
-            Found::Unknown(why) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, why.as_ref()),
+            Found::Unknown(why) => outage::unknown(outcome, why.as_ref()),
         }
     }
 
@@ -119,9 +119,9 @@ impl Pipeline {
         let stale = kept.clone().filter(|entry| !entry.is_gone());
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
-        let asking = self.policy.narinfos.join(hash, ask);
-        let none = || Found::Unknown(NOT_ASKED.into());
-        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking, none).await;
+        let asking = self.waited(self.policy.narinfos.join(hash, ask));
+        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
+        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
             (Found::Have(_), false) => Outcome::Follower,

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, FailureKind, Outcome, Reply};
 use super::policy::Policy;
+use super::waiting::AGAIN_IN;
 use crate::upstream::WhenDown;
 
 /// How long what is kept, and not fresh any more, waits for an answer of the upstreams before it is served all the same.
@@ -34,21 +35,23 @@ fn down_for(policy: &Policy) -> Option<Duration> {
     counting.filter_map(|upstream| upstream.down_for()).min()
 }
 
-/// What `asking` brings (the value, and whether it was asked for this client), else `none`; but what is kept, where there is
-/// something, if a moment brings nothing better: what is asked meanwhile is for the next client.
-pub(super) async fn or_stale<V>(
-    kept: Option<V>,
-    asking: impl Future<Output = (Option<V>, bool)>,
-    none: impl FnOnce() -> V,
-) -> (V, bool) {
-    let Some(kept) = kept else {
-        let (found, asked_here) = asking.await;
-        return (found.unwrap_or_else(none), asked_here);
-    };
+/// What `asking` brings: the value, and whether it was asked for this client. But what is kept, where there is something, if
+/// a moment brings nothing better: what is asked meanwhile is for the next client.
+pub(super) async fn or_stale<V>(kept: Option<V>, asking: impl Future<Output = (Option<V>, bool)>) -> (Option<V>, bool) {
+    let Some(kept) = kept else { return asking.await };
     match timeout(STALE_WAIT, asking).await {
-        Ok((Some(found), asked_here)) => (found, asked_here),
-        Ok((None, _)) | Err(_) => (kept, false),
+        Ok((Some(found), asked_here)) => (Some(found), asked_here),
+        Ok((None, _)) | Err(_) => (Some(kept), false),
     }
+}
+
+/// The answer to who is not told what is asked for: nobody knows, or there was no place to wait for it.
+pub(super) fn unknown(outcome: Outcome, why: &str) -> Answer {
+    let kind = match outcome {
+        Outcome::Limited => FailureKind::Unavailable { retry_after: AGAIN_IN },
+        _ => FailureKind::BadGateway,
+    };
+    Answer::failed(outcome, kind, why)
 }
 
 /// Tells that something kept is served for want of an answer; not for each request where the log has said that an upstream is

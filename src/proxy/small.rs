@@ -74,7 +74,7 @@ impl Pipeline {
                 Err(error) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, error.to_string()),
             },
             Found::HaveNot => not_found(outcome, &path),
-            Found::Unknown(why) => Answer::failed(outcome, FailureKind::BadGateway, why.as_ref()),
+            Found::Unknown(why) => outage::unknown(outcome, why.as_ref()),
         }
     }
 
@@ -98,9 +98,9 @@ impl Pipeline {
         let ask = |publish: Publish<Found>| async move {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
-        let asking = self.policy.smalls.join(path.to_owned(), ask);
-        let none = || Found::Unknown(NOT_ASKED.into());
-        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking, none).await;
+        let asking = self.waited(self.policy.smalls.join(path.to_owned(), ask));
+        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
+        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
             (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,

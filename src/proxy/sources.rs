@@ -187,7 +187,7 @@ impl Pipeline {
 
     /// Finds the sources again when a reader meets a hole.
     pub(super) fn locator(&self, meant: Meant) -> Arc<dyn Locate> {
-        Arc::new(Locator { proxy: self.clone(), meant })
+        Arc::new(Locator { proxy: self.under_way(), meant })
     }
 }
 

@@ -85,11 +85,15 @@ impl Spaces {
             let Some(upstream) = policy.upstreams.first() else { continue };
             let (rank, grant) = (upstream.rank(), access.grant_of(upstream.name()));
             let shared = self.private(upstream)?;
-            found.push(Private { rank, grant, pipeline: Pipeline { shared, policy: Arc::new(policy) } });
+            found.push(Private {
+                rank,
+                grant,
+                pipeline: Pipeline { shared, policy: Arc::new(policy), is_under_way: false },
+            });
         }
         found.sort_by_key(|private| private.rank);
         let before = found.iter().take_while(|private| private.rank < public_rank).count();
-        let public = Pipeline { shared: Arc::clone(&self.public), policy: Arc::new(public) };
+        let public = Pipeline { shared: Arc::clone(&self.public), policy: Arc::new(public), is_under_way: false };
         Ok(InForce { public, private: found, before, access })
     }
 
@@ -100,10 +104,10 @@ impl Spaces {
         if let Some(known) = private.get(&name) {
             return Ok(Arc::clone(known));
         }
-        let Shared { store, fills, metrics } = &*self.public;
+        let Shared { store, fills, waiting, metrics } = &*self.public;
         let store = store.private(&name)?;
-        let (fills, metrics) = (fills.beside(store.clone()), metrics.clone());
-        let shared = Arc::new(Shared { store, fills, metrics });
+        let (fills, waiting, metrics) = (fills.beside(store.clone()), waiting.clone(), metrics.clone());
+        let shared = Arc::new(Shared { store, fills, waiting, metrics });
         private.insert(name, Arc::clone(&shared));
         Ok(shared)
     }

@@ -140,7 +140,7 @@ pub(super) fn proxy(policy: Policy) -> Proxy {
 
 /// The same store under another policy.
 pub(super) fn under(pipeline: &Pipeline, policy: Policy) -> Pipeline {
-    Pipeline { shared: Arc::clone(&pipeline.shared), policy: Arc::new(policy) }
+    Pipeline { shared: Arc::clone(&pipeline.shared), policy: Arc::new(policy), is_under_way: false }
 }
 
 /// A policy for these upstreams that signs with these keys.

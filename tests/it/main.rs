@@ -29,6 +29,7 @@ mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
 mod outage;
+mod overload;
 mod private;
 mod proxies;
 mod ranges;

@@ -54,7 +54,7 @@ async fn who_is_refused_is_told_when_to_come_again() {
     for (refuse_with, status) in [("503", StatusCode::SERVICE_UNAVAILABLE), ("429", StatusCode::TOO_MANY_REQUESTS)] {
         let clients = clients(&format!("[client]\nrequests = 1\nrequest_burst = 1\nrefuse_with = '{refuse_with}'"));
         assert!(clients.request(at(1)).is_ok());
-        assert_eq!(clients.request(at(1)), Err(TooMany { status, retry_after: 1 }));
+        assert_eq!(clients.request(at(1)), Err(TooMany { status, retry_after: 1, limit: LimitReached::Requests }));
         assert_eq!(clients.0.metrics.refused.of(LimitReached::Requests).get(), 1);
         // What it was told is true.
         tokio::time::advance(Duration::from_secs(1)).await;

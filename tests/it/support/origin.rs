@@ -116,6 +116,7 @@ pub struct Reply {
     promise: Option<u64>,
     ranges: bool,
     before_head: Vec<Gate>,
+    away: Duration,
     gates: Vec<(u64, Gate)>,
     cut: Option<(u64, Break)>,
     pieces: Option<(usize, Duration)>,
@@ -133,6 +134,7 @@ impl Reply {
             promise: None,
             ranges: true,
             before_head: Vec::new(),
+            away: Duration::ZERO,
             gates: Vec::new(),
             cut: None,
             pieces: None,
@@ -187,6 +189,12 @@ impl Reply {
         self
     }
 
+    /// As an origin that is so far away: this passes before the status line.
+    pub fn after(mut self, away: Duration) -> Self {
+        self.away = away;
+        self
+    }
+
     /// Stops after `at` bytes of the whole body (its own offsets, also within a range) until the gate opens.
     pub fn gate_at(mut self, at: u64, gate: &Gate) -> Self {
         self.gates.push((at, gate.clone()));
@@ -215,6 +223,9 @@ impl Reply {
     async fn write(&self, request: &Request, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<Option<Break>> {
         for gate in &self.before_head {
             gate.pass().await;
+        }
+        if !self.away.is_zero() {
+            tokio::time::sleep(self.away).await;
         }
         let size = self.body.len() as u64;
         let wanted = if self.ranges { single_range(request.field("range"), size) } else { None };
