@@ -30,6 +30,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub mod clock;
+pub mod file;
 pub mod inherited;
 pub mod options;
 pub mod trail;

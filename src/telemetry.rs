@@ -156,6 +156,21 @@ fn filter(options: &Options) -> EnvFilter {
     EnvFilter::new(format!("foyer=error,{},{ACCESS}={access}", options.level))
 }
 
+/// An error and its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !line.ends_with(&cause_text) {
+            line.push_str(": ");
+            line.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -23,7 +23,6 @@ mod name;
 mod resolver;
 mod self_signed;
 mod server;
-mod stamp;
 #[cfg(test)]
 mod testing;
 mod vault;
@@ -44,7 +43,6 @@ pub use name::Name;
 pub use resolver::Resolver;
 pub use self_signed::{Origin, SelfSigned};
 pub use server::{Acceptor, is_for_challenge};
-pub(crate) use stamp::Stamp;
 
 use crate::clock::UnixSeconds;
 use crate::metrics::CertificateFailure as Reason;

@@ -4,17 +4,14 @@
 //! such a file can let himself in, so it must belong to root or to us, and be written by nobody else. Who reads it learns
 //! nothing of use (see `token`).
 
-use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustix::fs::{Mode, OFlags};
 
 use super::token::{Digest, TokenName};
-use crate::tls::Stamp;
+use crate::file::{self, Stamp};
 
 /// Bytes: some ten thousand tokens.
 const LONGEST: u64 = 1 << 20;
@@ -115,13 +112,7 @@ fn same(some: &[Token], others: &[Token]) -> bool {
 
 /// The file as it was before it was read, and the tokens in it. Nothing is waited for.
 fn read(path: &Path) -> Result<(Stamp, Vec<Token>), String> {
-    const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = File::from(rustix::fs::open(path, READING, Mode::empty()).map_err(|error| unreadable(error.into()))?);
-    let found = file.metadata().map_err(unreadable)?;
-    if !found.is_file() {
-        return Err("this is no file".to_owned());
-    }
+    let (found, text) = file::read_text(path, LONGEST).map_err(|error| format!("cannot be read: {error}"))?;
     let (owner, ours) = (found.uid(), rustix::process::geteuid().as_raw());
     if owner != 0 && owner != ours {
         return Err(format!(
@@ -131,11 +122,6 @@ fn read(path: &Path) -> Result<(Stamp, Vec<Token>), String> {
     if found.mode() & WRITABLE != 0 {
         let mode = found.mode() & 0o7777;
         return Err(format!("users other than its owner can write tokens into it (mode {mode:04o}): `chmod go-w`"));
-    }
-    let mut text = String::new();
-    let length = file.take(LONGEST + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if length as u64 > LONGEST {
-        return Err("it has more than 1 MiB".to_owned());
     }
     parse(&text).map(|tokens| (Stamp::of(&found), tokens))
 }

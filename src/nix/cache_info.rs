@@ -7,6 +7,8 @@
 use super::excerpt::Excerpt;
 use super::store_path::{self, StoreDir};
 
+/// Where a cache has it, below its URL.
+pub const NAME: &str = "nix-cache-info";
 /// The longest text read, in bytes.
 pub const MAX_LEN: usize = 64 * 1024;
 

@@ -9,9 +9,9 @@ use rustls::{ClientConfig, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 
 use super::files::Pair;
-use super::stamp::Stamp;
 use super::{files, provider};
 use crate::clock::UnixSeconds;
+use crate::file::Stamp;
 
 /// A client configuration that trusts the system's roots and the certificates in `ca_file`, and shows `own` to servers that
 /// want to know who asks.

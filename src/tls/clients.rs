@@ -5,10 +5,10 @@
 //!
 //! Out of scope: revocation lists. Take the name out of `client_names`, or let certificates live for hours.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::{fs, mem};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject;
@@ -17,8 +17,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
-use super::stamp::Stamp;
 use super::{Error, Problem, files, provider};
+use crate::file::{self, Stamp};
 use crate::metrics::CertificateFailure;
 
 crate::choice! {
@@ -169,7 +169,7 @@ const WHAT: &str = "list of CA certificates";
 
 /// The file as it was before it was read, and what is in it.
 fn read(path: &Path) -> Result<(Stamp, Vec<u8>), Error> {
-    let read = files::read_file(path).map(|(found, pem)| (Stamp::of(&found), pem));
+    let read = file::read(path, files::LONGEST).map(|(found, mut pem)| (Stamp::of(&found), mem::take(&mut *pem)));
     read.map_err(|source| Error::new(Problem::Unreadable { what: WHAT, source }, path))
 }
 

@@ -3,11 +3,8 @@
 //! A pair is refused when it could not be served: unreadable, not PEM, of two halves that do not belong together, with a
 //! passphrase, or not in force. Each has one line that names the file.
 
-use std::fs;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -15,6 +12,7 @@ use zeroize::Zeroizing;
 use super::certificate::{Certificate, Unfit};
 use super::{Error, Problem};
 use crate::clock::UnixSeconds;
+use crate::file;
 
 crate::options! {
     /// A certificate and its key.
@@ -77,7 +75,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The first private key of a file.
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let text = Zeroizing::new(read(KEY, path)?);
+    let text = read(KEY, path)?;
     // Such a key is a section of its own kind, or has a header in an old kind of section.
     let has = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
     if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
@@ -102,26 +100,14 @@ pub(super) fn in_words(error: &pem::Error) -> String {
     }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    read_file(path).map(|(_, text)| text).map_err(|source| Error::new(Problem::Unreadable { what, source }, path))
+fn read(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    file::read(path, LONGEST)
+        .map(|(_, text)| text)
+        .map_err(|source| Error::new(Problem::Unreadable { what, source }, path))
 }
 
-/// A file as it was before it was read, and what is in it. Nothing is waited for: a pipe or a device is refused.
-pub(super) fn read_file(path: &Path) -> io::Result<(fs::Metadata, Vec<u8>)> {
-    /// Bytes; longer than any chain, key, or list of all CAs of the world.
-    const LONGEST: u64 = 16 << 20;
-    const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-    let file = fs::File::from(rustix::fs::open(path, READING, Mode::empty())?);
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("this is no file, but a directory, a pipe or a device"));
-    }
-    let mut text = Vec::new();
-    match file.take(LONGEST + 1).read_to_end(&mut text)? as u64 {
-        ..=LONGEST => Ok((found, text)),
-        _ => Err(io::Error::other("it has more than 16 MiB")),
-    }
-}
+/// Bytes; longer than any chain, key, or list of all CAs of the world.
+pub(super) const LONGEST: u64 = 16 << 20;
 
 fn malformed(what: &'static str, path: &Path, reason: String) -> Error {
     Error::new(Problem::Malformed { what, reason }, path)

@@ -9,9 +9,9 @@ use std::path::Path;
 use super::certificate::{Certificate, date};
 use super::files::Pair;
 use super::name::Name;
-use super::stamp::Stamp;
 use super::{Error, Problem};
 use crate::clock::UnixSeconds;
+use crate::file::Stamp;
 use crate::metrics::CertificateMetrics;
 
 /// Both files; `None` for one that is not there.

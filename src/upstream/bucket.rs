@@ -35,9 +35,8 @@ use super::transport::{Lane, Transport};
 use super::url::BucketName;
 use super::wire;
 use crate::metrics::UpstreamMetrics;
+use crate::nix::cache_info;
 
-/// What each cache has.
-const CACHE_INFO: &str = "nix-cache-info";
 /// For how long what was said of it counts.
 const PROVEN: Duration = Duration::from_secs(2);
 
@@ -151,7 +150,7 @@ impl Bucket {
         {
             return said.clone();
         }
-        let said = match self.ask(Lane::Meta, CACHE_INFO, None).await? {
+        let said = match self.ask(Lane::Meta, cache_info::NAME, None).await? {
             Told::Given(response) => {
                 wire::read_out(response).await;
                 Ok(())

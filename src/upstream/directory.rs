@@ -28,14 +28,13 @@ use super::error::Cause;
 use super::options::Options;
 use super::pieces::{self, Pieces};
 use crate::metrics::UpstreamMetrics;
+use crate::nix::cache_info;
 use crate::nix::excerpt::Excerpt;
 
 /// Steps at a time that may hang.
 const THREADS: usize = 16;
 /// How much is read in a step.
 const PIECE: u64 = 256 << 10;
-/// What each cache has.
-const CACHE_INFO: &str = "nix-cache-info";
 
 /// See the module.
 #[derive(Debug)]
@@ -133,11 +132,13 @@ fn open(dir: &Path, key: &str) -> Result<Option<Found>, Cause> {
     let root = openat(CWD, dir, path_only, Mode::empty()).map_err(|error| unreachable(&io::Error::from(error)))?;
     match below(&root, key) {
         Ok(file) => found(file.into()).map_err(|error| unreachable(&error)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => match statat(&root, CACHE_INFO, AtFlags::empty()) {
-            Ok(_) => Ok(None),
-            Err(Errno::NOENT) => Err(unreachable(&"there is no nix-cache-info in it; is it mounted, and a cache?")),
-            Err(error) => Err(unreachable(&io::Error::from(error))),
-        },
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            match statat(&root, cache_info::NAME, AtFlags::empty()) {
+                Ok(_) => Ok(None),
+                Err(Errno::NOENT) => Err(unreachable(&"there is no nix-cache-info in it; is it mounted, and a cache?")),
+                Err(error) => Err(unreachable(&io::Error::from(error))),
+            }
+        }
         Err(error @ (Errno::XDEV | Errno::LOOP | Errno::ACCESS)) => {
             let why = match error {
                 Errno::ACCESS => "it may not be read",

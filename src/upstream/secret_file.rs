@@ -5,18 +5,16 @@
 //! may have read a file besides us is warned about, not refused: such files are often readable for a group.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
-use crate::tls::Stamp;
+use crate::file::{self, Stamp};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -156,20 +154,7 @@ struct Read<T> {
 
 fn read<S: Secret>(kind: &S, path: &Path) -> Result<Read<S::Held>, String> {
     let told = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-    // Nonblocking, because a pipe in its place would be waited for.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(|error| told(&error))?;
-    let metadata = file.metadata().map_err(|error| told(&error))?;
-    if !metadata.is_file() {
-        return Err(told(&"this is no regular file"));
-    }
-    // Of its final size from the beginning, so that no copy stays behind when it grows.
-    let room = usize::try_from(metadata.len().min(MOST)).unwrap_or_default() + 1;
-    let mut text = Zeroizing::new(String::with_capacity(room));
-    file.take(MOST + 1).read_to_string(&mut text).map_err(|_| told(&"cannot be read as text"))?;
-    if text.len() as u64 > MOST {
-        return Err(told(&format_args!("longer than {MOST} bytes")));
-    }
+    let (metadata, text) = file::read_text(path, MOST).map_err(|error| told(&error))?;
     let secret = kind.parse(&text).map_err(|why| told(&why))?;
     if let Some(who) = others(&metadata) {
         tracing::warn!("{}: {who}; `chmod 600`, or 640 for a group that is meant to", path.display());

@@ -27,7 +27,7 @@ use super::reach::{Limit, Reach};
 use super::stale::{self, Watch};
 use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
-use crate::trail;
+use crate::{telemetry, trail};
 
 /// Which connections a request takes at the configured address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +221,7 @@ impl Transport {
                 Err(Cause::Header("a Transfer-Encoding other than chunked"))
             }
             Ok(response) => told_by(via, proxy_authorization.is_some(), response),
-            Err(error) => Err(Cause::Connection(wire::chain(&error))),
+            Err(error) => Err(Cause::Connection(telemetry::chain(&error))),
         }
     }
 }

@@ -16,13 +16,14 @@ use tower_service::Service;
 
 use super::dial::Line;
 use super::wire;
+use crate::telemetry;
 
 /// Has the HTTP proxy at the other end of `line` connect to `to` (`host:port`).
 ///
 /// # Errors
 /// Why not, in words that follow the proxy's name.
 pub(super) async fn connect(line: Line, to: &str, authorization: Option<HeaderValue>) -> Result<Line, String> {
-    let broke = |error: hyper::Error| format!("gave no answer to CONNECT: {}", wire::chain(&error));
+    let broke = |error: hyper::Error| format!("gave no answer to CONNECT: {}", telemetry::chain(&error));
     let (mut sender, connection) = http1::handshake(line).await.map_err(broke)?;
     let shown = authorization.is_some();
     let mut request = Request::connect(to).header(header::HOST, to).header(header::USER_AGENT, wire::USER_AGENT);

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 
 use crate::clock::UnixSeconds;
+use crate::telemetry;
 use crate::tls::client_config;
 
 /// For one request and its answer.
@@ -85,9 +86,9 @@ impl Http {
     }
 
     async fn exchange(&self, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Full<Bytes>>, String> {
-        let response = self.pool.request(request).await.map_err(|error| advised(chain(&error)))?;
+        let response = self.pool.request(request).await.map_err(|error| advised(telemetry::chain(&error)))?;
         let (parts, body) = response.into_parts();
-        let body = Limited::new(body, LONGEST).collect().await.map_err(|error| chain(error.as_ref()))?;
+        let body = Limited::new(body, LONGEST).collect().await.map_err(|error| telemetry::chain(error.as_ref()))?;
         Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
     }
 }
@@ -119,15 +120,4 @@ fn advised(why: String) -> String {
         }
         false => why,
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line = format!("{line}: {cause}");
-        source = cause.source();
-    }
-    line
 }

@@ -11,11 +11,11 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCr
 
 use super::connector::Connector;
 use super::profile::Profile;
+use crate::telemetry;
 use crate::upstream::error::Cause;
 use crate::upstream::options::{CredentialsFrom, Options};
 use crate::upstream::secret_file::SecretFile;
 use crate::upstream::url::{BucketName, Place};
-use crate::upstream::wire;
 
 /// See the module.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Keys {
 /// On one line of bounded length: part of it is the text of whoever was asked.
 fn told(error: &object_store::Error) -> String {
     const MOST: usize = 300;
-    wire::chain(error).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect()
+    telemetry::chain(error).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect()
 }
 
 fn load(upstream: String, bucket: &BucketName, path: &Path) -> Result<Keys, String> {

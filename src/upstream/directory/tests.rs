@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::nix::cache_info;
 use crate::options::Table as _;
 use crate::upstream::tests::{nar, small};
 use crate::upstream::{Said, Upstream, UpstreamError};
@@ -19,7 +20,7 @@ fn cache(more: &str) -> Cache {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("a cache");
     std::fs::create_dir_all(root.join("nar")).unwrap();
-    std::fs::write(root.join(CACHE_INFO), "StoreDir: /nix/store\n").unwrap();
+    std::fs::write(root.join(cache_info::NAME), "StoreDir: /nix/store\n").unwrap();
     let url = format!("file://{}/a%20cache", dir.path().display());
     let options = Options::from_toml(&format!("url = '{url}'\nname = 'test'\ntrust = 'origin'\n{more}")).unwrap();
     Cache { dir, upstream: Upstream::new(options, 10, Metrics::default().upstream("test")).unwrap() }
@@ -71,7 +72,7 @@ async fn r18_what_is_not_there_is_have_not_only_in_a_cache() {
     for name in ["x.narinfo", "log/x", "nar", "nix-cache-info/x", &"x".repeat(300)] {
         assert_eq!(small(&cache.upstream, name).await, "have not", "{name}");
     }
-    std::fs::remove_file(cache.root().join(CACHE_INFO)).unwrap();
+    std::fs::remove_file(cache.root().join(cache_info::NAME)).unwrap();
     let said = small(&cache.upstream, "x.narinfo").await;
     assert!(said.starts_with("upstream test could not be asked: /") && said.contains("is it mounted"), "{said}");
     std::fs::rename(cache.root(), cache.dir.path().join("gone")).unwrap();
@@ -109,7 +110,7 @@ fn r14_without_the_kernels_help_no_link_is_followed() {
     let root = openat(CWD, cache.root(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let opened = |key: &str| step_by_step(&root, key, OFlags::RDONLY).map(|_| ());
     assert_eq!(opened("nar/x"), Ok(()));
-    assert_eq!(opened(CACHE_INFO), Ok(()));
+    assert_eq!(opened(cache_info::NAME), Ok(()));
     assert_eq!(opened("nar/y"), Err(Errno::NOENT));
     assert_eq!(opened("link/x"), Err(Errno::LOOP), "not as one that is not there");
     assert_eq!(opened("nix-cache-info/x"), Err(Errno::NOTDIR));

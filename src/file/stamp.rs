@@ -7,7 +7,7 @@ use crate::clock::UnixSeconds;
 
 /// By what a changed file is known. A link is followed, so that one that is swapped is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -17,14 +17,15 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn of(found: &fs::Metadata) -> Self {
+    /// Of a file that was looked at.
+    pub fn of(found: &fs::Metadata) -> Self {
         let modified = (found.mtime(), found.mtime_nsec());
         let changed = (found.ctime(), found.ctime_nsec());
         Self { device: found.dev(), inode: found.ino(), size: found.size(), modified, changed }
     }
 
     /// Itself, unless the file is so new that it may be written once more under the same time.
-    pub(crate) fn settled(self) -> Option<Self> {
+    pub fn settled(self) -> Option<Self> {
         /// Seconds.
         const GRAIN: u64 = 2;
         let now = UnixSeconds::now().0;
