@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::inherited::{NotAName, SocketName};
+use crate::metrics::openmetrics;
 
 crate::options! {
     /// Metrics and health, apart from what clients see.
@@ -107,10 +108,10 @@ impl Admin {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The page at `path`.
-    pub fn page(&self, path: &str) -> Page {
+    /// The page at `path`, for who takes what `accept` says.
+    pub fn page(&self, path: &str, accept: &str) -> Page {
         match path {
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(accept),
             "/healthz" => Page::text(200, "ok\n"),
             "/readyz" if self.is_draining() => Page::text(503, "draining\n"),
             "/readyz" => Page::text(200, "ready\n"),
@@ -121,9 +122,14 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> Page {
+    fn metrics(&self, accept: &str) -> Page {
+        let families = self.registry.gather();
+        if openmetrics::is_wanted(accept) {
+            let body = openmetrics::page(&families).into_bytes();
+            return Page { status: 200, content_type: openmetrics::CONTENT_TYPE, body };
+        }
         let mut body = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
+        match TextEncoder::new().encode(&families, &mut body) {
             Ok(()) => Page { status: 200, content_type: "text/plain; version=0.0.4", body },
             Err(error) => Page::text(500, &format!("metrics: {error}\n")),
         }
@@ -149,9 +155,9 @@ mod tests {
     #[test]
     fn readiness_ends_with_the_drain_and_health_does_not() {
         let admin = Admin::new(Registry::new());
-        assert_eq!((admin.page("/readyz").status, admin.page("/healthz").status), (200, 200));
+        assert_eq!((admin.page("/readyz", "").status, admin.page("/healthz", "").status), (200, 200));
         admin.drain();
-        assert_eq!((admin.page("/readyz").status, admin.page("/healthz").status), (503, 200));
-        assert_eq!(admin.page("/").status, 404);
+        assert_eq!((admin.page("/readyz", "").status, admin.page("/healthz", "").status), (503, 200));
+        assert_eq!(admin.page("/", "").status, 404);
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustls::server::ResolvesServerCert;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -75,6 +76,7 @@ pub async fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log
     // Before the addresses are told: who was told one may already ask for the end.
     let signals = Signals::new().context("signals cannot be handled")?;
     let app = App::build(config, inherited)?;
+    app.metrics.watch(&Handle::current());
     log.count_dropped_in(app.metrics.log_dropped.clone());
     app.announce();
     app.serve(signals, Arc::new(origin)).await

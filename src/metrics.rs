@@ -10,16 +10,19 @@ mod certificates;
 mod declare;
 mod labels;
 mod limits;
+pub mod openmetrics;
+mod running;
 
 pub use certificates::{CertificateMetrics, NameGauges};
 pub use declare::{CounterBy, CounterByTwo, Declare, Label};
 pub use labels::{
     AccessDecision, CertificateFailure, ConnectionEnd, FillFailure, Left, LimitReached, Outcome, Place, Refusal,
-    ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier,
+    ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier, TlsSession, TlsVersion,
 };
 pub use limits::LimitMetrics;
 use mixtrics::registry::prometheus_0_14::PrometheusMetricsRegistry;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use tokio::runtime::Handle;
 
 /// The registry and every room's group of handles.
 #[derive(Debug, Clone)]
@@ -46,6 +49,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Tells of the process and of this runtime too; to be asked for once.
+    pub fn watch(&self, runtime: &Handle) {
+        running::declare(&Declare(&self.registry), runtime);
+    }
+
     /// The group of the upstream called `name`; names come from the configuration.
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         self.upstreams.of(name)
@@ -78,6 +86,8 @@ impl Default for Metrics {
 pub struct ProxyMetrics {
     /// Clients that joined a running fill.
     pub coalesced: IntCounter,
+    /// NARs that were found out not to be what their narinfo says, and are held back since.
+    pub quarantined: IntCounter,
     /// Questions that the next group was asked too before one was done.
     pub hedges: IntCounter,
     /// Clients that wait for upstreams now.
@@ -92,6 +102,10 @@ impl ProxyMetrics {
             coalesced: declare.counter(
                 "snowbank_proxy_coalesced_total",
                 "Requests for a NAR that was being fetched already, and that were served from that fetch.",
+            ),
+            quarantined: declare.counter(
+                "snowbank_proxy_quarantined_total",
+                "How often NARs were found not to be what their narinfo says; they are not served since. Never ordinary; snowbank_upstream_refused_total tells whose they were and why, the log which.",
             ),
             hedges: declare.counter(
                 "snowbank_proxy_hedges_total",
@@ -338,6 +352,10 @@ pub struct EdgeMetrics {
     pub connections_open: IntGauge,
     /// Connections by how they ended.
     pub connections: CounterBy<ConnectionEnd>,
+    /// TLS sessions that came about.
+    pub sessions: CounterByTwo<TlsVersion, TlsSession>,
+    /// How long their handshakes took.
+    pub handshake: Histogram,
     /// Accepts that failed.
     pub accept_errors: IntCounter,
     /// Panics caught.
@@ -368,6 +386,18 @@ impl EdgeMetrics {
             connections: declare.counter_by(
                 "snowbank_edge_connections_total",
                 "Client connections by how they ended. Many of handshake: clients that do not trust the certificate, or no TLS clients at all.",
+            ),
+            sessions: declare.counter_by_two(
+                "snowbank_edge_tls_sessions_total",
+                "TLS sessions that came about, by version, and by whether the client went on from an earlier one (resumed), \
+                 which costs a tenth. What did not come about is in snowbank_edge_connections_total.",
+            ),
+            handshake: declare.seconds(
+                "snowbank_edge_handshake_seconds",
+                "Time for a TLS handshake, the way to the client and waiting for others included. Long for everybody: \
+                 limits.handshakes is reached, or there is too little processor.",
+                // 1 ms to 4 s
+                &[0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0],
             ),
             accept_errors: declare.counter(
                 "snowbank_edge_accept_errors_total",
@@ -405,6 +435,8 @@ pub struct StoreMetrics {
     pub disk_failures: IntCounter,
     /// Bytes of disk the store has allocated.
     pub disk_bytes: IntGauge,
+    /// Bytes of memory that a tier may take.
+    pub memory_capacity: IntGaugeVec,
     /// Chunks on disk that were not those of their manifest.
     pub wrong_chunks: IntCounter,
     /// foyer's own metrics, in the same registry under their own names.
@@ -456,6 +488,12 @@ impl StoreMetrics {
                 "Times the disk tier did not open or was taken out because it lost writes; each first one is logged.",
             ),
             disk_bytes: declare.gauge("snowbank_store_disk_bytes", "Bytes of disk allocated, used or not."),
+            memory_capacity: declare.gauges(
+                "snowbank_store_memory_capacity_bytes",
+                "Bytes of memory that each tier may take (nar: chunks of NARs, meta: manifests and small objects); what they \
+                 take is in foyer_memory_usage.",
+                &[StoreTier::NAME],
+            ),
             wrong_chunks: declare.counter(
                 "snowbank_store_wrong_chunks_total",
                 "Chunks read from disk that were not the ones their manifest means; they were fetched again. A few after \

@@ -60,7 +60,7 @@ pub use self::open::OpenError;
 pub use self::peek::Peeked;
 use self::space::{Secret, Space};
 pub use self::walk::{Kept, Walk, Walked};
-use crate::metrics::{Place, Refusal, StoreMetrics, StoreTier};
+use crate::metrics::{Label as _, Place, Refusal, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, Period, key};
 
 crate::options! {
@@ -147,6 +147,10 @@ impl Store {
             .with_weighter(|_, chunk: &Bytes| chunk.len() + MEMORY_OVERHEAD)
             .with_metrics_registry(Box::new(metrics.foyer.clone()))
             .build();
+        for (tier, bytes) in [(StoreTier::Nar, memory - for_meta), (StoreTier::Meta, for_meta)] {
+            let capacity = metrics.memory_capacity.with_label_values(&[tier.text()]);
+            capacity.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         let closed = CancellationToken::new();
         let inner = Arc::new(Inner {
             options: options.clone(),

@@ -138,7 +138,8 @@ impl edge::Handler for Pages {
                 if let Some(certificates) = &self.certificates {
                     certificates.measure();
                 }
-                page(self.admin.page(path))
+                let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                page(self.admin.page(path, accept.unwrap_or_default()))
             }
         }
     }

@@ -41,7 +41,7 @@ use super::body::{Body, H2_SLICE};
 use super::cork::cork;
 use super::handshake::{Permits, part, shake};
 use super::limits::{Clients, Seat};
-use crate::metrics::{ConnectionEnd, EdgeMetrics};
+use crate::metrics::{ConnectionEnd, EdgeMetrics, TlsSession, TlsVersion};
 use crate::tls::{self, Acceptor};
 
 /// Time for a whole HTTP/1.1 request head (R22). hyper starts it when it begins to wait for one, so it also ends idle
@@ -125,6 +125,7 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         shared.drain.cancelled().await;
         let _ = tokio::time::timeout(SHAKING, shared.abort.cancelled()).await;
     };
+    let begun = Instant::now();
     let shaken = tokio::select! {
         shaken = shake(io, acceptor, permits) => shaken,
         () = parting => return ConnectionEnd::Closed,
@@ -140,6 +141,9 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
             return ConnectionEnd::Handshake;
         }
     };
+    shared.metrics.handshake.observe(begun.elapsed().as_secs_f64());
+    let (version, session) = session_of(stream.get_ref().1);
+    shared.metrics.sessions.of(version, session).inc();
     let peer = match acceptor.asks_for_certificates() {
         true => Peer { certificate: tls::shown_names(stream.get_ref().1).into(), ..peer },
         false => peer,
@@ -196,6 +200,19 @@ async fn serve_http2<H: Handler>(
         .keep_alive_timeout(H2_PING_LIMIT)
         .serve_connection(TokioIo::new(corked), service);
     drive(shared, connection, move |cx| uncork.poll(cx), &peer, &activity).await
+}
+
+/// What is counted of a TLS session.
+fn session_of(tls: &rustls::ServerConnection) -> (TlsVersion, TlsSession) {
+    let version = match tls.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+        _ => TlsVersion::Tls13,
+    };
+    let session = match tls.handshake_kind() {
+        Some(rustls::HandshakeKind::Resumed) => TlsSession::Resumed,
+        _ => TlsSession::New,
+    };
+    (version, session)
 }
 
 /// Answers one request, whatever the handler does (R35).

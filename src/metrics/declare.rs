@@ -84,6 +84,10 @@ impl Declare<'_> {
         self.0.register(Box::new(collector.clone())).expect("each metric is declared once");
         collector
     }
+    /// Metrics that are read when they are asked for.
+    pub fn collector(&self, collector: impl Collector + 'static) {
+        self.0.register(Box::new(collector)).expect("each metric is declared once");
+    }
     /// A counter.
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::new(name, help).expect("metric names are valid"))

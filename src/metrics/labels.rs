@@ -203,6 +203,26 @@ label! {
 }
 
 label! {
+    /// The version of TLS that a client and we agreed on.
+    pub enum TlsVersion as "version" {
+        /// TLS 1.3
+        Tls13 = "1.3",
+        /// TLS 1.2
+        Tls12 = "1.2",
+    }
+}
+
+label! {
+    /// Whether a TLS session goes on from an earlier one.
+    pub enum TlsSession as "session" {
+        /// It begins anew.
+        New = "new",
+        /// It goes on.
+        Resumed = "resumed",
+    }
+}
+
+label! {
     /// Where a read of the store was answered from.
     pub enum Place as "place" {
         /// The memory tier.

@@ -178,8 +178,13 @@ impl Pipeline {
         let record = Record::new(Kind::Absent, upstream.name(), claimed, false, text.to_owned());
         let meant = Meant::by(info);
         let record = record.after(self.quarantined(&meant).await);
-        self.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
+        self.put_record(&meant, &record).await;
         self.drop_entry(narinfo_key(hash));
+    }
+
+    async fn put_record(&self, meant: &Meant, record: &Record) {
+        self.shared.metrics.quarantined.inc();
+        self.shared.store.put_entry(quarantine_key(meant), record.encode()).await;
     }
 
     /// The record of these bytes, while it stands.
@@ -258,7 +263,7 @@ impl Pipeline {
         let claimed = (claim.nar_hash, claim.nar_size);
         let record = Record::new(Kind::Wrong, "unknown", claimed, true, format!("{refusal}: {broken}"));
         let record = record.after(self.quarantined(meant).await);
-        self.shared.store.put_entry(quarantine_key(meant), record.encode()).await;
+        self.put_record(meant, &record).await;
         record.upstream
     }
 
@@ -307,8 +312,8 @@ impl Judge for Verdicts {
             let claimed = (claim.nar_hash, claim.nar_size);
             let record = Record::new(kind, upstream.name(), claimed, left, format!("{refusal}: {broken}"));
             let record = record.after(pipeline.quarantined(&meant).await);
+            pipeline.put_record(&meant, &record).await;
             let store = &pipeline.shared.store;
-            store.put_entry(quarantine_key(&meant), record.encode()).await;
             // What is wrong is so under every policy; what somebody else claims of the same bytes is another matter.
             let kept = store.entry(narinfo_key(hash)).await.and_then(|bytes| Entry::decode(&bytes));
             if kept.and_then(|entry| pipeline.info_of(&entry)).is_some_and(|info| {
