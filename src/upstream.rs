@@ -16,6 +16,7 @@ mod encoding;
 mod error;
 mod health;
 mod hop;
+mod line;
 mod names;
 mod netrc;
 pub mod options;

@@ -17,9 +17,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::dial::NOT_THERE;
 use super::names::Names;
-use super::reach::Limit;
+use super::reach::{Limit, NOT_THERE};
 
 /// How long an address is waited for before the next one is tried too (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);

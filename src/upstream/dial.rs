@@ -9,16 +9,14 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::Empty;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
@@ -27,11 +25,11 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::connect::Tcp;
+use super::line::Line;
 use super::names::Names;
 use super::options::Options;
 use super::proxy::{self, Routes, Speaks, Via};
-use super::reach::{Limit, Reach};
-use super::stale::Heard;
+use super::reach::{Limit, NOT_THERE, Reach};
 use super::tunnel;
 
 /// Idle connections kept to an upstream: as many as it may be asked over.
@@ -238,73 +236,4 @@ fn port(uri: &Uri) -> Option<u16> {
         "http" => Some(80),
         _ => None,
     })
-}
-
-/// What is said of a redirect to an address that the upstream may not lead to.
-pub(super) const NOT_THERE: &str =
-    "its address is of this machine or of an internal network, where the upstream is not";
-
-trait Stream: Read + Write + Send + Unpin {}
-impl<S: Read + Write + Send + Unpin> Stream for S {}
-
-/// A connection, over which requests to an upstream can be sent.
-pub(super) struct Line {
-    stream: Box<dyn Stream>,
-    heard: Heard,
-    /// How the upstream is reached, as far as that is known.
-    reach: Reach,
-    /// Whether a proxy reads the requests.
-    is_forwarded: bool,
-}
-
-impl Line {
-    fn new(stream: impl Stream + 'static, reach: Reach) -> Self {
-        Self { stream: Box::new(stream), heard: Heard::new(), reach, is_forwarded: false }
-    }
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Line")
-    }
-}
-
-impl Connection for Line {
-    fn connected(&self) -> Connected {
-        Connected::new().proxy(self.is_forwarded).extra(self.reach).extra(self.heard.clone())
-    }
-}
-
-impl Read for Line {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.stream).poll_read(context, into));
-        self.heard.now();
-        Poll::Ready(read)
-    }
-}
-
-impl Write for Line {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
 }

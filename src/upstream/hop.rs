@@ -9,8 +9,7 @@ use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
-use super::dial::NOT_THERE;
-use super::reach::Limit;
+use super::reach::{Limit, NOT_THERE};
 use crate::nix::excerpt::Excerpt;
 
 /// How many redirects one request may take.

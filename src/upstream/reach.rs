@@ -12,6 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+/// What is said of a redirect to an address that the upstream may not lead to.
+pub(super) const NOT_THERE: &str =
+    "its address is of this machine or of an internal network, where the upstream is not";
+
 /// From where an address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

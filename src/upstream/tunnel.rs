@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::client::legacy::connect::proxy::SocksV5;
 use tower_service::Service;
 
-use super::dial::Line;
+use super::line::Line;
 use super::wire;
 use crate::telemetry;
 

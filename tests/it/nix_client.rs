@@ -4,7 +4,7 @@ use crate::support::cache::Key;
 use crate::support::fixture::fixture;
 use crate::support::nix::Machine;
 use crate::support::nix_serve::NixServe;
-use crate::support::origin::Origin;
+use crate::support::origin::{Origin, Reply};
 use crate::support::snowbank::{Setup, Snowbank};
 use crate::support::static_cache;
 use std::path::Path;
@@ -192,6 +192,27 @@ fn nix_copy_takes_the_odd_ones_too() {
     machine.verify_all();
     // Signatures came along.
     machine.ok(&["nix", "store", "verify", "--all", "--no-contents"]);
+}
+
+#[test]
+fn a_client_takes_the_cache_that_has_the_better_priority_for_its_network() {
+    let fixture = fixture();
+    for (for_it, for_others, is_taken) in [(10, 90, true), (90, 10, false)] {
+        let (origin, other) = (static_cache::serve(&fixture.cache("xz")), static_cache::serve(&fixture.cache("xz")));
+        other.serve("/nix-cache-info", Reply::bytes("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 50\n"));
+        let cache = format!("[cache]\npriority = {for_others}\n[[cache.priority_for]]\nnetworks = ['127.0.0.0/8']\n");
+        let cache = format!("{cache}priority = {for_it}");
+        let snowbank = Setup::in_front_of(&origin, fixture.key()).also(&cache).start();
+        let machine = Machine::new(&[&fixture.key().public()]);
+        // The better one comes last.
+        let both = match is_taken {
+            true => format!("{} {}", other.url(), snowbank.http_url()),
+            false => format!("{} {}", snowbank.http_url(), other.url()),
+        };
+        machine.substitute("hello", &both, None);
+        let nars = |of: &Origin| of.requests().iter().filter(|request| request.target.starts_with("/nar/")).count();
+        assert_eq!((nars(&origin) > 0, nars(&other) > 0), (is_taken, !is_taken), "priority {for_it} beside 50");
+    }
 }
 
 #[test]
