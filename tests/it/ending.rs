@@ -1,10 +1,10 @@
 //! The end, step by step (R34), and a log that nobody reads.
 
-use crate::support::PATIENCE;
 use crate::support::cache::{Key, Object};
 use crate::support::client::{End, Target};
 use crate::support::origin::{Gate, Origin, Reply};
 use crate::support::snowbank::{Setup, Snowbank};
+use crate::support::{PATIENCE, within};
 use std::io::{BufRead as _, BufReader};
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,14 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
     futures_util::future::join_all(asking).await;
     println!("{REQUESTS} requests in {:?} with a log that nobody reads", begun.elapsed());
     let id = rustix::process::Pid::from_raw(i32::try_from(program.id()).expect("an id")).expect("an id");
-    let reading = std::thread::spawn(move || BufReader::new(reader).lines().map_while(Result::ok).collect::<Vec<_>>());
+    let (read, mut catching_up) = tokio::sync::watch::channel(0);
+    let reading = std::thread::spawn(move || {
+        let lines = BufReader::new(reader).lines().map_while(Result::ok);
+        lines.inspect(|line| read.send_modify(|bytes| *bytes += line.len())).collect::<Vec<_>>()
+    });
+    // Half of the queue is free then: whoever reads is not behind when the end is told.
+    let caught_up = catching_up.wait_for(|bytes| *bytes > 512 << 10);
+    within("somebody to read the log", caught_up).await.expect("a reader");
     rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
     let status = tokio::task::spawn_blocking(move || program.wait()).await.expect("a thread").expect("its end");
     assert_eq!(status.code(), Some(0), "{status}");
