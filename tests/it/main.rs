@@ -22,6 +22,7 @@ mod hostile_h2;
 mod keys;
 mod liars;
 mod limits;
+mod load;
 mod mutants;
 mod nar_fill;
 mod narinfo;

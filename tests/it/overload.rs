@@ -205,7 +205,7 @@ async fn crowd(client: &Target, clients: usize, first: usize, lasting: Duration)
 /// Its times are held against bounds only where a run is for that: `SNOWBANK_LOAD=full`, with a release build.
 #[tokio::test]
 async fn three_times_as_many_clients_as_there_is_room_for_get_as_much_done() {
-    let full = std::env::var_os("SNOWBANK_LOAD").is_some_and(|form| form == "full");
+    let full = crate::load::is_full();
     let lasting = if full { Duration::from_secs(10) } else { Duration::from_secs(1) };
     let (origin, snowbank) = start(&[], "");
     // An upstream 40 ms away.
