@@ -32,4 +32,5 @@ pub mod telemetry;
 pub mod clock;
 pub mod inherited;
 pub mod options;
+pub mod trace;
 pub mod trail;

@@ -9,6 +9,7 @@
 //! Out of scope: metrics (see `metrics`) and traces.
 
 mod queue;
+mod share;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
@@ -19,6 +20,7 @@ use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
 use self::queue::Queue;
+pub use self::share::Share;
 
 /// The target of the access log's events.
 pub const ACCESS: &str = "access";
@@ -75,8 +77,16 @@ crate::options! {
         pub level: Level = Level::default(),
         /// `text` for people, `json` for collectors: one object per line.
         pub format: Format = Format::Text,
-        /// Whether each request is logged in one line, whatever `level` says.
+        /// Whether each request is logged in one line, whatever `level` says, when its response has ended.
         pub access: bool = true,
+        /// The share of such lines that is written for what was answered from here and came to its end (hits, and what is
+        /// remembered as missing): 1 for all, 0 for none. Whatever else happened to a request always has its line.
+        pub sample_hits: Share = Share::ALL,
+        /// Whether the trace that a request belongs to (`traceparent`, W3C Trace Context) is taken over and sent on to the
+        /// upstreams that are asked for it. Of what a client sends nothing goes on but the trace's id and its sampled flag.
+        pub traceparent: bool = true,
+        /// Whether responses say in `Server-Timing` how long they took to begin.
+        pub server_timing: bool = false,
     }
 }
 
