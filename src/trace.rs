@@ -115,8 +115,8 @@ fn unique() -> u64 {
 }
 
 /// Runs `future` as a part of this trace.
-pub async fn scope<F: Future>(trace: Option<Trace>, future: F) -> F::Output {
-    HERE.scope(trace, future).await
+pub fn scope<F: Future>(trace: Option<Trace>, future: F) -> impl Future<Output = F::Output> {
+    HERE.scope(trace, future)
 }
 
 /// The trace of the request that is being answered, where upstreams may be told it.

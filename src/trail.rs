@@ -55,8 +55,8 @@ impl Trail {
     }
 
     /// Runs `future` on this trail.
-    pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        HERE.scope(self, future).await
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        HERE.scope(self, future)
     }
 }
 
