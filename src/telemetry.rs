@@ -8,6 +8,7 @@
 //!
 //! Out of scope: metrics (see `metrics`) and traces.
 
+mod line;
 mod queue;
 mod share;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
+use self::line::Lines;
 use self::queue::Queue;
 pub use self::share::Share;
 
@@ -134,15 +136,17 @@ pub fn init(options: &Options) -> Result<Log, InitError> {
     queue.write_to(std::io::stderr()).map_err(InitError::Thread)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(options))
-        .with_writer({
-            let queue = queue.clone();
-            move || queue.clone()
-        })
+        .with_writer(queue.clone())
         // It would report lines it cannot write with `eprintln!`, which panics when stderr itself cannot be written.
         .log_internal_errors(false);
     match options.format {
-        Format::Text => lines.with_ansi(colour).finish().try_init(),
-        Format::Json => lines.json().flatten_event(true).finish().try_init(),
+        Format::Text => {
+            lines.with_ansi(colour).map_event_format(|rest| Lines { json: false, rest }).finish().try_init()
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true);
+            lines.map_event_format(|rest| Lines { json: true, rest }).finish().try_init()
+        }
     }
     .map_err(|_| InitError::Started)?;
     // The usual one writes to stderr itself, and would wait there for ever.

@@ -17,8 +17,8 @@ use tracing::field::display;
 use super::address::{ClientAddress, Peer};
 use super::body::BodyError;
 use super::route::Route;
-use crate::metrics::{EdgeMetrics, Outcome, ResponseEnd, Route as Label};
-use crate::proxy::answer::Provenance;
+use crate::metrics::{EdgeMetrics, Label as _, Outcome, ResponseEnd, Route as Label};
+use crate::proxy::answer::{Place, Provenance};
 use crate::proxy::request::Request;
 use crate::telemetry::{self, ACCESS};
 use crate::trace::Trace;
@@ -159,7 +159,8 @@ impl Entry {
             self.book.metrics.panics.inc();
         }
         let path = self.key.as_ref().map(Shortened).map(display);
-        tracing::warn!(route = %self.route, path, trace = %format_args!("{:032x}", self.trace.id), %error, "response broken off");
+        let trace = self.trace.id_text(&mut [0; 32]).to_owned();
+        tracing::warn!(route = %self.route, path, trace, %error, "response broken off");
     }
 
     /// Whether the line is left out because it is one of many like it. Our own span's id decides: nobody else chooses it.
@@ -174,18 +175,18 @@ impl Entry {
             target: ACCESS,
             client = %ClientAddress(line.client),
             name = line.name.as_ref().map(display),
-            method = %line.method,
-            route = %self.route,
+            method = line.method,
+            route = self.route.text(),
             path = self.key.as_ref().map(Shortened).map(display),
-            outcome = %outcome,
+            outcome = outcome.text(),
             status,
-            upstream = self.provenance.upstream().map(display),
-            tier = self.provenance.tier().map(display),
+            upstream = self.provenance.upstream().as_deref(),
+            tier = self.provenance.tier().map(Place::text),
             bytes = self.bytes,
             first_byte = seconds(self.first_byte.unwrap_or(total)),
             total = seconds(total),
-            ended = %self.end,
-            trace = %format_args!("{:032x}", self.trace.id),
+            ended = self.end.text(),
+            trace = self.trace.id_text(&mut [0; 32]),
         );
     }
 }
