@@ -30,6 +30,7 @@ mod verify;
 mod witness;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -294,17 +295,16 @@ impl Fills {
         (fill, true)
     }
 
-    /// Joins a fill that will bring chunk `index`, or starts one for it and the holes behind it, up to chunk `last`, as part of
-    /// `trace`.
+    /// Joins a fill that will bring the first of these chunks, or starts one for it and the holes behind it, as part of `trace`.
     fn refill(
         &self,
         manifest: &Arc<Manifest>,
         blob: BlobId,
-        index: u32,
-        last: u32,
+        chunks: RangeInclusive<u32>,
         locate: &Arc<dyn Locate>,
         trace: Option<Trace>,
     ) -> Arc<Fill> {
+        let (index, last) = chunks.into_inner();
         let mut running = self.lock();
         let holes = running.holes.entry(blob).or_default();
         if let Some(fill) = holes.iter().find(|fill| fill.will_bring(index)) {

@@ -217,7 +217,7 @@ impl Reader {
         let end = self.end.unwrap_or(manifest.size).clamp(1, manifest.size);
         let (last, _) = split(end - 1);
         for _ in 0..REFILLS {
-            let fill = self.fills.refill(manifest, self.blob, index, last, &self.locate, self.witness.trace());
+            let fill = self.fills.refill(manifest, self.blob, index..=last, &self.locate, self.witness.trace());
             let mut changed = fill.subscribe();
             let begins = u64::from(index) * CHUNK as u64;
             loop {

@@ -217,6 +217,8 @@ async fn the_tier_and_the_upstream_are_those_of_the_bytes() {
     let setup = Setup::new()
         .upstream_with(&first.url(), &format!("name = \"first\"\n{keys}"))
         .upstream_with(&second.url(), &format!("name = \"second\"\n{keys}"))
+        // The scrubber would bring it into memory.
+        .store("disk = \"256 MiB\"\nmemory = \"64 MiB\"\nscrub = \"0 s\"")
         .also(JSON);
     let snowbank = setup.start();
     snowbank.wait_for_disk();
