@@ -91,7 +91,7 @@ impl Line {
             digits[at] = b'0' + (number % 10).to_le_bytes()[0];
             number /= 10;
         }
-        self.text.extend(digits[at..].iter().copied().map(char::from));
+        self.text.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
     }
 
     /// What `write` writes, as one word or one string.
@@ -139,8 +139,9 @@ struct Escaped<'a>(&'a mut String);
 
 impl fmt::Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let is_plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if text.bytes().all(is_plain) {
+        // Without an early end, so that several bytes are looked at in one step.
+        let is_odd = |b: u8| !matches!(b, b'!'..=b'~') | (b == b'"') | (b == b'\\');
+        if !text.bytes().fold(false, |odd, b| odd | is_odd(b)) {
             self.0.push_str(text);
             return Ok(());
         }
