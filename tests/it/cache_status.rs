@@ -7,6 +7,8 @@ use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::trust::eventually;
 
 const MB: usize = 1_000_000;
+/// Method, target, further fields, status, and what is told.
+type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
 const MISSING: &str = "/00000000000000000000000000000000.narinfo";
 
 #[track_caller]
@@ -44,7 +46,7 @@ async fn each_way_of_answering_has_its_words() {
     origin.serve(&format!("/log/{}.drv", object.base_name), Reply::bytes(vec![b'x'; 2 * MB]));
     let ranged = [("Range", "bytes=0-9")];
     let same = [("If-None-Match", etag.as_str())];
-    let table: [(&str, &str, &[(&str, &str)], u16, &str); 24] = [
+    let table: [Row<'_>; 24] = [
         ("GET", "/nix-cache-info", &[], 200, "snowbank; detail=local"),
         ("HEAD", "/nix-cache-info", &[], 200, "snowbank; detail=local"),
         ("GET", &narinfo, &[], 200, "snowbank; fwd=uri-miss; stored; detail=miss; ttl=+"),
