@@ -1,8 +1,8 @@
 //! How one event is written.
 //!
-//! Lines of the access log are written here, because there are as many as requests: tracing-subscriber's own way takes a third
-//! of what a narinfo from memory costs. They look the same, except that their numbers are. All other events, and every event on
-//! a terminal with colours, are left to it.
+//! Lines of the access log are written here, because there are as many as requests: by tracing-subscriber's own way, with a wake
+//! of the thread that writes for each of them, they doubled what a narinfo from memory costs (9 us on top of 10). They look the
+//! same, except that times have six digits. All other events, and every event on a terminal with colours, are left to it.
 
 use std::cell::RefCell;
 use std::fmt::{self, Debug, Write as _};
