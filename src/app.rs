@@ -230,7 +230,7 @@ impl App {
         self.proxy.bound_waiting(self.config.limits.waiting());
         let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
         let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
-        let service = Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges);
+        let service = Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges, &self.config.log);
         let handler = Arc::new(service.limited_by(limits.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.

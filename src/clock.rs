@@ -5,6 +5,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The wall clock now: seconds since 1970-01-01T00:00:00Z, and the microseconds of the second that runs.
+#[allow(clippy::disallowed_methods)] // the one reader of the wall clock, as below
+pub fn now_to_the_microsecond() -> (u64, u32) {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or((0, 0), |since| (since.as_secs(), since.subsec_micros()))
+}
+
 /// Seconds since 1970-01-01T00:00:00Z, never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixSeconds(pub u64);

@@ -3,7 +3,7 @@
 //! A request's way: [`listener`] takes the connection, [`arrival`] finds out whose it is and whether that client may have it,
 //! [`handshake`] makes it a TLS one, [`connection`] speaks HTTP, [`service`] checks
 //! the head and lets [`route`] say what is asked for; the proxy answers, [`respond`] writes the response, [`range`]
-//! deciding how much of it, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
+//! deciding how much of it and [`cache_status`] saying how it was come by, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
 //! [`access`] writes the log.
 //!
 //! What one connection may hold in memory: rustls' buffers and the cork, at most 256 KiB; hyper's send buffer, at most
@@ -21,6 +21,7 @@ pub mod address;
 pub mod arrival;
 pub mod believed;
 pub mod body;
+pub mod cache_status;
 pub mod connection;
 pub mod cork;
 pub mod farewell;

@@ -27,8 +27,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod witness;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use prove::Prover;
 pub use reader::Reader;
 use state::HOLD_WHOLE;
 pub use state::{Broken, Fill, Ready};
+pub use witness::Witness;
 
 pub use crate::metrics::FillFailure;
 use crate::metrics::FillMetrics;
@@ -51,6 +54,7 @@ use crate::nix::hash::Sha256;
 use crate::nix::narinfo::{Compression, ContentAddress, ContentCheck};
 use crate::nix::store_path::HashPart;
 use crate::store::{Announced, BlobId, Manifest, Store};
+use crate::trace::{self, Trace};
 use crate::upstream::Upstream;
 
 /// Where a NAR's bytes can be had.
@@ -322,15 +326,16 @@ impl Fills {
         (fill, true)
     }
 
-    /// Joins a fill that will bring chunk `index`, or starts one for it and the holes behind it, up to chunk `last`.
+    /// Joins a fill that will bring the first of these chunks, or starts one for it and the holes behind it, as part of `trace`.
     fn refill(
         &self,
         manifest: &Arc<Manifest>,
         blob: BlobId,
-        index: u32,
-        last: u32,
+        chunks: RangeInclusive<u32>,
         locate: &Arc<dyn Locate>,
+        trace: Option<Trace>,
     ) -> Arc<Fill> {
+        let (index, last) = chunks.into_inner();
         let mut running = self.lock();
         let holes = running.holes.entry(blob).or_default();
         if let Some(fill) = holes.iter().find(|fill| fill.will_bring(index)) {
@@ -342,7 +347,7 @@ impl Fills {
         drop(running);
         let registered = Registered { fills: self.clone(), fill: Arc::clone(&fill) };
         let stop = self.inner.stop.clone();
-        let task = refill::run(self.clone(), registered, Arc::clone(locate));
+        let task = trace::scope(trace, refill::run(self.clone(), registered, Arc::clone(locate)));
         self.inner.tasks.spawn(stop.run_until_cancelled_owned(task));
         fill
     }

@@ -3,6 +3,8 @@
 //! The rooms, from the street to the cellar; an arrow (a `use`) goes down this list only, and the leaves at the end may
 //! be entered from everywhere. ARCHITECTURE.md tells the whole story.
 
+#![recursion_limit = "256"] // the layout of a request's future: each wrapper counts, and an optimised build ends at 128
+
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -33,4 +35,5 @@ pub mod clock;
 pub mod file;
 pub mod inherited;
 pub mod options;
+pub mod trace;
 pub mod trail;

@@ -1,5 +1,7 @@
 //! The program: understands its arguments, starts the runtime, serves, and says with its exit status how it went.
 
+#![recursion_limit = "256"] // the layout of a request's future: each wrapper counts, and an optimised build ends at 128
+
 use std::io::{Write as _, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;

@@ -52,7 +52,7 @@ pub use spaces::Policies;
 use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
 use self::request::Request;
 use self::spaces::{InForce, Spaces, View};
-use self::waiting::{Place, Waiting};
+use self::waiting::{Waiter, Waiting};
 use crate::access::Visitor;
 use crate::fill::Fills;
 use crate::metrics::ProxyMetrics;
@@ -195,8 +195,8 @@ impl Pipeline {
     }
 
     /// A place among those who wait for upstreams; `None` when there are as many as there may be.
-    fn place(&self) -> Option<Place> {
-        if self.is_under_way { Some(Place::apart()) } else { self.shared.waiting.place() }
+    fn place(&self) -> Option<Waiter> {
+        if self.is_under_way { Some(Waiter::apart()) } else { self.shared.waiting.place() }
     }
 
     /// What comes of asking, for who finds a place to wait for it.

@@ -202,10 +202,15 @@ impl Store {
     /// name, not that it is the one its manifest means, because a fill that was killed before it failed leaves chunks
     /// behind. A wrong one is removed, and is a miss. Memory holds only what was checked, or what a fill put just now.
     pub async fn chunk(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Option<Bytes> {
+        self.chunk_from(key, digest).await.map(|(bytes, _)| bytes)
+    }
+
+    /// As [`Store::chunk`], and where it was.
+    pub async fn chunk_from(&self, key: ChunkKey, digest: &[u8; manifest::DIGEST]) -> Option<(Bytes, Place)> {
         let key = self.space.chunk(key);
         if let Some(entry) = self.inner.nar.get(&key) {
             self.count(StoreTier::Nar, Place::Memory);
-            return Some(entry.value().clone());
+            return Some((entry.value().clone(), Place::Memory));
         }
         let found = match self.inner.disk.load_full() {
             Some(disk) => disk.nar.get(&key).await.map(|found| found.value.0),
@@ -215,13 +220,23 @@ impl Store {
         self.count(StoreTier::Nar, if right.is_some() { Place::Disk } else { Place::Nowhere });
         let bytes = right?;
         self.inner.nar.insert(key, bytes.clone());
-        Some(bytes)
+        Some((bytes, Place::Disk))
+    }
+
+    /// Where the chunk probably is. Does no I/O.
+    pub fn place_of_chunk(&self, key: ChunkKey) -> Place {
+        let key = self.space.chunk(key);
+        let is_on_disk = || self.inner.disk.load().as_ref().is_some_and(|disk| disk.nar.contains(&key));
+        match self.inner.nar.contains(&key) {
+            true => Place::Memory,
+            false if is_on_disk() => Place::Disk,
+            false => Place::Nowhere,
+        }
     }
 
     /// True when the chunk is probably there. Does no I/O.
     pub fn has_chunk(&self, key: ChunkKey) -> bool {
-        let key = self.space.chunk(key);
-        self.inner.nar.contains(&key) || self.inner.disk.load().as_ref().is_some_and(|disk| disk.nar.contains(&key))
+        self.place_of_chunk(key) != Place::Nowhere
     }
 
     /// Keeps a chunk of at most [`CHUNK`] bytes, readable at once. Waits while more is being written than the disk takes.
@@ -308,7 +323,7 @@ impl Store {
 
     /// The manifest of a body.
     pub async fn manifest(&self, blob: BlobId) -> Option<Arc<Manifest>> {
-        match self.read(self.manifest_key(blob)).await? {
+        match self.read(self.manifest_key(blob)).await.0? {
             MetaValue::Manifest(manifest) => Some(manifest),
             MetaValue::Entry(_) | MetaValue::Removed => None,
         }
@@ -338,9 +353,14 @@ impl Store {
 
     /// A small object.
     pub async fn entry(&self, key: EntryKey) -> Option<Bytes> {
-        match self.read(MetaKey::Entry(self.space.entry(key))).await? {
-            MetaValue::Entry(bytes) => self.space.unwrap(key, bytes),
-            MetaValue::Manifest(_) | MetaValue::Removed => None,
+        self.entry_from(key).await.map(|(bytes, _)| bytes)
+    }
+
+    /// A small object, and where it was.
+    pub async fn entry_from(&self, key: EntryKey) -> Option<(Bytes, Place)> {
+        match self.read(MetaKey::Entry(self.space.entry(key))).await {
+            (Some(MetaValue::Entry(bytes)), place) => Some((self.space.unwrap(key, bytes)?, place)),
+            _ => None,
         }
     }
 
@@ -400,11 +420,11 @@ impl Store {
         MetaKey::Manifest(self.space.blob(blob))
     }
 
-    async fn read(&self, key: MetaKey) -> Option<MetaValue> {
+    async fn read(&self, key: MetaKey) -> (Option<MetaValue>, Place) {
         let disk = self.inner.disk.load_full();
         let (found, place) = self.inner.catalog.read(key, disk.as_deref().map(|disk| &disk.meta)).await;
         self.count(StoreTier::Meta, place);
-        found
+        (found, place)
     }
 
     async fn write(&self, key: MetaKey, value: MetaValue) {

@@ -8,7 +8,9 @@
 //!
 //! Out of scope: metrics (see `metrics`) and traces.
 
+mod line;
 mod queue;
+mod share;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
@@ -18,7 +20,9 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
+use self::line::Lines;
 use self::queue::Queue;
+pub use self::share::Share;
 
 /// The target of the access log's events.
 pub const ACCESS: &str = "access";
@@ -75,8 +79,16 @@ crate::options! {
         pub level: Level = Level::default(),
         /// `text` for people, `json` for collectors: one object per line.
         pub format: Format = Format::Text,
-        /// Whether each request is logged in one line, whatever `level` says.
+        /// Whether each request is logged in one line, whatever `level` says, when its response has ended.
         pub access: bool = true,
+        /// The share of such lines that is written for what was answered from here and came to its end (hits, and what is
+        /// remembered as missing): 1 for all, 0 for none. Whatever else happened to a request always has its line.
+        pub sample_hits: Share = Share::ALL,
+        /// Whether the trace that a request belongs to (`traceparent`, W3C Trace Context) is taken over and sent on to the
+        /// upstreams that are asked for it. Of what a client sends nothing goes on but the trace's id and its sampled flag.
+        pub traceparent: bool = true,
+        /// Whether responses say in `Server-Timing` how long they took to begin.
+        pub server_timing: bool = false,
     }
 }
 
@@ -124,15 +136,17 @@ pub fn init(options: &Options) -> Result<Log, InitError> {
     queue.write_to(std::io::stderr()).map_err(InitError::Thread)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(options))
-        .with_writer({
-            let queue = queue.clone();
-            move || queue.clone()
-        })
+        .with_writer(queue.clone())
         // It would report lines it cannot write with `eprintln!`, which panics when stderr itself cannot be written.
         .log_internal_errors(false);
     match options.format {
-        Format::Text => lines.with_ansi(colour).finish().try_init(),
-        Format::Json => lines.json().flatten_event(true).finish().try_init(),
+        Format::Text => {
+            lines.with_ansi(colour).map_event_format(|rest| Lines { json: false, rest }).finish().try_init()
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true);
+            lines.map_event_format(|rest| Lines { json: true, rest }).finish().try_init()
+        }
     }
     .map_err(|_| InitError::Started)?;
     // The usual one writes to stderr itself, and would wait there for ever.

@@ -5,7 +5,8 @@
 //! had that way for the one who asked in the first place. As that is true for this trail alone, it is shared with questions on the
 //! same one only, and not remembered.
 //!
-//! The trail goes with the task that answers a request ([`Trail::scope`]) and with those it starts ([`carry`]).
+//! The trail goes with the task that answers a request ([`Trail::scope`]) and with those it starts ([`carry`]), which its trace goes
+//! with, too.
 //!
 //! Out of scope: circles through other software, which the field says nothing about here.
 
@@ -13,6 +14,8 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::trace;
 
 /// The field.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -52,8 +55,8 @@ impl Trail {
     }
 
     /// Runs `future` on this trail.
-    pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        HERE.scope(self, future).await
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        HERE.scope(self, future)
     }
 }
 
@@ -67,9 +70,9 @@ pub fn is_anothers() -> bool {
     HERE.try_with(|trail| !trail.0.is_empty()).unwrap_or(false)
 }
 
-/// The same future on the trail of the task that calls this, whatever task runs it.
+/// The same future on the trail, and in the trace, of the task that calls this, whatever task runs it.
 pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    here().scope(future)
+    here().scope(trace::scope(trace::here(), future))
 }
 
 /// What to put into a request; `None` when the system has no random bytes to make an id of.

@@ -1,50 +1,129 @@
 //! The access log: one event for each request, written when its response has ended, and the counters beside it.
+//!
+//! What stands in a line was parsed or made here; no byte of a request that was not understood gets there (R25). A secret that a
+//! client shows (R16) is told by its name.
+//!
+//! Out of scope: how lines are written, and what happens when nobody reads them (`telemetry`).
 
-use std::time::Instant;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Uri};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tracing::field::display;
 
-use super::address::Peer;
+use super::address::{ClientAddress, Peer};
 use super::body::BodyError;
-use crate::metrics::{EdgeMetrics, Outcome, ResponseEnd, Route};
+use super::route::Route;
+use crate::metrics::{EdgeMetrics, Label as _, Outcome, ResponseEnd, Route as Label};
+use crate::proxy::answer::{Place, Provenance};
+use crate::proxy::request::Request;
+use crate::telemetry::{self, ACCESS};
+use crate::trace::Trace;
 
 /// nginx's word for a request whose client left before there was an answer.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Where entries go: the counters, and the log by its options.
+#[derive(Debug)]
+pub struct Book {
+    metrics: EdgeMetrics,
+    options: telemetry::Options,
+}
+
+impl Book {
+    /// Counts in these metrics, and writes lines by these options.
+    pub fn new(metrics: EdgeMetrics, options: telemetry::Options) -> Arc<Self> {
+        Arc::new(Self { metrics, options })
+    }
+}
 
 /// A request, from its head to the end of its response. Whatever becomes of it, dropping the entry counts it and writes
 /// its event: there are as many as there were requests.
 #[derive(Debug)]
 pub struct Entry {
-    method: Method,
-    target: Uri,
-    peer: Peer,
+    book: Arc<Book>,
     begun: Instant,
-    metrics: EdgeMetrics,
-    route: Route,
+    trace: Trace,
+    route: Label,
+    key: Option<Request>,
     answered: Option<(Outcome, StatusCode)>,
+    provenance: Provenance,
     bytes: u64,
+    /// When the first byte of the body was handed on, or the head of a response without one.
+    first_byte: Option<Duration>,
     end: ResponseEnd,
+    /// Where there is somebody who reads the line.
+    line: Option<Line>,
+}
+
+/// What only the line needs.
+#[derive(Debug)]
+struct Line {
+    client: Option<SocketAddr>,
+    name: Option<Name>,
+    method: &'static str,
+}
+
+/// What a client showed that lets it in, by its name in the configuration or in the certificate.
+#[derive(Debug)]
+pub enum Name {
+    /// A token.
+    Token(Arc<str>),
+    /// A certificate, with its names: the first one is told.
+    Certificate(Arc<[String]>),
 }
 
 impl Entry {
-    /// A request whose head is there. hyper refuses control characters in a target, so it can be logged as it is (R25).
-    pub fn begin(method: Method, target: Uri, peer: Peer, metrics: EdgeMetrics) -> Self {
+    /// A request whose head is there.
+    pub fn begin(book: &Arc<Book>, method: &Method, headers: &HeaderMap, peer: &Peer) -> Self {
+        let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| Line {
+            client: peer.address,
+            name: None,
+            method: word(method),
+        });
         Self {
-            method,
-            target,
-            peer,
             begun: Instant::now(),
-            metrics,
-            route: Route::Other,
+            trace: if book.options.traceparent { Trace::of(headers) } else { Trace::begin() },
+            route: Label::Other,
+            key: None,
             answered: None,
+            provenance: Provenance::default(),
             bytes: 0,
+            first_byte: None,
             end: ResponseEnd::ClientGone,
+            line,
+            book: Arc::clone(book),
         }
     }
 
+    /// What upstreams are told of the trace that this belongs to.
+    pub fn trace_for_upstreams(&self) -> Option<Trace> {
+        self.book.options.traceparent.then_some(self.trace)
+    }
+
     /// What is asked for.
-    pub fn routed(&mut self, route: Route) {
-        self.route = route;
+    pub fn routed(&mut self, route: &Route) {
+        self.route = route.label();
+        if let Route::Known(request) = route {
+            self.key = Some(request.clone());
+        }
+    }
+
+    /// Who asks, asked for only where it is told.
+    pub fn named(&mut self, name: impl FnOnce() -> Option<Name>) {
+        if let Some(line) = &mut self.line {
+            line.name = name();
+        }
+    }
+
+    /// Where what is sent comes from.
+    pub fn comes_from(&mut self, provenance: Provenance) {
+        self.provenance = provenance;
     }
 
     /// The response's head is made.
@@ -52,8 +131,19 @@ impl Entry {
         self.answered = Some((outcome, status));
     }
 
+    /// What `Server-Timing` says, where it is wanted: how the answer was come by, and how many milliseconds it took.
+    pub fn server_timing(&self) -> Option<(HeaderName, HeaderValue)> {
+        let (outcome, _) = self.answered.filter(|_| self.book.options.server_timing)?;
+        let milliseconds = self.begun.elapsed().as_secs_f64() * 1e3;
+        let value = HeaderValue::try_from(format!("snowbank;desc={outcome};dur={milliseconds:.3}")).ok()?;
+        Some((SERVER_TIMING, value))
+    }
+
     /// Bytes of the body were handed to the connection.
     pub fn add(&mut self, bytes: usize) {
+        if self.bytes == 0 {
+            self.first_byte = Some(self.begun.elapsed());
+        }
         self.bytes += bytes as u64;
     }
 
@@ -66,9 +156,38 @@ impl Entry {
     pub fn broken(mut self, error: &BodyError) {
         self.end = ResponseEnd::Broken;
         if matches!(error, BodyError::Panicked) {
-            self.metrics.panics.inc();
+            self.book.metrics.panics.inc();
         }
-        tracing::warn!(route = %self.route, path = %Shortened(&self.target), %error, "response broken off");
+        let path = self.key.as_ref().map(Shortened).map(display);
+        let trace = self.trace.id_text(&mut [0; 32]).to_owned();
+        tracing::warn!(route = %self.route, path, trace, %error, "response broken off");
+    }
+
+    /// Whether the line is left out because it is one of many like it. Our own span's id decides: nobody else chooses it.
+    fn is_left_out(&self, outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Local | Outcome::Hit | Outcome::Negative)
+            && self.end == ResponseEnd::Complete
+            && !self.book.options.sample_hits.takes(self.trace.span.get())
+    }
+
+    fn write(&self, line: &Line, outcome: Outcome, status: u16, total: Duration) {
+        tracing::info!(
+            target: ACCESS,
+            client = %ClientAddress(line.client),
+            name = line.name.as_ref().map(display),
+            method = line.method,
+            route = self.route.text(),
+            path = self.key.as_ref().map(Shortened).map(display),
+            outcome = outcome.text(),
+            status,
+            upstream = self.provenance.upstream().as_deref(),
+            tier = self.provenance.tier().map(Place::text),
+            bytes = self.bytes,
+            first_byte = seconds(self.first_byte.unwrap_or(total)),
+            total = seconds(total),
+            ended = self.end.text(),
+            trace = self.trace.id_text(&mut [0; 32]),
+        );
     }
 }
 
@@ -79,34 +198,62 @@ impl Drop for Entry {
             None if std::thread::panicking() => (Outcome::Internal, StatusCode::INTERNAL_SERVER_ERROR.as_u16()),
             None => (Outcome::Abandoned, CLIENT_CLOSED_REQUEST),
         };
-        self.metrics.requests.of(self.route, outcome).inc();
-        self.metrics.responses.of(self.end).inc();
-        self.metrics.response_bytes.inc_by(self.bytes);
-        tracing::info!(
-            target: "access",
-            method = %self.method,
-            path = %Shortened(&self.target),
-            route = %self.route,
-            status,
-            outcome = %outcome,
-            bytes = self.bytes,
-            elapsed = ?self.begun.elapsed(),
-            end = %self.end,
-            peer = %self.peer,
-        );
+        let metrics = &self.book.metrics;
+        metrics.requests.of(self.route, outcome).inc();
+        metrics.responses.of(self.end).inc();
+        metrics.response_bytes.inc_by(self.bytes);
+        if let Some(line) = &self.line
+            && !self.is_left_out(outcome)
+        {
+            self.write(line, outcome, status, self.begun.elapsed());
+        }
     }
 }
 
-/// A target, cut where it is longer than any that is served.
-struct Shortened<'a>(&'a Uri);
+/// Seconds, to the microsecond.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
+}
 
-impl std::fmt::Display for Shortened<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const LONGEST: usize = 256;
-        let text = self.0.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        match text.char_indices().nth(LONGEST) {
-            Some((end, _)) => write!(f, "{}…", &text[..end]),
-            None => f.write_str(text),
+/// A method as it is told: one that nobody knows is a client's text.
+fn word(method: &Method) -> &'static str {
+    const KNOWN: [(Method, &str); 9] = [
+        (Method::GET, "GET"),
+        (Method::HEAD, "HEAD"),
+        (Method::POST, "POST"),
+        (Method::PUT, "PUT"),
+        (Method::DELETE, "DELETE"),
+        (Method::OPTIONS, "OPTIONS"),
+        (Method::PATCH, "PATCH"),
+        (Method::CONNECT, "CONNECT"),
+        (Method::TRACE, "TRACE"),
+    ];
+    KNOWN.iter().find(|(known, _)| known == method).map_or("other", |(_, word)| word)
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(name) => write!(f, "token:{}", name.escape_default()),
+            Self::Certificate(names) => {
+                write!(f, "certificate:{}", names.first().map_or("", String::as_str).escape_default())
+            }
+        }
+    }
+}
+
+/// What is asked for, cut where it is longer than what Nix asks for.
+struct Shortened<'a>(&'a Request);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 512;
+        // All others have a bound of their own.
+        match self.0 {
+            Request::Nar(crate::proxy::request::NarName::Opaque(name)) if name.len() > LONGEST => {
+                write!(f, "{}...", &name[..name.floor_char_boundary(LONGEST)])
+            }
+            request => request.fmt(f),
         }
     }
 }

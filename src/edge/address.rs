@@ -172,7 +172,17 @@ pub enum Entrance {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
+        ClientAddress(self.address).fmt(f)
+    }
+}
+
+/// Where a client is, as logs tell it.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub Option<SocketAddr>);
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Some(address) if address.port() == 0 => address.ip().fmt(f),
             Some(address) => address.fmt(f),
             None => f.write_str("unix"),

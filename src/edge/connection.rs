@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -41,6 +41,7 @@ use super::body::{Body, H2_SLICE};
 use super::cork::cork;
 use super::handshake::{Permits, part, shake};
 use super::limits::{Clients, Seat};
+use super::respond;
 use crate::metrics::{ConnectionEnd, EdgeMetrics, TlsSession, TlsVersion};
 use crate::tls::{self, Acceptor};
 
@@ -228,9 +229,7 @@ async fn answer<H: Handler>(
     let mut response = answered.unwrap_or_else(|_panic| {
         // The panic hook has told where; the message is not for clients.
         shared.metrics.panics.inc();
-        let mut response = Response::new(Body::bytes("internal error\n"));
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
+        respond::failed()
     });
     if can_be_closed && shared.drain.is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

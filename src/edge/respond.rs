@@ -12,15 +12,17 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::body::Body;
+use super::cache_status;
 use super::limits::TooMany;
 use super::range::{self, Selected};
 use crate::metrics::{LimitReached, Outcome};
-use crate::proxy::answer::{Answer, Failure, FailureKind, Nar, Object, ObjectBody, Reply};
+use crate::proxy::answer::{Answer, Failure, FailureKind, Nar, Object, ObjectBody, Provenance, Reply};
 use crate::trail;
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// The bytes under a NAR's URL never change.
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// What nearly everything small may be kept for.
+const HOUR: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 /// A miss of now says nothing about later.
 const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -58,7 +60,7 @@ pub fn respond(asked: Asked<'_>, answer: Answer) -> Response<Body> {
         Reply::Object(object) => respond_object(asked, object),
         Reply::Failed(failure) => respond_failure(asked, &failure),
     };
-    response.headers_mut().insert(CACHE_STATUS, cache_status(answer.outcome));
+    cache_status::tell(&mut response, answer.outcome, &answer.provenance);
     if private {
         keep_private(response.headers_mut());
     }
@@ -149,7 +151,10 @@ fn respond_object(asked: Asked<'_>, object: Object) -> Response<Body> {
         ObjectBody::Stream { size, stream } => Body::stream(size, stream),
     };
     let mut response = plain(StatusCode::OK, body);
-    insert(&mut response, CACHE_CONTROL, &format!("public, max-age={}", object.max_age));
+    match object.max_age {
+        3600 => _ = response.headers_mut().insert(CACHE_CONTROL, HOUR),
+        seconds => insert(&mut response, CACHE_CONTROL, &format!("public, max-age={seconds}")),
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(object.content_type));
     if let Some(encoding) = object.encoding {
@@ -225,6 +230,14 @@ pub fn denied(asked: Asked<'_>) -> Response<Body> {
     with_status(response, Outcome::Denied)
 }
 
+/// The response in place of one that a bug kept from being made.
+pub fn failed() -> Response<Body> {
+    let mut response = plain(StatusCode::INTERNAL_SERVER_ERROR, Body::bytes("internal error\n"));
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response.headers_mut().insert(CACHE_CONTROL, NOT_KEPT);
+    with_status(response, Outcome::Internal)
+}
+
 /// The response to a client that asks for more than its limit.
 pub fn limited(asked: Asked<'_>, too_many: TooMany) -> Response<Body> {
     let text = match too_many.limit {
@@ -259,7 +272,7 @@ fn close_after(response: &mut Response<Body>, version: Version) {
 }
 
 fn with_status(mut response: Response<Body>, outcome: Outcome) -> Response<Body> {
-    response.headers_mut().insert(CACHE_STATUS, cache_status(outcome));
+    cache_status::tell(&mut response, outcome, &Provenance::default());
     response
 }
 
@@ -289,26 +302,6 @@ fn insert(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
-}
-
-/// RFC 9211. `fwd` says that an upstream was asked, or would have had to be.
-fn cache_status(outcome: Outcome) -> HeaderValue {
-    HeaderValue::from_static(match outcome {
-        Outcome::Local => "snowbank; detail=local",
-        Outcome::Hit => "snowbank; hit",
-        Outcome::Miss => "snowbank; fwd=uri-miss",
-        Outcome::Follower => "snowbank; fwd=uri-miss; collapsed",
-        Outcome::Stale => "snowbank; hit; detail=stale",
-        Outcome::Negative => "snowbank; hit; detail=negative",
-        Outcome::NotFound => "snowbank; fwd=uri-miss; detail=not-found",
-        Outcome::Unknown => "snowbank; fwd=uri-miss; detail=unknown",
-        Outcome::Refused => "snowbank; fwd=uri-miss; detail=refused",
-        Outcome::BadRequest => "snowbank; detail=bad-request",
-        Outcome::Denied => "snowbank; detail=denied",
-        Outcome::Limited => "snowbank; detail=limited",
-        Outcome::Abandoned => "snowbank; detail=abandoned",
-        Outcome::Internal => "snowbank; detail=internal",
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::access::Entry;
+use super::access::{Book, Entry, Name};
 use super::address::{Entrance, Peer, Serves};
 use super::body::Body;
 use super::connection::Handler;
@@ -20,7 +20,9 @@ use crate::access::Visitor;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::request;
+use crate::telemetry;
 use crate::tls::Challenges;
+use crate::trace;
 use crate::trail::Trail;
 
 /// Longest request target, in bytes (R22).
@@ -49,15 +51,16 @@ pub trait Answers: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Service<A> {
     answers: A,
-    metrics: EdgeMetrics,
+    book: Arc<Book>,
     challenges: Challenges,
     clients: Option<Clients>,
 }
 
 impl<A: Answers> Service<A> {
-    /// Serves what `answers` has, and to CAs the tokens of `challenges`.
-    pub fn new(answers: A, metrics: EdgeMetrics, challenges: Challenges) -> Self {
-        Self { answers, metrics, challenges, clients: None }
+    /// Serves what `answers` has, and to CAs the tokens of `challenges`; what each request leaves behind goes by the options of
+    /// `log`.
+    pub fn new(answers: A, metrics: EdgeMetrics, challenges: Challenges, log: &telemetry::Options) -> Self {
+        Self { answers, book: Book::new(metrics, log.clone()), challenges, clients: None }
     }
 
     /// Within these limits of each client.
@@ -73,7 +76,8 @@ impl<A: Answers> Service<A> {
             Err((status, text)) => (Outcome::BadRequest, respond::bad_request(asked, status, text)),
             Ok(()) => {
                 let route = route(request.method(), request.uri().path(), request.uri().query());
-                entry.routed(route.label());
+                entry.routed(&route);
+                entry.named(|| self.name(peer, asked));
                 match (route, &peer.entrance) {
                     (Route::MethodNotAllowed, _) => (Outcome::BadRequest, respond::method_not_allowed(asked)),
                     (Route::Challenge(token), _) => match self.challenges.token(&token) {
@@ -84,7 +88,7 @@ impl<A: Answers> Service<A> {
                         Some(location) => (Outcome::Local, respond::elsewhere(asked, location)),
                         None => (Outcome::NotFound, respond::not_found(asked)),
                     },
-                    (route, _) => self.respond_within_limits(route, peer, asked).await,
+                    (route, _) => self.respond_within_limits(route, peer, asked, entry).await,
                 }
             }
         };
@@ -92,7 +96,13 @@ impl<A: Answers> Service<A> {
         response
     }
 
-    async fn respond_within_limits(&self, route: Route, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+    async fn respond_within_limits(
+        &self,
+        route: Route,
+        peer: &Peer,
+        asked: Asked<'_>,
+        entry: &mut Entry,
+    ) -> (Outcome, Response<Body>) {
         let admitted = match self.clients.as_ref().map(Clients::admit).transpose() {
             Ok(admitted) => admitted,
             Err(too_many) => return (Outcome::Limited, respond::limited(asked, too_many)),
@@ -107,17 +117,26 @@ impl<A: Answers> Service<A> {
         }
         let (outcome, response) = match route {
             _ if !self.serves(peer, asked) => (Outcome::Denied, respond::denied(asked)),
-            Route::Known(wanted) => self.answer(wanted, peer, asked).await,
+            Route::Known(wanted) => self.answer(wanted, peer, asked, entry).await,
             _ => (Outcome::NotFound, respond::not_found(asked)),
         };
         let pace = client.and_then(|(clients, client)| clients.pace(client));
         (outcome, response.map(|body| body.paced(pace).admitted(admitted)))
     }
 
-    async fn answer(&self, wanted: request::Request, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+    async fn answer(
+        &self,
+        wanted: request::Request,
+        peer: &Peer,
+        asked: Asked<'_>,
+        entry: &mut Entry,
+    ) -> (Outcome, Response<Body>) {
         let Ok(trail) = Trail::of(asked.headers) else { return (Outcome::Unknown, respond::looped(asked)) };
         let head = *asked.method == Method::HEAD;
-        let mut answer = trail.scope(self.answers.answer(wanted, head, &visitor(peer, asked))).await;
+        let visitor = visitor(peer, asked);
+        let answering = trace::scope(entry.trace_for_upstreams(), self.answers.answer(wanted, head, &visitor));
+        let mut answer = trail.scope(answering).await;
+        entry.comes_from(answer.provenance.clone());
         // Whoever is not granted anything gets nothing here: not from a cache in between either.
         answer.private |= peer.listener.serves == Serves::Granted;
         (answer.outcome, respond::respond(asked, answer))
@@ -137,6 +156,15 @@ impl<A: Answers> Service<A> {
             Some(name) if !peer.forwarded => clients.named("certificate", name),
             _ => Client::at(peer.ip()),
         })
+    }
+
+    /// What the client showed, where it is something that lets in.
+    fn name(&self, peer: &Peer, asked: Asked<'_>) -> Option<Name> {
+        let shows_something = asked.headers.contains_key(AUTHORIZATION);
+        if let Some(name) = shows_something.then(|| self.answers.token_name(&visitor(peer, asked))).flatten() {
+            return Some(Name::Token(name));
+        }
+        (!peer.forwarded && !peer.certificate.is_empty()).then(|| Name::Certificate(Arc::clone(&peer.certificate)))
     }
 
     /// Whether anything is served to this client at this listener.
@@ -164,9 +192,9 @@ fn visitor<'a>(peer: &'a Peer, asked: Asked<'a>) -> Visitor<'a> {
 impl<A: Answers> Handler for Service<A> {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let peer = peer.for_whom(request.headers());
-        let (method, target) = (request.method().clone(), request.uri().clone());
-        let mut entry = Entry::begin(method, target, peer.clone(), self.metrics.clone());
-        let response = self.respond(&request, &peer, &mut entry).await;
+        let mut entry = Entry::begin(&self.book, request.method(), request.headers(), &peer);
+        let mut response = self.respond(&request, &peer, &mut entry).await;
+        response.headers_mut().extend(entry.server_timing());
         response.map(|body| body.logged(entry))
     }
 

@@ -27,10 +27,16 @@ use crate::metrics::{EdgeMetrics, Metrics, Outcome};
 use crate::options::Table as _;
 use crate::proxy::answer::{Answer, BodyStream, Nar, Object, ObjectBody, Reply};
 use crate::proxy::request;
+use crate::telemetry;
 use crate::tls::{self, Challenges};
 
 /// A deadline for what should take milliseconds: a lost wake-up then fails the test instead of hanging it.
 pub(super) const SOON: Duration = Duration::from_secs(30);
+
+/// The options of the log.
+pub(super) fn log() -> telemetry::Options {
+    telemetry::Options::from_toml("").expect("options without which it works")
+}
 
 /// A store path's hash part, and our NAR URL for it.
 pub(super) const HASH: &str = "0123456789abcdfghijklmnpqrsvwxyz";
@@ -101,7 +107,7 @@ impl Server {
         let metrics = Metrics::default().edge;
         let drain = CancellationToken::new();
         let stop = Stop { drain: drain.clone(), limit };
-        let service = Arc::new(Service::new(answers, metrics.clone(), challenges.clone()));
+        let service = Arc::new(Service::new(answers, metrics.clone(), challenges.clone(), &log()));
         let task = tokio::spawn(listeners.serve(service, metrics.clone(), bounds, stop));
         let addresses = bound.iter().map(tcp).collect();
         Self { plain, tls, addresses, challenges, acceptors, metrics, drain, task }

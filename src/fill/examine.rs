@@ -107,6 +107,6 @@ impl Fills {
     /// # Errors
     /// No upstream has it, or none could be asked.
     pub async fn mend(&self, manifest: &Arc<Manifest>, index: u32, locate: &Arc<dyn Locate>) -> Result<(), Broken> {
-        self.refill(manifest, manifest.blob, index, index, locate).done().await.map(|_| ())
+        self.refill(manifest, manifest.blob, index..=index, locate, None).done().await.map(|_| ())
     }
 }

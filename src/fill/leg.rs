@@ -65,6 +65,7 @@ impl Course<'_> {
                 opened.from,
             );
         }
+        self.fill.is_sent_by(name);
         let received = self.receive(source, &mut opened).await;
         drop(opened);
         let filled = match received {

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::state::{Broken, Fill, Seen, Wanted, split};
-use super::{FillFailure, Fills, Locate};
+use super::{FillFailure, Fills, Locate, Witness};
+use crate::metrics::Place;
 use crate::store::{BlobId, CHUNK, ChunkKey, Manifest};
 
 /// A chunk that was filled again and is gone once more before its reader came by: so often is tried again.
@@ -30,7 +31,8 @@ pub struct Reader {
     end: Option<u64>,
     /// The chunk in hand, beginning at `pos`.
     rest: Bytes,
-    ahead: Option<(u32, JoinHandle<Option<Bytes>>)>,
+    ahead: Option<(u32, JoinHandle<Option<(Bytes, Place)>>)>,
+    witness: Arc<Witness>,
 }
 
 enum From {
@@ -60,7 +62,15 @@ impl Reader {
     }
 
     fn new(fills: Fills, blob: BlobId, locate: Arc<dyn Locate>, source: From, start: u64, end: Option<u64>) -> Self {
-        Self { fills, blob, locate, source, start, pos: start, end, rest: Bytes::new(), ahead: None }
+        let (rest, witness) = (Bytes::new(), Arc::default());
+        Self { fills, blob, locate, source, start, pos: start, end, rest, ahead: None, witness }
+    }
+
+    /// Notes where the bytes come from.
+    #[must_use]
+    pub fn seen_by(mut self, witness: Arc<Witness>) -> Self {
+        self.witness = witness;
+        self
     }
 
     /// The bytes as a stream: pieces of at most a chunk, then the end, or an error after which nothing comes.
@@ -133,8 +143,11 @@ impl Reader {
         }
         let (index, at) = split(self.pos);
         let key = ChunkKey { blob: self.blob, index };
-        match self.fills.inner.store.chunk(key, digest).await {
-            Some(chunk) if chunk.len() == CHUNK => Ok(chunk.slice(at..)),
+        match self.fills.inner.store.chunk_from(key, digest).await {
+            Some((chunk, place)) if chunk.len() == CHUNK => {
+                self.witness.read_from(place);
+                Ok(chunk.slice(at..))
+            }
             _ => {
                 // It left the memory tier and no disk tier had it. The fill will end soon, well or badly; only then is
                 // there a manifest to fill a hole against.
@@ -155,6 +168,7 @@ impl Reader {
 
     /// Leaves the fill for the store, which knows nothing of an end unless the reader does.
     async fn follow_store(&mut self, manifest: Arc<Manifest>) -> Result<Bytes, Broken> {
+        self.witness.sent_by(sender(&self.source));
         self.source = From::Store(Arc::clone(&manifest));
         self.end.get_or_insert(manifest.size);
         self.stored_at_pos(&manifest).await
@@ -179,9 +193,11 @@ impl Reader {
         if found.is_none() {
             // Also when nothing was there ahead of time: a refill may have brought it since.
             let digest = manifest.digests.get(index as usize)?;
-            found = self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, digest).await;
+            found = self.fills.inner.store.chunk_from(ChunkKey { blob: self.blob, index }, digest).await;
         }
-        found.filter(|chunk| chunk.len() == manifest.chunk_len(index))
+        let (chunk, place) = found.filter(|(chunk, _)| chunk.len() == manifest.chunk_len(index))?;
+        self.witness.read_from(place);
+        Some(chunk)
     }
 
     /// Starts reading a chunk that is not in memory, while the client takes the one before.
@@ -193,7 +209,7 @@ impl Reader {
         let key = ChunkKey { blob: self.blob, index };
         let store = self.fills.inner.store.clone();
         if let Some(digest) = manifest.digests.get(index as usize).copied() {
-            self.ahead = Some((index, tokio::spawn(async move { store.chunk(key, &digest).await })));
+            self.ahead = Some((index, tokio::spawn(async move { store.chunk_from(key, &digest).await })));
         }
     }
 
@@ -201,13 +217,16 @@ impl Reader {
         let end = self.end.unwrap_or(manifest.size).clamp(1, manifest.size);
         let (last, _) = split(end - 1);
         for _ in 0..REFILLS {
-            let fill = self.fills.refill(manifest, self.blob, index, last, &self.locate);
+            let fill = self.fills.refill(manifest, self.blob, index..=last, &self.locate, self.witness.trace());
             let mut changed = fill.subscribe();
             let begins = u64::from(index) * CHUNK as u64;
             loop {
                 changed.mark_unchanged();
                 match fill.read(begins, begins, Some(manifest.size)) {
-                    Seen::Data(chunk) => return Ok(chunk),
+                    Seen::Data(chunk) => {
+                        self.witness.sent_by(fill.sender());
+                        return Ok(chunk);
+                    }
                     Seen::Failed(broken) => return Err(broken),
                     Seen::Wait => {
                         let _ = changed.changed().await;
@@ -216,6 +235,7 @@ impl Reader {
                         if let Some(chunk) =
                             self.fills.inner.store.chunk(ChunkKey { blob: self.blob, index }, &digest).await
                         {
+                            self.witness.sent_by(fill.sender());
                             return Ok(chunk);
                         }
                         break;
@@ -231,8 +251,17 @@ impl Reader {
     }
 }
 
+/// Who sends what is read beside a fill.
+fn sender(source: &From) -> Option<Arc<str>> {
+    match source {
+        From::Fill(fill, _) => fill.fill().sender(),
+        From::Store(_) => None,
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.witness.sent_by(sender(&self.source));
         if let Some((_, task)) = self.ahead.take() {
             task.abort();
         }

@@ -92,6 +92,7 @@ async fn refill_from(fills: &Fills, fill: &Fill, manifest: &Manifest, source: &S
         wanted = 0..manifest.chunks();
         fill.widen(wanted.clone());
     }
+    fill.is_sent_by(source.upstream.name());
     let mut left_over = Bytes::new();
     for index in wanted {
         let len = manifest.chunk_len(index);

@@ -106,6 +106,8 @@ struct State {
     window: VecDeque<(u32, Bytes)>,
     /// Complete chunks so far: all before this one went to the store.
     next: u32,
+    /// Who sends it, the last one of several.
+    sender: Option<Arc<str>>,
     /// Digests of a whole fill's complete chunks.
     digests: Vec<[u8; 16]>,
     live: Live,
@@ -153,6 +155,7 @@ impl Fill {
             wanted,
             window: VecDeque::with_capacity(WINDOW),
             next,
+            sender: None,
             digests: Vec::new(),
             live: Live::default(),
         };
@@ -244,6 +247,16 @@ impl Fill {
             Phase::Failed(broken) => Some(broken.clone()),
             _ => None,
         }
+    }
+
+    /// An upstream begins to send.
+    pub(super) fn is_sent_by(&self, upstream: &Arc<str>) {
+        self.lock().sender = Some(Arc::clone(upstream));
+    }
+
+    /// The upstream that sends it, or sent the end of it.
+    pub fn sender(&self) -> Option<Arc<str>> {
+        self.lock().sender.clone()
     }
 
     /// The chunks a hole fill is for.

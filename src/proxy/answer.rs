@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use http::HeaderValue;
 
-pub use crate::metrics::Outcome;
+pub use crate::fill::Witness;
+pub use crate::metrics::{Outcome, Place};
 
 /// The bytes of a body: pieces, then the end, or one error, after which the response must be aborted and never ended (R8).
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
@@ -21,9 +23,39 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What is sent.
     pub reply: Reply,
+    /// Where that comes from.
+    pub provenance: Provenance,
     /// Whether it came from a private upstream, or says what not everybody is told: no cache in between may give it to
     /// anybody else.
     pub private: bool,
+}
+
+/// Where what is sent comes from, as far as it is known: for the log and for `Cache-Status`.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance {
+    /// The tier of the store that had it, or that has its beginning.
+    pub tier: Option<Place>,
+    /// The upstream that was asked for it now, for this request or for one that it joined.
+    pub upstream: Option<Arc<str>>,
+    /// For how many seconds the store still takes it for true; below 0, since when it does not any more. `None` for what is
+    /// true for ever, and for what is not kept.
+    pub ttl: Option<i64>,
+    /// Whether it is kept from now on.
+    pub stored: bool,
+    /// What the reader of a NAR finds out; it knows better.
+    pub witness: Option<Arc<Witness>>,
+}
+
+impl Provenance {
+    /// The slowest tier of the store that something of it came from.
+    pub fn tier(&self) -> Option<Place> {
+        self.witness.as_ref().and_then(|witness| witness.tier()).or(self.tier)
+    }
+
+    /// The upstream that something of it came from.
+    pub fn upstream(&self) -> Option<Arc<str>> {
+        self.witness.as_ref().and_then(|witness| witness.upstream()).or_else(|| self.upstream.clone())
+    }
 }
 
 /// What is sent.
@@ -114,7 +146,13 @@ impl Answer {
 
     /// An answer that everybody may have.
     pub fn public(outcome: Outcome, reply: Reply) -> Self {
-        Self { outcome, reply, private: false }
+        Self { outcome, reply, private: false, provenance: Provenance::default() }
+    }
+
+    /// The same, and where it comes from.
+    #[must_use]
+    pub fn coming_from(self, provenance: Provenance) -> Self {
+        Self { provenance, ..self }
     }
 
     /// A failure.

@@ -4,6 +4,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::answer::{Outcome, Place, Provenance};
 use super::nar::Meant;
 use super::policy::{Basis, Ground};
 use super::trust::Voucher;
@@ -100,6 +101,19 @@ impl Entry {
         let end = u64::from(signed.at) + u64::from(signed.ours) + u64::from(signed.theirs);
         let entry = Self { fetched, expires, basis, upstream, note, signed, body: rest };
         (end <= entry.body.len() as u64).then_some(entry)
+    }
+
+    /// Where an answer made of it comes from; `read_from` is the tier it was read from, where no upstream was asked.
+    pub(super) fn provenance(&self, read_from: Option<Place>, outcome: Outcome) -> Provenance {
+        let ttl = i64::try_from(self.expires.0).ok().and_then(|at| at.checked_sub_unsigned(UnixSeconds::now().0));
+        let is_new = matches!(outcome, Outcome::Miss | Outcome::Follower);
+        Provenance {
+            tier: read_from.filter(|_| !is_new),
+            upstream: is_new.then(|| self.upstream.as_str().into()),
+            ttl: ttl.filter(|_| !self.is_gone()),
+            stored: outcome == Outcome::Miss,
+            witness: None,
+        }
     }
 
     /// Whether it is a narinfo whose NAR turned out to be gone.

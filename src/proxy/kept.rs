@@ -23,7 +23,7 @@ use super::sign::Demand;
 use super::trust::{Verified, Voucher};
 use crate::clock::UnixSeconds;
 use crate::fill::{Broken, FillFailure};
-use crate::metrics::Refusal;
+use crate::metrics::{Place, Refusal};
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::HashPart;
 use crate::store::{EntryKey, Manifest};
@@ -45,9 +45,17 @@ pub(super) struct Lifetime {
 impl Pipeline {
     /// The kept narinfo of a path, fresh or not, if it still holds.
     pub(super) async fn kept_entry(&self, hash: HashPart) -> Option<Entry> {
-        let entry = Entry::decode(&self.shared.store.entry(narinfo_key(hash)).await?)?;
+        self.kept_entry_from(hash).await.map(|(entry, _)| entry)
+    }
+
+    /// As [`Pipeline::kept_entry`], and where it was.
+    pub(super) async fn kept_entry_from(&self, hash: HashPart) -> Option<(Entry, Place)> {
+        let (bytes, place) = self.shared.store.entry_from(narinfo_key(hash)).await?;
+        let entry = Entry::decode(&bytes)?;
         let (upstream, basis) = self.policy.origin_of(&entry.upstream)?;
-        if *basis == entry.basis { Some(entry) } else { self.kept_anew(hash, &entry, upstream, *basis).await }
+        let entry =
+            if *basis == entry.basis { Some(entry) } else { self.kept_anew(hash, &entry, upstream, *basis).await };
+        Some((entry?, place))
     }
 
     /// What was kept under another configuration: kept again under this one, or dropped.

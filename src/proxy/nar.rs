@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 
 use super::Pipeline;
-use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Reply};
+use super::answer::{Answer, BodyError, BodyStream, FailureKind, Nar, Outcome, Place, Provenance, Reply, Witness};
 use super::entry::{Alias, Entry, meant_key};
 use super::kept::nar_is_refused;
 use super::narinfo::Found;
@@ -20,12 +20,12 @@ use super::options::Verify;
 use super::quarantine::Record;
 use super::request::NarName;
 use super::trust;
-use super::waiting::{AGAIN_IN, CROWDED, Place};
+use super::waiting::{AGAIN_IN, CROWDED, Waiter};
 use crate::fill::{Broken, Fill, FillFailure, Plan, Reader, blob_of, code_of};
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::HashPart;
-use crate::store::{BlobId, Manifest};
+use crate::store::{BlobId, ChunkKey, Manifest};
 use crate::upstream::{Said, WhenDown};
 
 /// The bytes a NAR URL means.
@@ -334,11 +334,15 @@ impl Pipeline {
     fn stored(&self, meant: Meant, manifest: Arc<Manifest>) -> Answer {
         let (fills, blob, size) = (self.shared.fills.clone(), meant.blob(), manifest.size);
         let locate = self.locator(meant);
-        let open = move |range| into_body(Reader::stored(fills, blob, manifest, locate, range));
-        nar_answer(Outcome::Hit, Some(size), &meant, Box::new(open))
+        let tier =
+            Some(self.shared.store.place_of_chunk(ChunkKey { blob, index: 0 })).filter(|tier| *tier != Place::Nowhere);
+        let (witness, seen_by) = witness();
+        let open = move |range| into_body(Reader::stored(fills, blob, manifest, locate, range).seen_by(seen_by));
+        let provenance = Provenance { tier, witness, ..Provenance::default() };
+        nar_answer(Outcome::Hit, Some(size), &meant, Box::new(open)).coming_from(provenance)
     }
 
-    fn place_to_wait(&self) -> Result<Place, Nowhere> {
+    fn place_to_wait(&self) -> Result<Waiter, Nowhere> {
         self.place().ok_or_else(|| Nowhere::crowded(CROWDED))
     }
 
@@ -347,13 +351,15 @@ impl Pipeline {
         meant: Meant,
         fill: &Arc<Fill>,
         outcome: Outcome,
-        place: Place,
+        place: Waiter,
     ) -> Result<Answer, Nowhere> {
         let ready = fill.ready().await.map_err(|broken| nowhere(&broken))?;
         drop(place);
         let (fills, fill, locate) = (self.shared.fills.clone(), Arc::clone(fill), self.locator(meant));
-        let open = move |range| into_body(Reader::following(fills, fill, locate, range));
-        Ok(nar_answer(outcome, ready.size, &meant, Box::new(open)))
+        let (upstream, (witness, seen_by)) = (fill.sender(), witness());
+        let open = move |range| into_body(Reader::following(fills, fill, locate, range).seen_by(seen_by));
+        let provenance = Provenance { upstream, witness, stored: outcome == Outcome::Miss, ..Provenance::default() };
+        Ok(nar_answer(outcome, ready.size, &meant, Box::new(open)).coming_from(provenance))
     }
 
     async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
@@ -379,7 +385,9 @@ impl Pipeline {
                 Ok(Said::Have(opened)) => {
                     let size = plan.size.or(opened.total);
                     let open = |_| -> BodyStream { Box::pin(futures_util::stream::empty()) };
-                    return Ok(nar_answer(Outcome::Miss, size, &meant, Box::new(open)));
+                    let upstream = Some(Arc::clone(source.upstream.name()));
+                    let provenance = Provenance { upstream, ..Provenance::default() };
+                    return Ok(nar_answer(Outcome::Miss, size, &meant, Box::new(open)).coming_from(provenance));
                 }
                 Ok(Said::HaveNot) => {}
                 Err(error) if error.is_busy() || source.upstream.when_down() == WhenDown::Error => {
@@ -419,6 +427,12 @@ fn nar_answer(
     open: Box<dyn FnOnce(Option<Range<u64>>) -> BodyStream + Send>,
 ) -> Answer {
     Answer::public(outcome, Reply::Nar(Nar { size, etag: meant.digest.nix32(), open }))
+}
+
+/// One for the answer, one for the reader.
+fn witness() -> (Option<Arc<Witness>>, Arc<Witness>) {
+    let witness = Witness::of_this_request();
+    (Some(Arc::clone(&witness)), witness)
 }
 
 fn into_body(reader: Reader) -> BodyStream {

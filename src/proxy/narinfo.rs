@@ -17,7 +17,7 @@ use super::outage;
 use super::quarantine::Known;
 use super::trust::{self, Refused, Verified, Voucher};
 use crate::clock::UnixSeconds;
-use crate::metrics::Refusal;
+use crate::metrics::{Place, Refusal};
 use crate::nix::narinfo::{Compression, MAX_LEN};
 use crate::nix::store_path::HashPart;
 use crate::trail;
@@ -78,17 +78,18 @@ fn doubted<'a>(answers: VecDeque<(Arc<Upstream>, Box<Verified>)>) -> Others<'a> 
 
 impl Pipeline {
     pub(super) async fn narinfo(&self, hash: HashPart) -> Answer {
-        let (found, outcome) = self.find_narinfo(hash).await;
+        let (found, outcome, tier) = self.find_narinfo_from(hash).await;
         let found = self.signed(hash, found).await;
         match found {
             Found::Have(entry) | Found::Stale(entry) => {
+                let provenance = entry.provenance(tier, outcome);
                 let object = Object {
                     content_type: "text/x-nix-narinfo",
                     encoding: None,
                     body: ObjectBody::Whole(self.served(&entry)),
                     max_age: MAX_AGE,
                 };
-                Answer::public(outcome, Reply::Object(object))
+                Answer::public(outcome, Reply::Object(object)).coming_from(provenance)
             }
             Found::HaveNot => {
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
@@ -109,11 +110,17 @@ impl Pipeline {
 
     /// The narinfo of a path, from wherever it is had, and the word for how.
     pub(super) async fn find_narinfo(&self, hash: HashPart) -> (Found, Outcome) {
+        let (found, outcome, _) = self.find_narinfo_from(hash).await;
+        (found, outcome)
+    }
+
+    /// As [`Pipeline::find_narinfo`], and the tier where something is kept.
+    async fn find_narinfo_from(&self, hash: HashPart) -> (Found, Outcome, Option<Place>) {
         let key = narinfo_key(hash);
-        let kept = self.kept_entry(hash).await;
+        let (kept, tier) = self.kept_entry_from(hash).await.unzip();
         match kept {
-            Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit),
-            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
+            Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit, tier),
+            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative, tier),
             _ => {}
         }
         let stale = kept.clone().filter(|entry| !entry.is_gone());
@@ -121,7 +128,7 @@ impl Pipeline {
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
         let asking = self.waited(self.policy.narinfos.join(hash, ask));
         let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
-        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited) };
+        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited, None) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,
             (Found::Have(_), false) => Outcome::Follower,
@@ -130,7 +137,7 @@ impl Pipeline {
             (Found::Refused(_), _) => Outcome::Refused,
             (Found::Unknown(_), _) => Outcome::Unknown,
         };
-        (found, outcome)
+        (found, outcome, tier)
     }
 
     /// What a kept narinfo names is gone: the next who asks for it asks the upstreams. It is not removed, because they may

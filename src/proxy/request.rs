@@ -1,5 +1,7 @@
 //! What a client can ask for, parsed: no byte of its request goes further than this (R13).
 
+use std::fmt;
+
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::Compression;
 use crate::nix::store_path::{HashPart, StorePath};
@@ -105,6 +107,26 @@ impl Small {
         match self {
             Self::Log(_) => "text/plain; charset=utf-8",
             _ => "application/json",
+        }
+    }
+}
+
+/// What is asked for, as a path without the leading `/`: written from what was parsed, in the one way there is. Only for a
+/// name of unknown form, which can but be compared, that is the text itself, of visible ASCII.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CacheInfo => f.write_str("nix-cache-info"),
+            Self::NarInfo(hash) => write!(f, "{hash}.narinfo"),
+            Self::Nar(NarName::Full { hash, digest, compression }) => {
+                write!(f, "nar/{hash}-{}.nar{}", digest.nix32(), compression.extension())
+            }
+            Self::Nar(NarName::ByNarHash { nar_hash, hash }) => write!(f, "nar/{}.nar?hash={hash}", nar_hash.nix32()),
+            Self::Nar(NarName::ByFileHash { file_hash, compression }) => {
+                write!(f, "nar/{}.nar{}", file_hash.nix32(), compression.extension())
+            }
+            Self::Nar(NarName::ByStorePath { path, .. } | NarName::Opaque(path)) => f.write_str(path),
+            Self::Small(small) => f.write_str(&small.path()),
         }
     }
 }

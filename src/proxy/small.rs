@@ -13,7 +13,9 @@ use futures_util::stream::FuturesUnordered;
 use http::HeaderValue;
 
 use super::Pipeline;
-use super::answer::{Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Reply};
+use super::answer::{
+    Answer, BodyError, BodyStream, FailureKind, Object, ObjectBody, Outcome, Place, Provenance, Reply,
+};
 use super::entry::{Entry, Signed, small_key};
 use super::flights::{NOT_ASKED, Publish};
 use super::outage;
@@ -52,23 +54,26 @@ enum Answered {
 impl Pipeline {
     pub(super) async fn small(&self, small: Small) -> Answer {
         let path = small.path();
-        let (found, outcome) = self.find_small(&small, &path).await;
+        let (found, outcome, tier) = self.find_small(&small, &path).await;
         let reply = |body: ObjectBody, encoding| {
             let object = Object { content_type: small.content_type(), encoding, body, max_age: MAX_AGE };
             Answer::public(outcome, Reply::Object(object))
         };
         match found {
             Found::Have(entry) | Found::Stale(entry) => {
+                let provenance = entry.provenance(tier, outcome);
                 let encoding = HeaderValue::from_str(&entry.note).ok().filter(|note| !note.is_empty());
                 let body = match &small {
                     Small::DebugInfo { .. } if encoding.is_none() => self.with_our_nar_url(entry.body).await,
                     _ => entry.body,
                 };
-                reply(ObjectBody::Whole(body), encoding)
+                reply(ObjectBody::Whole(body), encoding).coming_from(provenance)
             }
             Found::Large(upstream) => match upstream.pass_on(&path).await {
                 Ok(Said::Have(Streamed { size, encoding, body })) => {
-                    reply(ObjectBody::Stream { size, stream: passed_on(body) }, encoding)
+                    let upstream = Some(Arc::clone(upstream.name()));
+                    let answer = reply(ObjectBody::Stream { size, stream: passed_on(body) }, encoding);
+                    answer.coming_from(Provenance { upstream, ..Provenance::default() })
                 }
                 Ok(Said::HaveNot) => not_found(outcome, &path),
                 Err(error) => Answer::failed(Outcome::Unknown, FailureKind::BadGateway, error.to_string()),
@@ -78,19 +83,18 @@ impl Pipeline {
         }
     }
 
-    async fn find_small(&self, small: &Small, path: &str) -> (Found, Outcome) {
+    /// With the tier where something is kept.
+    async fn find_small(&self, small: &Small, path: &str) -> (Found, Outcome, Option<Place>) {
         let key = small_key(path);
-        let kept = match self.shared.store.entry(key).await {
-            Some(bytes) => Entry::decode(&bytes),
-            None => None,
-        };
+        let (kept, tier) = self.shared.store.entry_from(key).await.unzip();
+        let kept = kept.and_then(|bytes| Entry::decode(&bytes));
         let kept = kept.filter(|entry| {
             // Nothing signs it: it is as good as the place it came from.
             self.policy.origin_of(&entry.upstream).is_some_and(|(_, basis)| basis.origin == entry.basis.origin)
         });
         match kept {
-            Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit),
-            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative),
+            Some(entry) if entry.is_fresh(UnixSeconds::now()) => return (Found::Have(entry), Outcome::Hit, tier),
+            None if self.shared.store.negative(key) => return (Found::HaveNot, Outcome::Negative, tier),
             _ => {}
         }
         let stale = kept.clone();
@@ -100,7 +104,7 @@ impl Pipeline {
         };
         let asking = self.waited(self.policy.smalls.join(path.to_owned(), ask));
         let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
-        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited) };
+        let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited, None) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,
             (Found::Have(_), true) | (Found::Large(_), _) => Outcome::Miss,
@@ -108,7 +112,7 @@ impl Pipeline {
             (Found::HaveNot, _) => Outcome::NotFound,
             (Found::Unknown(_), _) => Outcome::Unknown,
         };
-        (found, outcome)
+        (found, outcome, tier)
     }
 
     async fn ask_and_keep_small(&self, small: &Small, path: &str, kept: Option<Entry>, publish: &Publish<Found>) {

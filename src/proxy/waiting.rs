@@ -21,7 +21,7 @@ pub(super) struct Waiting {
 
 /// One that waits, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Option<IntGauge>);
+pub(super) struct Waiter(Option<IntGauge>);
 
 impl Waiting {
     /// Counted in `now`, and not bounded yet.
@@ -35,21 +35,21 @@ impl Waiting {
     }
 
     /// A place for one more; `None` when there are as many as there may be.
-    pub(super) fn place(&self) -> Option<Place> {
-        let place = Place(Some(self.now.clone()));
+    pub(super) fn place(&self) -> Option<Waiter> {
+        let place = Waiter(Some(self.now.clone()));
         self.now.inc();
         (self.now.get() <= self.most.load(Relaxed)).then_some(place)
     }
 }
 
-impl Place {
+impl Waiter {
     /// Of one that is no client, and is not counted.
     pub(super) fn apart() -> Self {
         Self(None)
     }
 }
 
-impl Drop for Place {
+impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(now) = &self.0 {
             now.dec();
@@ -69,7 +69,7 @@ mod tests {
         other.bound(2);
         let two = [waiting.place().unwrap(), other.place().unwrap()];
         assert!(waiting.place().is_none() && other.place().is_none());
-        let apart = Place::apart();
+        let apart = Waiter::apart();
         assert_eq!(now.get(), 2);
         drop((two, apart));
         assert_eq!(now.get(), 0);

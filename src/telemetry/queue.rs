@@ -3,15 +3,27 @@
 //! A pipe that nobody reads is full after 64 KiB, and a write to it then takes for ever. So one thread writes, the others
 //! put their lines into a buffer of [`MOST`] bytes, and what finds no room there is dropped and counted. When there is
 //! room again, a line says how many are missing.
+//!
+//! A wake of that thread costs more than a line. So lines that nobody waits for, those of the access log, wait for each other
+//! for [`PAUSE`], or until [`BATCH`] bytes of them are there; whatever else is logged takes them along at once.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntCounter;
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::ACCESS;
 
 /// Bytes that may wait; as many again may be in the hands of the thread that writes.
 const MOST: usize = 1 << 20;
+
+/// How long lines wait that are in no hurry.
+const PAUSE: Duration = Duration::from_millis(20);
+/// So many bytes of them wait no longer.
+const BATCH: usize = 64 << 10;
 
 /// Where lines are put, one for each write. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +43,8 @@ struct State {
     /// Lines dropped since that was last told.
     dropped: u64,
     is_writing: bool,
+    /// Something waits that is in a hurry.
+    is_urgent: bool,
 }
 
 impl Queue {
@@ -50,7 +64,11 @@ impl Queue {
             while state.waiting.is_empty() {
                 state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+            let may_wait = |state: &mut State| !state.is_urgent && state.waiting.len() < BATCH;
+            let waited = self.0.changed.wait_timeout_while(state, PAUSE, may_wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
             std::mem::swap(&mut state.waiting, &mut lines);
+            state.is_urgent = false;
             state.is_writing = true;
             drop(state);
             // A log that cannot be written is lost without a word: there is nowhere left to say it.
@@ -72,7 +90,10 @@ impl Queue {
     /// Waits until everything was written, for so long at most.
     pub(super) fn wait_until_written(&self, limit: Duration) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty() || state.dropped > 0;
-        let _ = self.0.changed.wait_timeout_while(self.state(), limit, is_busy);
+        let mut state = self.state();
+        state.is_urgent = true;
+        self.0.changed.notify_all();
+        let _ = self.0.changed.wait_timeout_while(state, limit, is_busy);
     }
 
     /// Counts lines that are dropped here from now on.
@@ -80,26 +101,54 @@ impl Queue {
         let _ = self.0.counter.set(counter); // the first one stays
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for Queue {
     /// Takes a line, or drops it as a whole.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn take(&self, line: &[u8], is_urgent: bool) {
         let mut state = self.state();
-        if state.waiting.len() + line.len() > MOST {
+        let before = state.waiting.len();
+        if before + line.len() > MOST {
             state.dropped += 1;
             drop(state);
             if let Some(counter) = self.0.counter.get() {
                 counter.inc();
             }
-        } else {
-            state.waiting.extend_from_slice(line);
-            drop(state);
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        state.is_urgent |= is_urgent;
+        let is_full = before < BATCH && state.waiting.len() >= BATCH;
+        drop(state);
+        if is_urgent || before == 0 || is_full {
             self.0.changed.notify_all();
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Hand<'a>;
+
+    fn make_writer(&'a self) -> Hand<'a> {
+        Hand { queue: self, is_urgent: true }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Hand<'a> {
+        Hand { queue: self, is_urgent: metadata.target() != ACCESS }
+    }
+}
+
+/// Puts one line into the queue.
+#[derive(Debug)]
+pub(super) struct Hand<'a> {
+    queue: &'a Queue,
+    is_urgent: bool,
+}
+
+impl Write for Hand<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.take(line, self.is_urgent);
         Ok(line.len())
     }
 
@@ -119,12 +168,12 @@ mod tests {
     #[test]
     fn who_logs_does_not_wait_for_who_reads() {
         let (reader, writer) = io::pipe().unwrap();
-        let (mut queue, counter) = (Queue::default(), IntCounter::new("dropped", "lines").unwrap());
+        let (queue, counter) = (Queue::default(), IntCounter::new("dropped", "lines").unwrap());
         queue.count_in(counter.clone());
         queue.write_to(writer).unwrap();
         let written = 4 * MOST / LINE.len();
         for _ in 0..written {
-            assert_eq!(queue.write(LINE).unwrap(), LINE.len());
+            queue.take(LINE, true);
         }
         let dropped = usize::try_from(counter.get()).unwrap();
         assert!(dropped >= written / 4 && dropped < written, "{dropped} of {written}");
@@ -140,13 +189,37 @@ mod tests {
     }
 
     #[test]
+    fn lines_in_no_hurry_come_together_and_nobody_has_to_push_them() {
+        let (reader, writer) = io::pipe().unwrap();
+        let queue = Queue::default();
+        queue.write_to(writer).unwrap();
+        let mut lines = BufReader::new(reader);
+        let mut next = || {
+            let mut line = String::new();
+            lines.read_line(&mut line).unwrap();
+            line
+        };
+        queue.take(b"alone\n", false);
+        assert_eq!(next(), "alone\n");
+        for n in 0..3 * BATCH / LINE.len() {
+            queue.take(LINE, n == 7);
+        }
+        for _ in 0..3 * BATCH / LINE.len() {
+            assert_eq!(next().as_bytes(), LINE);
+        }
+        queue.take(b"last\n", false);
+        queue.wait_until_written(Duration::from_secs(60));
+        assert_eq!(next(), "last\n");
+    }
+
+    #[test]
     fn everything_is_written_in_order() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut queue = Queue::default();
+        let queue = Queue::default();
         queue.write_to(writer).unwrap();
         let expected: String = (0..1000).map(|n| format!("{n}\n")).collect();
         for line in expected.split_inclusive('\n') {
-            queue.write_all(line.as_bytes()).unwrap();
+            queue.make_writer().write_all(line.as_bytes()).unwrap();
         }
         queue.wait_until_written(Duration::from_secs(60));
         let mut read = vec![0; expected.len()];

@@ -27,7 +27,7 @@ use super::reach::{Limit, Reach};
 use super::stale::{self, Watch};
 use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
-use crate::{telemetry, trail};
+use crate::{telemetry, trace, trail};
 
 /// Which connections a request takes at the configured address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +241,9 @@ fn request(uri: Uri, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>
     }
     if let Some(passed) = trail::header() {
         request = request.header(trail::CDN_LOOP, passed);
+    }
+    if let Some(trace) = trace::header() {
+        request = request.header(trace::TRACEPARENT, trace);
     }
     request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
 }

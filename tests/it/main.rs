@@ -5,9 +5,11 @@
 //! read at their own pace, and a limit only turns a hang into a failure.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
+mod access_log;
 mod activation;
 mod bodies;
 mod buckets;
+mod cache_status;
 mod certificates;
 mod connections;
 mod ending;

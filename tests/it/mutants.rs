@@ -111,7 +111,7 @@ async fn send_all(target: &Target, seeds: &Arc<Vec<String>>, seed: u64, n: usize
 /// The same over HTTP/2: names stay, paths and values change.
 async fn send_all_h2(target: &Target, paths: &[String], seed: u64, n: usize) -> usize {
     const NAMES: [&str; 8] =
-        ["host", "range", "authorization", "cdn-loop", "user-agent", "if-none-match", "cookie", "x-forwarded-for"];
+        ["host", "range", "authorization", "cdn-loop", "traceparent", "tracestate", "cookie", "x-forwarded-for"];
     let mut mutator = Mutator::new(seed);
     let mut served = 0;
     for _ in 0..n / BATCH {
@@ -158,6 +158,7 @@ fn path_of<'a>(head: &'a str, host: &str) -> Option<&'a str> {
                 value.strip_prefix("bytes=").is_some_and(|range| range.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
             }
             "cdn-loop" => value.split(", ").all(is_server),
+            "traceparent" => is_traceparent(value),
             _ => false,
         };
         if !is_right {
@@ -168,9 +169,21 @@ fn path_of<'a>(head: &'a str, host: &str) -> Option<&'a str> {
     (names.iter().collect::<BTreeSet<_>>().len() == names.len()).then_some(path)
 }
 
-/// One server that a request passed (RFC 8586): the only thing of a request that goes on, in one form.
+/// One server that a request passed (RFC 8586): beside the trace's ids the only thing of a request that goes on, in one form.
 fn is_server(part: &str) -> bool {
     part.strip_prefix("snowbank;id=").is_some_and(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// The trace that a request belongs to (W3C Trace Context), in the one form that is written here.
+fn is_traceparent(value: &str) -> bool {
+    let hex =
+        |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && text.bytes().any(|b| b != b'0');
+    match value.split('-').collect::<Vec<_>>()[..] {
+        ["00", trace, span, flags] => {
+            trace.len() == 32 && span.len() == 16 && hex(trace) && hex(span) && matches!(flags, "00" | "01")
+        }
+        _ => false,
+    }
 }
 
 /// What an upstream may be asked for: the paths of Nix, written in the one way there is, and announced NARs.
@@ -249,7 +262,9 @@ async fn an_upstream_hears_only_what_was_written_here() {
     assert!(served > 1_000 && asked.len() > 500, "{served} served, {} paths asked for", asked.len());
     // The last of the log is there, so what is checked is all of it.
     snowbank.http().get("/the-last-of-all").await.expect(404);
-    snowbank.log_line("/the-last-of-all", 0);
+    let last = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz.narinfo";
+    snowbank.http().get(&format!("/{last}")).await.expect(404);
+    snowbank.log_line(last, 0);
     check_log(&snowbank);
     assert_eq!(snowbank.counter(Count::Panics), 0);
 }
@@ -265,6 +280,10 @@ fn what_was_not_written_here_is_noticed() {
         "\r\nuser-agent: curl/8",
         "\r\nrange: bytes=0-0,2-3",
         "\r\ncdn-loop: zqmark",
+        "\r\ntracestate: a=b",
+        "\r\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02",
+        "\r\ntraceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "\r\ntraceparent: 00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
         " ",
     ] {
         assert_eq!(path_of(&head(line), "h"), None, "{line:?}");

@@ -162,7 +162,10 @@ async fn without_any_upstream_it_starts_and_serves_what_is_kept_as_ever() {
     for round in 0..5 {
         for object in &objects {
             let answer = snowbank.http().get(&object.narinfo_target()).await.expect(200);
-            assert_eq!(answer.field("cache-status"), Some("snowbank; hit; detail=stale"), "{round}");
+            assert!(
+                answer.field("cache-status").is_some_and(|f| f.starts_with("snowbank; hit; detail=stale")),
+                "{round}"
+            );
             assert_eq!(narinfo_fields(answer.text(), "NarSize"), [object.nar.len().to_string()]);
             snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
         }
@@ -184,7 +187,7 @@ async fn what_is_not_fresh_is_served_while_a_slow_upstream_is_asked_behind_it() 
     let gate = Gate::new();
     origin.serve(&object.narinfo_target(), Reply::bytes(object.narinfo(&[&key])).gate_before_head(&gate));
     let answer = snowbank.http().get(&object.narinfo_target()).await.expect(200);
-    assert_eq!(answer.field("cache-status"), Some("snowbank; hit; detail=stale"));
+    assert!(answer.field("cache-status").is_some_and(|field| field.starts_with("snowbank; hit; detail=stale")));
     gate.reached().await;
     snowbank.http().get(&object.narinfo_target()).await.expect(200);
     assert_eq!(origin.count(&object.narinfo_target()), 2, "one question behind all who ask");

@@ -148,7 +148,7 @@ impl Mutator {
 
     /// A field more, behind the first line.
     fn fields(&mut self, bytes: &mut Vec<u8>) {
-        const MORE: [&str; 24] = [
+        const MORE: [&str; 28] = [
             "Transfer-Encoding: chunked",
             "Transfer-Encoding: identity",
             "Content-Length: 0",
@@ -169,6 +169,10 @@ impl Mutator {
             "User-Agent: zqmark",
             "CDN-Loop: snowbank;id=00112233445566aa, zqmark",
             "CDN-Loop: zqmark;id=\"\u{1b}\"",
+            "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03",
+            "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-zqmark",
+            "traceparent: zqmark",
+            "tracestate: zqmark=1",
             "X-Original-URL: /zqmark",
             "Connection: zqmark, cdn-loop",
             "Expect: 100-continue",
