@@ -3,8 +3,9 @@
 //! Names are read out of the expressions by their prefixes; whether an expression as a whole is right, `promtool` says of
 //! the rules, with the series of `grafana/tests`.
 
-use crate::support::cache::Key;
+use crate::support::cache::{Key, Object};
 use crate::support::origin::Origin;
+use crate::support::prometheus::Prometheus;
 use crate::support::snowbank::{Setup, Snowbank};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -199,5 +200,56 @@ fn each_alert_says_what_to_do_and_fires_and_is_silent_when_it_should() {
             of.contains(&true) && of.contains(&false),
             "{name} has a case where it fires and one where it does not"
         );
+    }
+}
+
+/// Panels that show nothing while all is well: they divide by a rate, or ask for what the test has none of.
+fn may_be_empty(expression: &str) -> bool {
+    expression.contains(" > 0")
+}
+
+#[tokio::test]
+async fn the_real_prometheus_finds_every_series_and_counts_what_clients_and_origin_count() {
+    let (origin, key) = (Origin::start(), Key::new("monitoring-2"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    snowbank.wait_for_disk();
+    let prometheus = Prometheus::scraping(snowbank.log_after("admin on http://").parse().expect("an address"));
+    let client = snowbank.https();
+    let (mut answers, mut bytes) = (0, 0);
+    for n in 0..5 {
+        let object = Object::new(&format!("counted-{n}"), 100_000);
+        origin.publish(&object, &key);
+        for _ in 0..3 {
+            let narinfo = client.get(&object.narinfo_target()).await.expect(200);
+            let url = narinfo.text().lines().find_map(|line| line.strip_prefix("URL: ")).expect("a URL").to_owned();
+            let nar = client.get(&format!("/{url}")).await.expect(200);
+            answers += 2;
+            bytes += narinfo.body.len() + nar.body.len();
+        }
+    }
+    let number = |count: usize| f64::from(u32::try_from(count).expect("counts of tests are small"));
+    let hits = "snowbank_edge_requests_total{outcome=\"hit\"}";
+    for (expression, counted) in [
+        ("snowbank_edge_requests_total", number(answers)),
+        (hits, number(answers - 10)),
+        ("snowbank_edge_response_bytes_total", number(bytes)),
+        ("snowbank_upstream_requests_total", number(origin.total())),
+        ("snowbank_fill_completed_total", 5.0),
+    ] {
+        let counts = || prometheus.sum(expression) >= counted;
+        prometheus.eventually(expression, counts);
+        assert!(
+            (prometheus.sum(expression) - counted).abs() < 0.5,
+            "{expression}: {} {counted}",
+            prometheus.sum(expression)
+        );
+    }
+    prometheus.eventually("a rate", || prometheus.sum("count_over_time(up[5m])") > 2.0);
+    for (file, dashboard) in dashboards() {
+        for query in queries(&dashboard).into_iter().filter(|query| !query.starts_with("label_values(")) {
+            let query = query.replace("$job", "snowbank").replace("$instance", ".*");
+            let query = query.replace("$__rate_interval", "5m").replace("$__range", "5m");
+            assert!(may_be_empty(&query) || !prometheus.query(&query).is_empty(), "{file}: no series: {query}");
+        }
     }
 }
