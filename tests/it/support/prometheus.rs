@@ -1,4 +1,4 @@
-//! The real Prometheus, scraping the program under test each tenth of a second.
+//! The real Prometheus, scraping the program under test each second.
 
 use super::PATIENCE;
 use serde_json::Value;
@@ -19,7 +19,7 @@ impl Prometheus {
     pub fn scraping(target: SocketAddr) -> Self {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for Prometheus");
         let config = format!(
-            "global: {{ scrape_interval: 100ms, scrape_timeout: 100ms }}\n\
+            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
              scrape_configs: [{{ job_name: snowbank, static_configs: [{{ targets: [\"{target}\"] }}] }}]\n"
         );
         let file = home.path().join("prometheus.yml");
