@@ -25,6 +25,7 @@ mod keys;
 mod liars;
 mod limits;
 mod load;
+mod monitoring;
 mod mutants;
 mod nar_fill;
 mod narinfo;

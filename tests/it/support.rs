@@ -22,6 +22,7 @@ pub mod nix;
 pub mod nix_serve;
 pub mod origin;
 pub mod pebble;
+pub mod prometheus;
 pub mod proxies;
 pub mod seaweedfs;
 pub mod snowbank;
