@@ -10,6 +10,7 @@ mod bodies;
 mod buckets;
 mod certificates;
 mod connections;
+mod deploy;
 mod ending;
 mod failover;
 mod false_misses;
