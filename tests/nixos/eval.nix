@@ -33,6 +33,8 @@ let
   };
 in
 {
-  inherit (module.config) systemd networking services;
+  systemd = module.config.systemd or null;
+  networking = module.config.networking or null;
+  services = module.config.services or null;
   described = builtins.all (option: option ? description || option ? enable) (builtins.attrValues module.options.services.snowbank);
 }
