@@ -17,7 +17,7 @@ crate::options! {
     pub struct Options {
         /// Where to listen, over plain HTTP. Whoever reaches it can read everything it tells; so keep it to loopback or
         /// to a network of operators. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
-        /// (`verify`, `certificates`) need an address and port. Off unless set.
+        /// (`verify`, `certificates`, `healthcheck`) need an address and port. Off unless set.
         pub address: Option<Address> = None,
     }
 }
@@ -61,6 +61,10 @@ impl Options {
     /// Why that cannot be known, and what to do.
     pub fn to_ask(&self) -> Result<SocketAddr, &'static str> {
         match &self.address {
+            Some(Address::Tcp(address)) if address.port() == 0 => Err(
+                "[admin] address has port 0, which is any that is free, so it is not in the configuration; set a port, or ask \
+                     at the address that the log of the start tells",
+            ),
             Some(Address::Tcp(address)) => Ok(*address),
             Some(Address::Inherited(_)) => Err(
                 "[admin] address is a socket that systemd opens, so its address is not in the configuration; set an \

@@ -6,6 +6,7 @@
 pub mod certificates;
 mod effect;
 mod ending;
+pub mod health;
 mod operator;
 mod pages;
 mod reload;

@@ -12,6 +12,7 @@ mod keys;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -23,6 +24,9 @@ use crate::options::Mistakes;
 
 /// The exit status when what was asked for cannot be done as it was asked (`sysexits.h`).
 pub const EX_USAGE: u8 = 64;
+
+/// The exit status of `healthcheck` for everything but readiness. Container engines know this one and 0 only.
+pub const EX_UNHEALTHY: u8 = 1;
 
 /// What to do with a token that was made.
 const TOKEN_HINT: &str = "The first line goes into a file of token_files here, the second into the netrc file of the client, \
@@ -37,6 +41,8 @@ pub enum Next {
     Verify(Box<Config>, Option<PathBuf>),
     /// Tell how the certificates of the server with this configuration stand, as JSON if asked so.
     Certificates(Box<Config>, bool),
+    /// Ask the server at this [admin] address whether it is ready.
+    Healthcheck(SocketAddr),
     /// All is said; exit with this status.
     Exit(u8),
 }
@@ -77,6 +83,10 @@ pub fn run(
             Ok(config) => Ok(Next::Certificates(Box::new(config), json)),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
+        Command::Healthcheck { config } => match admin_address(config.as_deref()) {
+            Ok(address) => Ok(Next::Healthcheck(address)),
+            Err(why) => say(err, &format!("{why}\n"), EX_UNHEALTHY),
+        },
         Command::CheckConfig { file } => match check(file.path(), environment) {
             Ok(()) => say(out, &format!("{}: ok\n", file.path().display()), 0),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
@@ -104,6 +114,13 @@ pub fn run(
 
 fn check(file: &Path, environment: &Environment) -> Result<(), Mistakes> {
     Config::load(Some(file), &Flags::default(), environment).map(|_| ())
+}
+
+/// Where the server with this file listens for operators.
+fn admin_address(file: Option<&Path>) -> Result<SocketAddr, String> {
+    let admin = Config::load_admin(file).map_err(|mistakes| mistakes.to_string())?;
+    let name = file.map_or("without --config".into(), |file| file.display().to_string());
+    admin.to_ask().map_err(|why| format!("{name}: {why}"))
 }
 
 fn say(to: &mut dyn Write, text: &str, status: u8) -> std::io::Result<Next> {
@@ -167,6 +184,16 @@ enum Command {
         /// Print what the server says, as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Ask the running server whether it is ready
+    ///
+    /// Asks it at its [admin] address, which is all that is read of the configuration. Exits with 0 when it is ready, and with
+    /// 1 when it is stopping, does not answer within 3 seconds, or cannot be asked. For containers, whose image has no
+    /// other program that could ask.
+    Healthcheck {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Make a secret key to sign with
     ///

@@ -29,7 +29,7 @@ pub use print::Detail;
 
 use std::path::Path;
 
-use crate::options::{Mistakes, Table, parse};
+use crate::options::{Mistakes, Table, Value, parse};
 use crate::{access, admin, proxy, shutdown, store, telemetry, upstream};
 use crate::{edge, tls};
 
@@ -91,6 +91,31 @@ impl Config {
             }
         }
         Err(mistakes)
+    }
+
+    /// Reads of the file no more than `[admin]`, and no other file, for who only asks the running server. A mistake that
+    /// somebody makes elsewhere while it runs changes nothing of it, and must not make it look ill.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or has mistakes in that table.
+    pub fn load_admin(file: Option<&Path>) -> Result<admin::Options, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let text = match file.map(|path| (path, std::fs::read_to_string(path))) {
+            Some((path, Err(error))) => {
+                mistakes.say(&path.display().to_string(), &format!("cannot be read: {error}"));
+                return Err(mistakes);
+            }
+            Some((_, Ok(text))) => text,
+            None => String::new(),
+        };
+        let read = parse(&text, &mut mistakes).and_then(|mut table| match table.remove("admin") {
+            Some(found) => admin::Options::read(found, "admin", &mut mistakes),
+            None => admin::Options::absent("admin", &mut mistakes),
+        });
+        if let Some(path) = file {
+            mistakes.in_file(path);
+        }
+        read.filter(|_| mistakes.is_empty()).ok_or(mistakes)
     }
 
     /// Reads the text of a file, without looking at anything outside it.

@@ -3,6 +3,7 @@
 #![recursion_limit = "256"] // the layout of a request's future: each wrapper counts, and an optimised build ends at 128
 
 use std::io::{Write as _, stderr, stdout};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,6 +47,13 @@ fn main() -> ExitCode {
             Err(error) => {
                 let _ = writeln!(stderr(), "{}", on_one_line(&error));
                 ExitCode::from(EX_NOT_DONE)
+            }
+        },
+        Ok(Next::Healthcheck(address)) => match healthcheck(address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(stderr(), "{}", on_one_line(&error));
+                ExitCode::from(cli::EX_UNHEALTHY)
             }
         },
         Err(error) => {
@@ -102,6 +110,11 @@ fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
 fn certificates(config: &Config, json: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(app::certificates::run(config, json))
+}
+
+fn healthcheck(address: SocketAddr) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(app::health::run(address))
 }
 
 /// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).

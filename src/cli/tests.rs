@@ -7,7 +7,7 @@ fn told(args: &[&str]) -> (String, String, Option<u8>) {
     let environment = Environment { root: true, ..Environment::default() };
     let next = run(args, &environment, &mut out, &mut err).unwrap();
     let status = match next {
-        Next::Serve(..) | Next::Verify(..) | Next::Certificates(..) => None,
+        Next::Serve(..) | Next::Verify(..) | Next::Certificates(..) | Next::Healthcheck(_) => None,
         Next::Exit(status) => Some(status),
     };
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), status)
@@ -18,7 +18,7 @@ fn served(args: &[&str]) -> Config {
     let args = ["snowbank"].iter().chain(args).map(OsString::from);
     match run(args, &environment, &mut Vec::new(), &mut Vec::new()).unwrap() {
         Next::Serve(config, _) => *config,
-        Next::Verify(..) | Next::Certificates(..) => panic!("verify"),
+        Next::Verify(..) | Next::Certificates(..) | Next::Healthcheck(_) => panic!("verify"),
         Next::Exit(status) => panic!("exit {status}"),
     }
 }
@@ -123,6 +123,45 @@ fn what_is_no_key_is_told_on_one_line() {
         assert_eq!((out.as_str(), status, err.lines().count()), ("", Some(EX_USAGE), 1), "{args:?}: {err}");
         assert!(err.contains(wrong), "{err}");
     }
+}
+
+#[test]
+fn a_health_check_reads_nothing_but_where_to_ask() {
+    let asked = |text: &str| {
+        let (file, mut err) = (file(text), Vec::new());
+        let path = file.path().display().to_string();
+        let args = ["snowbank", "healthcheck", "--config", &path].map(OsString::from);
+        match run(args, &Environment::default(), &mut Vec::new(), &mut err).unwrap() {
+            Next::Healthcheck(address) => Ok(address.to_string()),
+            Next::Exit(status) => Err((status, String::from_utf8(err).unwrap().replace(&path, "FILE"))),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asked("[admin]\naddress = '0.0.0.0:9090'"), Ok("0.0.0.0:9090".to_owned()));
+    // The server that runs has none of these mistakes yet.
+    let broken = "lisen = 1\n[sign]\nkey_files = ['/does/not/exist']\n[[upstream]]\n[admin]\naddress = '[::1]:9090'";
+    assert_eq!(asked(broken), Ok("[::1]:9090".to_owned()));
+    for (text, why) in [
+        ("", "FILE: the configuration has no [admin] address"),
+        ("[admin]\naddress = 'fd:admin'", "FILE: [admin] address is a socket that systemd opens"),
+        ("[admin]\naddress = '127.0.0.1:0'", "FILE: [admin] address has port 0"),
+        (
+            "[admin]\naddress = 'unix:/run/admin'",
+            "FILE: admin.address = \"unix:/run/admin\": expected an address and port",
+        ),
+        ("admin = 1", "FILE: admin = 1: expected"),
+        ("[admin", "FILE: "),
+    ] {
+        let (status, said) = asked(text).expect_err(text);
+        assert_eq!((status, said.lines().count()), (EX_UNHEALTHY, 1), "{said}");
+        assert!(said.starts_with(why), "{said}");
+    }
+    let (_, err, status) = told(&["healthcheck", "--config", "/does/not/exist"]);
+    assert_eq!(
+        (err.as_str(), status),
+        ("/does/not/exist: cannot be read: No such file or directory (os error 2)\n", Some(1))
+    );
+    assert_eq!(told(&["healthcheck"]).2, Some(1));
 }
 
 #[test]

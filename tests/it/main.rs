@@ -12,6 +12,7 @@ mod buckets;
 mod cache_status;
 mod certificates;
 mod connections;
+mod deploy;
 mod ending;
 mod failover;
 mod false_misses;
