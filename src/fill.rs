@@ -66,6 +66,13 @@ pub struct Source {
     pub target: String,
 }
 
+impl Source {
+    /// Whether it is the same place.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.upstream, &other.upstream) && self.target == other.target
+    }
+}
+
 /// What a verified narinfo says about the NAR in a body.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -358,6 +365,11 @@ impl Fills {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// Whether somebody waits for a place.
+    fn is_crowded(&self) -> bool {
+        self.inner.permits.available_permits() == 0 && self.inner.waiting.available_permits() < MOST_WAITING
     }
 
     /// A place among the fills that run at once; `None` when none came free in time.

@@ -2,8 +2,8 @@
 //!
 //! The field is that of RFC 8586, `CDN-Loop`: each server adds itself, by an id that it makes up when it starts. A request
 //! that comes back is answered 508 and asks nobody ([`Looped`]). Whoever is told so has learned that there is nothing to be
-//! had that way for the one who asked in the first place. As that is true for this trail alone, it is shared with questions on the
-//! same one only, and not remembered.
+//! had that way for the one who asked in the first place. As that is true for this trail alone, it is not shared with
+//! questions on another ([`Trail::shares_with`]), and not remembered.
 //!
 //! The trail goes with the task that answers a request ([`Trail::scope`]) and with those it starts ([`carry`]), which its trace goes
 //! with, too.
@@ -11,6 +11,8 @@
 //! Out of scope: circles through other software, which the field says nothing about here.
 
 use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,9 +32,30 @@ tokio::task_local! {
     static HERE: Trail;
 }
 
-/// The ids of the servers that a request has passed, this one not among them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Trail(Arc<[String]>);
+/// The servers that a request has passed, this one not among them.
+#[derive(Debug, Clone, Default)]
+pub struct Trail(Arc<Passed>);
+
+#[derive(Debug, Default)]
+struct Passed {
+    ids: Vec<String>,
+    /// An upstream did not answer because of one of them.
+    looped: AtomicBool,
+}
+
+impl PartialEq for Trail {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ids == other.0.ids
+    }
+}
+
+impl Eq for Trail {}
+
+impl Hash for Trail {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.ids.hash(state);
+    }
+}
 
 /// The request has been here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +73,23 @@ impl Trail {
         let ids: Vec<String> = ids(headers).take(MOST).map(str::to_owned).collect();
         match ids.len() == MOST || own_id().is_some_and(|own| ids.iter().any(|id| id == own)) {
             true => Err(Looped),
-            false => Ok(Self(ids.into())),
+            false => Ok(Self(Arc::new(Passed { ids, looped: AtomicBool::new(false) }))),
         }
+    }
+
+    /// How many servers the request has passed. A question that it causes at any other has passed more.
+    pub fn len(&self) -> usize {
+        self.0.ids.len()
+    }
+
+    /// Whether it has passed none.
+    pub fn is_empty(&self) -> bool {
+        self.0.ids.is_empty()
+    }
+
+    /// Whether what was answered to a request on this trail is an answer to one on the other.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self == other || !self.0.looped.load(Ordering::Relaxed)
     }
 
     /// Runs `future` on this trail.
@@ -67,7 +105,7 @@ pub fn here() -> Trail {
 
 /// Whether what is being answered was asked by another server of this kind.
 pub fn is_anothers() -> bool {
-    HERE.try_with(|trail| !trail.0.is_empty()).unwrap_or(false)
+    HERE.try_with(|trail| !trail.is_empty()).unwrap_or(false)
 }
 
 /// The same future on the trail, and in the trace, of the task that calls this, whatever task runs it.
@@ -78,7 +116,7 @@ pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
 /// What to put into a request; `None` when the system has no random bytes to make an id of.
 pub fn header() -> Option<HeaderValue> {
     let trail = here();
-    let ids = trail.0.iter().map(String::as_str).chain([own_id()?]);
+    let ids = trail.0.ids.iter().map(String::as_str).chain([own_id()?]);
     let parts: Vec<String> = ids.map(|id| format!("{PREFIX}{id}")).collect();
     HeaderValue::try_from(parts.join(", ")).ok()
 }
@@ -88,10 +126,13 @@ pub fn own_header() -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{PREFIX}{}", own_id()?)).ok()
 }
 
-/// Whether a 508 with these headers is about the request that is being answered: from a server that it has passed.
+/// Whether a 508 with these headers is about the request that is being answered: from a server that it has passed. Then what
+/// comes of the request is for its trail alone.
 pub fn is_about_us(headers: &HeaderMap) -> bool {
     let trail = here();
-    ids(headers).take(MOST).any(|id| own_id() == Some(id) || trail.0.iter().any(|passed| passed == id))
+    let is = ids(headers).take(MOST).any(|id| own_id() == Some(id) || trail.0.ids.iter().any(|passed| passed == id));
+    trail.0.looped.fetch_or(is, Ordering::Relaxed);
+    is
 }
 
 /// The ids in the field, of those that are well formed.

@@ -5,6 +5,7 @@
 //!
 //! Out of scope: the store, and clients.
 
+mod again;
 mod answer;
 mod bucket;
 mod client;

@@ -23,9 +23,10 @@ pub const PERIOD: Duration = Duration::from_secs(60);
 const LEAST_PROGRESS: u64 = 60_000;
 
 /// So many requests abandoned before there was an answer, and more than half of all, are no client's change of mind but a
-/// flood: each costs its sender two small frames. (The HTTP/2 library ends a connection whose resets come in the same read as the
-/// requests; those that come a moment later it does not count.)
-const ABANDONED: u64 = 1000;
+/// flood: each costs its sender two small frames. More than a connection may have open, so that a client may give up on all it
+/// waits for, once. (The HTTP/2 library ends a connection whose resets come in the same read as the requests; those that come
+/// a moment later it does not count.)
+const ABANDONED: u64 = 300;
 
 /// What happened on one connection so far. Counters only: nothing is ordered by them.
 #[derive(Debug, Default)]
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn who_abandons_what_it_asks_for_is_a_flood_unless_it_takes_as_much() {
         let activity = Arc::new(Activity::default());
-        (0..1000).for_each(|_| drop(activity.begin()));
+        (0..ABANDONED).for_each(|_| drop(activity.begin()));
         assert!(!activity.is_flood(1));
         let _open = activity.begin();
         assert!(!activity.is_flood(1));
@@ -279,7 +280,7 @@ mod tests {
         assert!(activity.is_flood(1));
         drop(late);
         assert!(activity.is_flood(1));
-        (0..1002).for_each(|_| drop(activity.begin().answered()));
+        (0..ABANDONED + 2).for_each(|_| drop(activity.begin().answered()));
         assert!(!activity.is_flood(1));
     }
 }

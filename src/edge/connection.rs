@@ -16,7 +16,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Interval, interval_at};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -106,21 +107,40 @@ pub async fn serve<H: Handler>(
     let end = match (arrive(&mut io, peer, shared.handler.clients(), &shared.drain).await, tls) {
         (Err(end), _) => end,
         (Ok((peer, _seat)), None) => serve_http1(&shared, io, peer, activity).await,
-        (Ok((peer, seat)), Some(acceptor)) => serve_tls(&shared, io, &acceptor, peer, seat, activity).await,
+        (Ok((peer, seat)), Some(acceptor)) => serve_tls(&shared, io, &acceptor, peer, seat.as_ref(), activity).await,
     };
     shared.metrics.connections_open.dec();
     shared.metrics.connections.of(end).inc();
 }
+
+/// A connection on its way to its end. On the heap, with nothing of what came before it: there may be ten thousand of them,
+/// each kept for long and doing nothing, and what a future holds, it holds for as long as it runs.
+type Session<'a> = Pin<Box<dyn Future<Output = ConnectionEnd> + Send + 'a>>;
 
 async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: &Arc<Shared<H>>,
     io: IO,
     acceptor: &Acceptor,
     peer: Peer,
-    seat: Option<Seat>,
+    seat: Option<&Seat>,
     activity: Arc<Activity>,
 ) -> ConnectionEnd {
-    let permits = Permits { of_client: seat.as_ref().map(Seat::handshakes), of_all: &shared.handshakes };
+    match Box::pin(shake_hands(shared, io, acceptor, peer, seat, activity)).await {
+        Ok(session) => session.await,
+        Err(end) => end,
+    }
+}
+
+/// The session that a handshake begins; or what came of the connection without one.
+async fn shake_hands<'a, H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: &'a Arc<Shared<H>>,
+    io: IO,
+    acceptor: &Acceptor,
+    peer: Peer,
+    seat: Option<&Seat>,
+    activity: Arc<Activity>,
+) -> Result<Session<'a>, ConnectionEnd> {
+    let permits = Permits { of_client: seat.map(Seat::handshakes), of_all: &shared.handshakes };
     // A drain waits for handshakes as for requests: a client that gets as far as this does not ask elsewhere.
     let parting = async {
         shared.drain.cancelled().await;
@@ -129,40 +149,53 @@ async fn serve_tls<H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     let begun = Instant::now();
     let shaken = tokio::select! {
         shaken = shake(io, acceptor, permits) => shaken,
-        () = parting => return ConnectionEnd::Closed,
+        () = parting => return Err(ConnectionEnd::Closed),
     };
-    let stream = match shaken {
-        Ok(Some(stream)) => stream,
-        Ok(None) => return ConnectionEnd::Closed,
+    match shaken {
+        Ok(Some(stream)) => {
+            shared.metrics.handshake.observe(begun.elapsed().as_secs_f64());
+            Ok(begin(shared, stream, acceptor, peer, activity))
+        }
+        Ok(None) => Err(ConnectionEnd::Closed),
         Err((why, io)) => {
             tracing::debug!(%peer, %why, "TLS handshake failed");
             if let Some(io) = io {
                 shared.drain.run_until_cancelled(part(io)).await;
             }
-            return ConnectionEnd::Handshake;
+            Err(ConnectionEnd::Handshake)
         }
-    };
-    shared.metrics.handshake.observe(begun.elapsed().as_secs_f64());
-    let (version, session) = session_of(stream.get_ref().1);
-    shared.metrics.sessions.of(version, session).inc();
-    let peer = match acceptor.asks_for_certificates() {
-        true => Peer { certificate: tls::shown_names(stream.get_ref().1).into(), ..peer },
-        false => peer,
-    };
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let (io, tls) = stream.into_inner();
-        serve_http2(shared, io, tls, peer, activity).await
-    } else {
-        serve_http1(shared, stream, peer, activity).await
     }
 }
 
-async fn serve_http1<H: Handler>(
+/// The session, once the handshake is done.
+fn begin<'a, H: Handler, IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: &'a Arc<Shared<H>>,
+    stream: TlsStream<IO>,
+    acceptor: &Acceptor,
+    peer: Peer,
+    activity: Arc<Activity>,
+) -> Session<'a> {
+    let tls = stream.get_ref().1;
+    let (version, session) = session_of(tls);
+    shared.metrics.sessions.of(version, session).inc();
+    let peer = match acceptor.asks_for_certificates() {
+        true => Peer { certificate: tls::shown_names(tls).into(), ..peer },
+        false => peer,
+    };
+    if tls.alpn_protocol() == Some(b"h2") {
+        let (io, tls) = stream.into_inner();
+        serve_http2(shared, io, tls, peer, activity)
+    } else {
+        serve_http1(shared, stream, peer, activity)
+    }
+}
+
+fn serve_http1<H: Handler>(
     shared: &Arc<Shared<H>>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     activity: Arc<Activity>,
-) -> ConnectionEnd {
+) -> Session<'_> {
     let service = {
         let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
         service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), activity.begin(), usize::MAX))
@@ -176,16 +209,16 @@ async fn serve_http1<H: Handler>(
         // long as the upstream takes. (What is at hand is written before the end is looked for.)
         .half_close(false)
         .serve_connection(TokioIo::new(io), service);
-    drive(shared, connection, |_| Poll::Ready(Ok(())), &peer, &activity).await
+    Box::pin(drive(shared, Box::pin(connection), |_| Poll::Ready(Ok(())), peer, activity))
 }
 
-async fn serve_http2<H: Handler>(
+fn serve_http2<H: Handler>(
     shared: &Arc<Shared<H>>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: rustls::ServerConnection,
     peer: Peer,
     activity: Arc<Activity>,
-) -> ConnectionEnd {
+) -> Session<'_> {
     let service = {
         let (shared, of, activity) = (Arc::clone(shared), peer.clone(), Arc::clone(&activity));
         service_fn(move |request| answer(Arc::clone(&shared), request, of.clone(), activity.begin(), H2_SLICE))
@@ -200,7 +233,7 @@ async fn serve_http2<H: Handler>(
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_LIMIT)
         .serve_connection(TokioIo::new(corked), service);
-    drive(shared, connection, move |cx| uncork.poll(cx), &peer, &activity).await
+    Box::pin(drive(shared, Box::pin(connection), move |cx| uncork.poll(cx), peer, activity))
 }
 
 /// What is counted of a TLS session.
@@ -225,7 +258,8 @@ async fn answer<H: Handler>(
     slice: usize,
 ) -> Result<Response<Body>, Infallible> {
     let can_be_closed = request.version() < Version::HTTP_2;
-    let answered = AssertUnwindSafe(shared.handler.handle(request, peer)).catch_unwind().await;
+    // On the heap: hyper makes room for it beside each connection, and moves it several times before it runs.
+    let answered = AssertUnwindSafe(Box::pin(shared.handler.handle(request, peer))).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_panic| {
         // The panic hook has told where; the message is not for clients.
         shared.metrics.panics.inc();
@@ -275,12 +309,12 @@ where
 /// and drops it when its client stalls, floods, or the drain's time is up.
 async fn drive<H, C: Connection>(
     shared: &Shared<H>,
-    connection: C,
+    mut connection: Pin<Box<C>>,
     mut flush: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
-    peer: &Peer,
-    activity: &Activity,
+    peer: Peer,
+    activity: Arc<Activity>,
 ) -> ConnectionEnd {
-    let mut connection = pin!(connection);
+    let activity = &*activity;
     // Own tokens: each poll looks at one, and all connections doing so at the same one would be in each other's way.
     let (drain, abort) = (shared.drain.child_token(), shared.abort.child_token());
     let mut watch = Watch::default();

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -370,16 +371,21 @@ impl Accepted {
         Peer::new(address, bound.entrance.clone(), Arc::clone(&bound.listener))
     }
 
-    async fn serve<H: Handler>(self, shared: Arc<Shared<H>>, tls: Option<Arc<tls::Acceptor>>, peer: Peer) {
+    fn serve<H: Handler>(
+        self,
+        shared: Arc<Shared<H>>,
+        tls: Option<Arc<tls::Acceptor>>,
+        peer: Peer,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match self {
             Self::Tcp(stream, address) => {
                 if let Err(error) = tune(&stream) {
                     // The client may have gone since; if not, serving it works all the same.
                     tracing::debug!(%error, peer = %address, "cannot set the connection's options");
                 }
-                connection::serve(shared, stream, tls, peer).await;
+                Box::pin(connection::serve(shared, stream, tls, peer))
             }
-            Self::Unix(stream) => connection::serve(shared, stream, tls, peer).await,
+            Self::Unix(stream) => Box::pin(connection::serve(shared, stream, tls, peer)),
         }
     }
 }

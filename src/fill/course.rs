@@ -22,7 +22,10 @@ use super::task::Alone;
 use super::verify::{Turn, Verifier};
 use super::{FillFailure, Fills, Plan, Source};
 use crate::metrics::Left;
-use crate::store::{ChunkKey, Manifest};
+use crate::store::{CHUNK, ChunkKey, Manifest};
+
+/// A source that broke off and was asked again was so for good, if so many bytes came: a chunk.
+const WORTH: u64 = CHUNK as u64;
 
 /// See the module.
 pub(super) struct Course<'a> {
@@ -101,7 +104,12 @@ pub(super) async fn fill_from_any(
     course.begin().await;
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
     while let Some(source) = course.way.next(plan).await {
-        let off = match course.leg(&source).await {
+        let (is_again, before) = (course.way.is_again(&source), fill.received());
+        let leg = course.leg(&source).await;
+        if is_again && (leg.is_ok() || fill.received() >= before + WORTH) {
+            source.upstream.asked_again_well();
+        }
+        let off = match leg {
             Ok(manifest) => {
                 fills.inner.contested.settled(fill.blob());
                 return Ok((manifest, source));

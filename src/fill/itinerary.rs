@@ -3,7 +3,8 @@
 //! The plan's sources first, each once; then whoever else has the same bytes, who is asked for only when it is needed;
 //! then those again that broke off in the middle, at most [`AGAIN`] times each and after a short pause of a random
 //! length, so that the fills which an upstream's hiccup broke do not come back as one. At most [`BREAKS`] breaks in all,
-//! and at most about twice the NAR's bytes: what is to go beyond is not begun.
+//! and at most about twice the NAR's bytes: what is to go beyond is not begun. And where the same upstreams break off again and
+//! again, for this fill and for others, they are not asked again oftener than they can bear (`again` of `upstream`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,7 @@ impl Itinerary {
         }
         if self.singly
             && let Some(same) = self.stops.iter().find(|stop| !stop.out && stop.breaks > 0)
+            && same.source.upstream.may_be_asked_again()
         {
             return Some(Self::again(same).await);
         }
@@ -88,7 +90,9 @@ impl Itinerary {
         if let Some(fresh) = self.fresh() {
             return Some(fresh);
         }
-        let least = self.stops.iter().filter(|stop| !stop.out).min_by_key(|stop| stop.breaks)?;
+        let mut left: Vec<&Stop> = self.stops.iter().filter(|stop| !stop.out).collect();
+        left.sort_by_key(|stop| stop.breaks);
+        let least = left.into_iter().find(|stop| stop.source.upstream.may_be_asked_again())?;
         Some(Self::again(least).await)
     }
 
@@ -102,6 +106,11 @@ impl Itinerary {
         let _ = aws_lc_rs::rand::fill(&mut random);
         tokio::time::sleep(PAUSE.mul_f64(1.0 + f64::from(random[0]) / 256.0) * stop.breaks).await;
         stop.source.clone()
+    }
+
+    /// Whether the source broke off before.
+    pub(super) fn is_again(&self, source: &Source) -> bool {
+        self.stops.iter().any(|stop| stop.breaks > 0 && stop.source.is(source))
     }
 
     /// Asks who else has the bytes, once.
@@ -131,9 +140,7 @@ impl Itinerary {
     }
 
     fn stop_of(&mut self, source: &Source) -> Option<&mut Stop> {
-        self.stops
-            .iter_mut()
-            .find(|stop| Arc::ptr_eq(&stop.source.upstream, &source.upstream) && stop.source.target == source.target)
+        self.stops.iter_mut().find(|stop| stop.source.is(source))
     }
 }
 

@@ -204,7 +204,8 @@ impl Course<'_> {
                 senders.push(Arc::clone(source.upstream.name()));
             }
             verifier.update(&piece).await.map_err(Off::of)?;
-            alone.update(Instant::now(), fill.is_wanted(), piece.len(), *size).map_err(Off::Ends)?;
+            let crowd = || fills.is_crowded();
+            alone.update(Instant::now(), fill.is_wanted(), crowd, piece.len(), *size).map_err(Off::Ends)?;
             take(fills, fill, plan, piece, notes).await;
         }
         let received = fill.received();

@@ -98,6 +98,8 @@ const ALONE: u64 = 256 << 20;
 /// And for how long, however much is there: an upstream that drips must not hold places for clients that left. The next fill
 /// goes on from what came.
 const ALONE_FOR: Duration = Duration::from_secs(300);
+/// The same, while another fill waits for a place: somebody reads that one.
+const ALONE_IN_A_CROWD: Duration = Duration::from_secs(10);
 
 /// Counts what came while nobody wanted it.
 #[derive(Default)]
@@ -109,12 +111,21 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    pub(super) fn update(&mut self, now: Instant, wanted: bool, bytes: usize, size: Option<u64>) -> Result<(), Broken> {
+    /// So many bytes came, `wanted` by somebody or not; while others wait for a place, or not.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        wanted: bool,
+        others_wait: impl FnOnce() -> bool,
+        bytes: usize,
+        size: Option<u64>,
+    ) -> Result<(), Broken> {
         self.received += bytes as u64;
         self.unwanted = if wanted { 0 } else { self.unwanted + bytes as u64 };
         self.since = if wanted { None } else { Some(self.since.unwrap_or(now)) };
         let half = size.is_some_and(|size| self.received >= size / 2);
-        let too_long = self.since.is_some_and(|since| now.saturating_duration_since(since) > ALONE_FOR);
+        let alone_for = self.since.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
+        let too_long = alone_for > ALONE_FOR || (alone_for > ALONE_IN_A_CROWD && others_wait());
         if too_long || (self.unwanted > ALONE && !half) {
             return Err(Broken::new(FillFailure::Abandoned, format!("nobody read it after {} bytes", self.received)));
         }
@@ -151,7 +162,7 @@ mod tests {
         let mib = 1 << 20;
         let runs = |wanted: bool, size: Option<u64>| {
             let mut alone = Alone::default();
-            (0..4096).take_while(|_| alone.update(Instant::now(), wanted, mib, size).is_ok()).count()
+            (0..4096).take_while(|_| alone.update(Instant::now(), wanted, || true, mib, size).is_ok()).count()
         };
         assert_eq!(runs(true, None), 4096);
         assert_eq!(runs(false, None), 256);
@@ -161,10 +172,13 @@ mod tests {
 
     #[test]
     fn a_fill_that_nobody_reads_does_not_drip_for_ever() {
-        let (begun, mut alone) = (Instant::now(), Alone::default());
-        let mut dripped =
-            |seconds, wanted| alone.update(begun + Duration::from_secs(seconds), wanted, 1100, Some(2000)).is_ok();
+        let (begun, mut alone, crowd) = (Instant::now(), Alone::default(), std::cell::Cell::new(false));
+        let mut dripped = |seconds, wanted| {
+            alone.update(begun + Duration::from_secs(seconds), wanted, || crowd.get(), 1100, Some(2000)).is_ok()
+        };
         assert!(dripped(0, false) && dripped(299, false) && dripped(300, true), "somebody came");
         assert!(dripped(1000, false) && dripped(1300, false) && !dripped(1301, false));
+        crowd.set(true);
+        assert!(dripped(2000, true) && dripped(2001, false) && dripped(2011, false) && !dripped(2012, false));
     }
 }

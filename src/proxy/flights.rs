@@ -2,8 +2,9 @@
 //!
 //! The question is asked by a task of its own, so no client's leaving ends it (R28). Whoever comes while it runs gets
 //! the value it publishes; the key stays taken until the task has ended, so that between publishing a value and storing
-//! it nobody asks again. A question of another server of this kind is joined only by those that passed the same servers: where two
-//! have each other as upstreams it would wait for itself (see `trail`).
+//! it nobody asks again. A question that has passed other servers of this kind is joined by those that have passed as many: where two
+//! have each other as upstreams, one that comes back has passed more, so that none waits for itself. What was answered because
+//! of the servers that the first had passed is nothing to those that passed others: they ask themselves (see `trail`).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,7 +22,10 @@ const MOST: usize = 4096;
 pub(super) const NOT_ASKED: &str =
     "too many requests wait for upstreams here, or the question died (see snowbank's log); try again";
 
-type Running<K, V> = Arc<Mutex<HashMap<(K, Trail), watch::Receiver<Option<V>>>>>;
+/// What is asked, how many servers the question has passed, and which, where that matters.
+type Asked<K> = (K, usize, Option<Trail>);
+
+type Running<K, V> = Arc<Mutex<HashMap<Asked<K>, (watch::Receiver<Option<V>>, Trail)>>>;
 
 /// The questions being asked.
 #[derive(Debug, Clone)]
@@ -42,7 +46,7 @@ impl<V> Publish<V> {
 
 /// Gives the key up when the task ends, also when it panics (R35): those who wait are told by the closed channel.
 struct Taken<K: Hash + Eq, V> {
-    key: (K, Trail),
+    key: Asked<K>,
     running: Running<K, V>,
     /// Keeps the channel open until the key is free, so that whoever comes after its closing asks anew.
     _open: watch::Sender<Option<V>>,
@@ -69,22 +73,41 @@ where
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let key = (key, trail::here());
-        let (mut receiver, started) = {
+        let (here, mut ask) = (trail::here(), Some(ask));
+        let (value, of) = self.join_one((key.clone(), here.len(), None), &here, &mut ask).await;
+        if ask.is_none() || of.shares_with(&here) {
+            return (value, ask.is_none());
+        }
+        let (value, _) = self.join_one((key, here.len(), Some(here.clone())), &here, &mut ask).await;
+        (value, ask.is_none())
+    }
+
+    /// The value, and the trail that it was asked for on. Takes `ask`, if it is to be asked now.
+    async fn join_one<F>(
+        &self,
+        key: Asked<K>,
+        here: &Trail,
+        ask: &mut Option<impl FnOnce(Publish<V>) -> F>,
+    ) -> (Option<V>, Trail)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (mut receiver, of) = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.get(&key) {
-                Some(receiver) => (receiver.clone(), false),
-                None if running.len() >= MOST => return (None, false),
-                None => {
+            match (running.get(&key), running.len() < MOST) {
+                (Some(one), _) => one.clone(),
+                (None, false) => return (None, here.clone()),
+                (None, true) => {
+                    let Some(ask) = ask.take() else { return (None, here.clone()) };
                     let (sender, receiver) = watch::channel(None);
-                    running.insert(key.clone(), receiver.clone());
+                    running.insert(key.clone(), (receiver.clone(), here.clone()));
                     let taken = Taken { key, running: Arc::clone(&self.running), _open: sender.clone() };
                     let asked = trail::carry(ask(Publish(sender)));
                     self.tasks.spawn(async move {
                         asked.await;
                         drop(taken);
                     });
-                    (receiver, true)
+                    (receiver, here.clone())
                 }
             }
         };
@@ -92,7 +115,7 @@ where
             Ok(value) => value.clone(),
             Err(_died) => None,
         };
-        (value, started)
+        (value, of)
     }
 
     /// Waits until every question has been answered; none may be asked after this was called.
@@ -141,39 +164,85 @@ mod tests {
         assert_eq!((asked.load(Ordering::Relaxed), started), (1, 1));
     }
 
-    #[tokio::test]
-    async fn questions_are_joined_by_those_that_passed_the_same_servers() {
+    fn passed(id: &str) -> Trail {
+        let line = format!("snowbank;id={id}").parse().unwrap();
+        Trail::of(&[(trail::CDN_LOOP, line)].into_iter().collect()).unwrap()
+    }
+
+    /// Fifty callers on each of these trails; how often it is asked for them, where the answers are because of `of`.
+    async fn asked_for(trails: &[Trail], of: &'static str, least: usize) -> usize {
         let flights: Flights<u8, usize> = Flights::new();
         let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let passed = |id: &str| {
-            let line = format!("snowbank;id={id}").parse().unwrap();
-            Trail::of(&[(trail::CDN_LOOP, line)].into_iter().collect()).unwrap()
-        };
-        let trails = ["00112233445566aa", "00112233445566bb"].map(passed).into_iter().chain([Trail::default()]);
         let callers: Vec<_> = trails
-            .flat_map(|trail| vec![trail; 50])
+            .iter()
+            .flat_map(|trail| vec![trail.clone(); 50])
             .map(|trail| {
                 let (flights, asked, gate) = (flights.clone(), Arc::clone(&asked), Arc::clone(&gate));
                 tokio::spawn(trail.clone().scope(async move {
                     let ask = |publish: Publish<usize>| async move {
                         assert_eq!(trail::here(), trail, "it goes on with the question");
-                        asked.fetch_add(1, Ordering::Relaxed);
-                        gate.notified().await;
-                        publish.say(7);
+                        if asked.fetch_add(1, Ordering::Relaxed) < least {
+                            gate.notified().await;
+                        }
+                        let line = format!("snowbank;id={of}").parse().unwrap();
+                        let looped = trail::is_about_us(&[(trail::CDN_LOOP, line)].into_iter().collect());
+                        publish.say(if looped { 404 } else { 7 });
                     };
                     flights.join(1, ask).await
                 }))
             })
             .collect();
-        while asked.load(Ordering::Relaxed) < 3 {
+        while asked.load(Ordering::Relaxed) < least {
             tokio::task::yield_now().await;
         }
+        // Each has joined by then: the runtime has one thread, and they were all spawned before.
+        tokio::task::yield_now().await;
         gate.notify_waiters();
         for caller in callers {
-            assert_eq!(caller.await.unwrap().0, Some(7));
+            let value = caller.await.unwrap().0;
+            assert!(matches!(value, Some(7 | 404)));
         }
         flights.finish().await;
-        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        asked.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn questions_are_joined_by_those_that_passed_as_many_servers() {
+        let trails = [passed("00112233445566aa"), passed("00112233445566bb"), Trail::default()];
+        assert_eq!(asked_for(&trails, "ffffffffffffffff", 2).await, 2);
+        // A client can forge a trail for each of its requests.
+        let forged: Vec<Trail> = (0..20).map(|n| passed(&format!("{n:016}"))).collect();
+        assert_eq!(asked_for(&forged, "ffffffffffffffff", 1).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_one_is_told_because_of_its_trail_is_nothing_to_another() {
+        let (first, other) = (passed("00112233445566aa"), passed("00112233445566bb"));
+        let flights: Flights<u8, &str> = Flights::new();
+        let gate = Arc::new(Notify::new());
+        let asking = |trail: &Trail, said: [&'static str; 2]| {
+            let (flights, gate) = (flights.clone(), Arc::clone(&gate));
+            tokio::spawn(trail.clone().scope(async move {
+                let ask = |publish: Publish<&'static str>| async move {
+                    gate.notified().await;
+                    let line = "snowbank;id=00112233445566aa".parse().unwrap();
+                    let looped = trail::is_about_us(&[(trail::CDN_LOOP, line)].into_iter().collect());
+                    publish.say(said[usize::from(looped)]);
+                };
+                flights.join(1, ask).await
+            }))
+        };
+        let asked = [&first, &first, &other, &other].map(|trail| asking(trail, ["have", "nobody but you"]));
+        tokio::task::yield_now().await;
+        for _ in 0..4 {
+            gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        let told: Vec<_> = futures_util::future::join_all(asked).await.into_iter().map(Result::unwrap).collect();
+        let told: Vec<_> = told.into_iter().map(|(value, _)| value.unwrap()).collect();
+        assert_eq!(told, ["nobody but you", "nobody but you", "have", "have"]);
+        flights.finish().await;
     }
 
     #[tokio::test]

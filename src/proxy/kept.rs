@@ -53,8 +53,11 @@ impl Pipeline {
         let (bytes, place) = self.shared.store.entry_from(narinfo_key(hash)).await?;
         let entry = Entry::decode(&bytes)?;
         let (upstream, basis) = self.policy.origin_of(&entry.upstream)?;
-        let entry =
-            if *basis == entry.basis { Some(entry) } else { self.kept_anew(hash, &entry, upstream, *basis).await };
+        let entry = if *basis == entry.basis {
+            Some(entry)
+        } else {
+            Box::pin(self.kept_anew(hash, &entry, upstream, *basis)).await
+        };
         Some((entry?, place))
     }
 
@@ -179,16 +182,16 @@ impl Pipeline {
             };
             let signed = match demand {
                 Demand::Nothing => None,
-                Demand::ProofIfThere => self.signed_if_proven(hash, entry).await,
-                Demand::Proof => match self.proven(hash, entry).await {
+                Demand::ProofIfThere => Box::pin(self.signed_if_proven(hash, entry)).await,
+                Demand::Proof => match Box::pin(self.proven(hash, entry)).await {
                     Ok(entry) => Some(entry),
-                    Err(broken) => match self.not_proven(hash, entry, &broken).await {
+                    Err(broken) => match Box::pin(self.not_proven(hash, entry, &broken)).await {
                         Some(no) => return no,
                         // The next upstream may have another.
                         None => {
                             refused.push((entry.upstream.clone(), entry.note.clone()));
                             why = nar_is_refused(&broken);
-                            found = match self.find_narinfo(hash).await.0 {
+                            found = match Box::pin(self.find_narinfo(hash)).await.0 {
                                 Found::HaveNot | Found::Refused(_) => return Found::Refused(why.into()),
                                 next => next,
                             };

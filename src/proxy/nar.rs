@@ -106,6 +106,11 @@ impl Nowhere {
         self.kind == FailureKind::NotFound
     }
 
+    /// Whether nobody has it who was asked.
+    fn is_gone(&self) -> bool {
+        self.outcome == Outcome::NotFound
+    }
+
     /// The reason, for the log.
     pub(super) fn into_text(self) -> String {
         self.text
@@ -125,7 +130,7 @@ impl Pipeline {
             Err(nowhere) => return nowhere.into(),
         };
         let found = match self.nar_or_stand_in(named.meant, head).await {
-            Err(nowhere) => self.nar_by_name(&named, nowhere, head).await,
+            Err(nowhere) => Box::pin(self.nar_by_name(&named, nowhere, head)).await,
             found => found,
         };
         found.unwrap_or_else(Answer::from)
@@ -137,12 +142,12 @@ impl Pipeline {
             Err(nowhere) if nowhere.outcome == Outcome::Refused => nowhere,
             found => return found,
         };
-        if let Some(record) = self.quarantined(&meant).await
-            && let Some(Ok(answer)) = self.stand_in(meant, &record, head).await
+        if let Some(record) = Box::pin(self.quarantined(&meant)).await
+            && let Some(Ok(answer)) = Box::pin(self.stand_in(meant, &record, head)).await
         {
             return Ok(answer);
         }
-        Err(self.unless_unknown(meant, nowhere).await)
+        Err(Box::pin(self.unless_unknown(meant, nowhere)).await)
     }
 
     /// Refused is what upstreams have that could be asked: another one may have it right (R18).
@@ -157,9 +162,13 @@ impl Pipeline {
     }
 
     async fn nar_of(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
-        if let Some(answer) = self.at_hand(meant).await? {
-            return Ok(answer);
+        match self.at_hand(meant).await? {
+            Some(answer) => Ok(answer),
+            None => Box::pin(self.not_at_hand(meant, head)).await,
         }
+    }
+
+    async fn not_at_hand(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
         if let Some(record) = self.quarantined(&meant).await {
             match self.stand_in(meant, &record, head).await {
                 Some(answer) => return answer,
@@ -189,9 +198,9 @@ impl Pipeline {
         let Some(fill) = self.shared.fills.running(meant.blob()) else { return Ok(None) };
         if meant.hash.is_some() {
             // It may run for another path: this one needs a narinfo too (R1), and its bytes the proof of what that says.
-            let plan = self.plan(meant).await?;
+            let plan = Box::pin(self.plan(meant)).await?;
             if self.shared.fills.is_held_against_another(&plan) {
-                return self.after(&fill, meant).await;
+                return Box::pin(self.after(&fill, meant)).await;
             }
         }
         let place = self.place_to_wait()?;
@@ -219,26 +228,33 @@ impl Pipeline {
 
     /// The same, by this plan; by another one where the upstream's narinfo names what it has not: it was rebuilt or collected
     /// since. Everybody is asked anew then, once: one who was not asked, because another had the narinfo, may have the
-    /// NAR (R18).
+    /// NAR (R18). (A fill asks the others by itself where a source fails; for HEAD nothing is filled.)
     async fn fetched_by(&self, meant: Meant, plan: Plan, head: bool) -> Result<Answer, Nowhere> {
-        let gone = match self.fetched_once(meant, plan, head).await {
-            Err(nowhere) if nowhere.outcome == Outcome::NotFound => nowhere,
+        let asked = plan.sources.clone();
+        let failed = match self.fetched_once(meant, plan, head).await {
+            Err(nowhere) if nowhere.is_gone() || (head && nowhere.outcome == Outcome::Unknown) => nowhere,
             found => return found,
         };
         let Some(hash) = meant.hash else {
-            if gone.sure {
+            if failed.is_gone() && failed.sure {
                 self.remember_missing(&meant);
             }
-            return Err(gone);
+            return Err(failed);
         };
-        self.expire(hash).await;
+        if failed.is_gone() {
+            self.expire(hash).await;
+        }
         let found = self.announcers(meant, hash).await;
-        let again = match found.plan {
+        let is_unknown = !failed.is_gone();
+        // Who has just said no is not asked for the same again.
+        let is_new = |plan: &Plan| plan.sources.iter().any(|source| !asked.iter().any(|asked| asked.is(source)));
+        let again = match found.plan.filter(is_new) {
             Some(plan) => self.fetched_once(meant, plan, head).await,
-            None => Err(gone),
+            None => Err(failed),
         };
         match (again, found.unknown) {
             (Err(nowhere), Some(why)) if nowhere.is_not_found() => Err(Nowhere::unknown(why.as_ref())),
+            (Err(nowhere), None) if nowhere.is_not_found() && is_unknown => Err(Nowhere::unknown(nowhere.text)),
             (again, _) => again,
         }
     }
@@ -261,14 +277,14 @@ impl Pipeline {
             && announced_by != Some(*hash.as_bytes())
         {
             // They came for another path, or by their name: nobody has said yet what they are to this one.
-            if let Some(record) = self.quarantined(&meant).await {
+            if let Some(record) = Box::pin(self.quarantined(&meant)).await {
                 return match record.is_replaced() || record.is_doubt() {
                     true => Ok(None),
                     false => Err(Nowhere::refused(record.to_string())),
                 };
             }
             if self.policy.options.verify != Verify::Off {
-                return self.proven_of(meant).await.map(Some);
+                return Box::pin(self.proven_of(meant)).await.map(Some);
             }
         }
         let first = self.policy.options.verify == Verify::BeforeFirstByte;
@@ -276,12 +292,12 @@ impl Pipeline {
             // Asked for by the hash of its bytes, and nobody said more.
             return Ok((!first).then_some(manifest));
         };
-        if !self.policy.holds(&announced.basis) && !self.is_still_announced(meant, &manifest).await {
+        if !self.policy.holds(&announced.basis) && !Box::pin(self.is_still_announced(meant, &manifest)).await {
             return Ok(None);
         }
         match manifest.inside.is_some() || !first {
             true => Ok(Some(manifest)),
-            false => self.proven_of(meant).await.map(Some),
+            false => Box::pin(self.proven_of(meant)).await.map(Some),
         }
     }
 

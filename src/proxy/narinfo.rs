@@ -127,7 +127,7 @@ impl Pipeline {
         let proxy = self.clone();
         let ask = |publish: Publish<Found>| async move { proxy.ask_and_keep(hash, kept, &publish).await };
         let asking = self.waited(self.policy.narinfos.join(hash, ask));
-        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
+        let (found, asked_here) = Box::pin(outage::or_stale(stale.map(Found::Stale), asking)).await;
         let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited, None) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), true) => Outcome::Miss,

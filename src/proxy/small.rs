@@ -64,12 +64,12 @@ impl Pipeline {
                 let provenance = entry.provenance(tier, outcome);
                 let encoding = HeaderValue::from_str(&entry.note).ok().filter(|note| !note.is_empty());
                 let body = match &small {
-                    Small::DebugInfo { .. } if encoding.is_none() => self.with_our_nar_url(entry.body).await,
+                    Small::DebugInfo { .. } if encoding.is_none() => Box::pin(self.with_our_nar_url(entry.body)).await,
                     _ => entry.body,
                 };
                 reply(ObjectBody::Whole(body), encoding).coming_from(provenance)
             }
-            Found::Large(upstream) => match upstream.pass_on(&path).await {
+            Found::Large(upstream) => match Box::pin(upstream.pass_on(&path)).await {
                 Ok(Said::Have(Streamed { size, encoding, body })) => {
                     let upstream = Some(Arc::clone(upstream.name()));
                     let answer = reply(ObjectBody::Stream { size, stream: passed_on(body) }, encoding);
@@ -103,7 +103,7 @@ impl Pipeline {
             proxy.ask_and_keep_small(&small, &asked_path, kept, &publish).await;
         };
         let asking = self.waited(self.policy.smalls.join(path.to_owned(), ask));
-        let (found, asked_here) = outage::or_stale(stale.map(Found::Stale), asking).await;
+        let (found, asked_here) = Box::pin(outage::or_stale(stale.map(Found::Stale), asking)).await;
         let Some(found) = found else { return (Found::Unknown(NOT_ASKED.into()), Outcome::Limited, None) };
         let outcome = match (&found, asked_here) {
             (Found::Have(_), false) => Outcome::Follower,

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use self::answer::Told;
 use self::keys::Keys;
 pub(super) use self::keys::check;
+use super::again::Again;
 use super::directory;
 use super::error::Cause;
 use super::options::{Forbidden, Options};
@@ -82,6 +83,11 @@ impl Bucket {
     /// The kind of keys that requests are signed with, if any.
     pub(super) fn credentials_shown(&self) -> Option<String> {
         self.keys.shown().map(str::to_owned)
+    }
+
+    /// How often it may be asked for the same again.
+    pub(super) fn again(&self) -> &Again {
+        self.transport.again()
     }
 
     /// What it is that nothing small came in time.

@@ -136,6 +136,18 @@ impl Upstream {
         self.options.min_rate.0
     }
 
+    /// Whether it may be asked for something again that it broke off: not much oftener than clients ask.
+    pub fn may_be_asked_again(&self) -> bool {
+        self.way.again().is_none_or(|again| again.take(None))
+    }
+
+    /// That was worth it.
+    pub fn asked_again_well(&self) {
+        if let Some(again) = self.way.again() {
+            again.give_back();
+        }
+    }
+
     /// How it looks to who asks it.
     pub fn standing(&self) -> Standing {
         self.health.standing()

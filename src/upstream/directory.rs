@@ -8,7 +8,7 @@
 //! of which a directory has [`THREADS`]: whoever waits for one gives up within the budgets of any other upstream, and what
 //! hangs takes no more threads than these.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -131,7 +131,15 @@ fn open(dir: &Path, key: &str) -> Result<Option<Found>, Cause> {
     let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, dir, path_only, Mode::empty()).map_err(|error| unreachable(&io::Error::from(error)))?;
     match below(&root, key) {
-        Ok(file) => found(file.into()).map_err(|error| unreachable(&error)),
+        Ok(file) => {
+            let file = File::from(file);
+            let metadata = file.metadata().map_err(|error| unreachable(&error))?;
+            match (metadata.is_file(), metadata.is_dir()) {
+                (true, _) => Ok(Some(found(file, &metadata))),
+                (_, true) => Ok(None),
+                _ => Err(Cause::Told(format!("cannot give {}: it is a pipe or a device", Excerpt::of(key)))),
+            }
+        }
         Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
             match statat(&root, cache_info::NAME, AtFlags::empty()) {
                 Ok(_) => Ok(None),
@@ -150,11 +158,10 @@ fn open(dir: &Path, key: &str) -> Result<Option<Found>, Cause> {
     }
 }
 
-fn found(file: File) -> io::Result<Option<Found>> {
-    let metadata = file.metadata()?;
+fn found(file: File, metadata: &Metadata) -> Found {
     let (seconds, nanos) = (metadata.mtime(), metadata.mtime_nsec());
     let tag = format!("\"{:x}-{:x}-{seconds:x}-{nanos:x}\"", metadata.ino(), metadata.size());
-    Ok(metadata.is_file().then(|| Found { file, size: metadata.size(), tag }))
+    Found { file, size: metadata.size(), tag }
 }
 
 /// Opens `key` without leaving `root`.

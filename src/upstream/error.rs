@@ -30,7 +30,10 @@ impl UpstreamError {
     /// Whether the upstream said something, if nothing that is of use.
     pub fn is_an_answer(&self) -> bool {
         !self.is_late()
-            && !matches!(self.cause, Cause::Connection(_) | Cause::Busy(_) | Cause::Down(_) | Cause::Internal(_))
+            && !matches!(
+                self.cause,
+                Cause::Connection(_) | Cause::Unanswered(_) | Cause::Busy(_) | Cause::Down(_) | Cause::Internal(_)
+            )
     }
 
     /// Whether there was no answer in time.
@@ -61,9 +64,12 @@ impl UpstreamError {
 /// What happened to a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Cause {
-    /// Name resolution, connecting, TLS, or the connection broke before an answer.
+    /// Name resolution, connecting, or TLS.
     #[error("could not be asked: {0}")]
     Connection(String),
+    /// It was asked, and the connection ended without an answer, or with something that is none.
+    #[error("did not answer: {0}")]
+    Unanswered(String),
     /// Others had all its connections for too long.
     #[error("had no connection free for {0:?}")]
     Busy(Duration),

@@ -2,7 +2,7 @@
 //!
 //! Every request passes its upstream's [`breaker`] once it has its connection's permit, and tells it what came of it. While
 //! the breaker is open a request fails at once, without a connection. What counts as a failure is decided here
-//! ([`verdict`]): no connection, no answer within the budget, an answer that broke off, 5xx and 429. "Have not" is an answer as good as
+//! ([`verdict`]): no connection, no answer or none within the budget, an answer that broke off, 5xx and 429. "Have not" is an answer as good as
 //! any, and so is a refusal such as 401. The body of a NAR counts for nothing: it may be slow because of one file, or of one
 //! client.
 //!
@@ -233,9 +233,8 @@ impl Ticket<'_> {
     pub(super) fn settle<T>(mut self, result: &Result<T, UpstreamError>) {
         let error = result.as_ref().err();
         let verdict = error.map_or(Verdict::Answered, |error| verdict(self.kind, &error.cause));
-        let is_about_it =
-            error.is_none_or(|error| matches!(error.cause, Cause::Status(status) if status.is_server_error()));
-        let about = is_about_it.then(|| self.health.hasher.hash_one(self.target));
+        let about =
+            error.is_none_or(|error| is_about_it(&error.cause)).then(|| self.health.hasher.hash_one(self.target));
         self.end(verdict, about, error);
     }
 
@@ -266,10 +265,24 @@ fn is_trouble(status: StatusCode) -> bool {
     (status.is_server_error() && !is_about_the_request) || status == StatusCode::TOO_MANY_REQUESTS
 }
 
+/// Whether something may have gone wrong because of what was asked for: then it counts once for each target. Without a
+/// connection, and without any word within the budget, nothing of the target was seen.
+fn is_about_it(cause: &Cause) -> bool {
+    match cause {
+        Cause::Status(status) => is_trouble(*status),
+        Cause::Unanswered(_) | Cause::Cut(_) | Cause::Stall(_) | Cause::Slow(_) => true,
+        _ => false,
+    }
+}
+
 /// What an error says about the upstream.
 fn verdict(kind: Kind, cause: &Cause) -> Verdict {
     match cause {
         Cause::Connection(_) => Verdict::Failed,
+        Cause::Unanswered(_) => match kind {
+            Kind::Narinfo | Kind::Nar => Verdict::Failed,
+            Kind::Aside => Verdict::Nothing,
+        },
         Cause::Timeout(_) | Cause::Late { .. } | Cause::Stall(_) | Cause::Slow(_) | Cause::Cut(_) => match kind {
             Kind::Narinfo => Verdict::Failed,
             Kind::Nar | Kind::Aside => Verdict::Nothing,

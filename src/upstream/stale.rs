@@ -46,7 +46,8 @@ impl Heard {
         self.last.store(since, Ordering::Relaxed);
     }
 
-    fn is_same(&self, other: &Self) -> bool {
+    /// Whether it is the same connection.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.last, &other.last)
     }
 
@@ -118,13 +119,13 @@ impl Watch {
     }
 }
 
-/// Whether a request that was sent at a moment died with a connection that had been there before it.
-pub(super) fn was_kept(error: &Error, sent: Instant) -> bool {
+/// The connection that a request died with that was sent at a moment, if it had been there before.
+pub(super) fn kept(error: &Error, sent: Instant) -> Option<Heard> {
     let mut extras = Extensions::new();
     if let Some(connected) = error.connect_info() {
         connected.get_extras(&mut extras);
     }
-    extras.remove::<Heard>().is_some_and(|heard| heard.made < sent)
+    extras.remove::<Heard>().filter(|heard| heard.made < sent)
 }
 
 /// A connection that was kept and is silent since `sent`; none if it is neither, or is still being made.

@@ -17,6 +17,7 @@ use hyper_util::client::legacy::Error;
 use tokio::time::Instant;
 use url::Url;
 
+use super::again::Again;
 use super::credentials::Credentials;
 use super::dial::{self, Pool, Purpose, Ways};
 use super::error::Cause;
@@ -54,6 +55,7 @@ pub(super) struct Transport {
     /// How long a kept connection may be silent after a request for something small.
     patience: Duration,
     watch: Watch,
+    again: Again,
     credentials: Credentials,
     metrics: UpstreamMetrics,
 }
@@ -73,6 +75,7 @@ impl Transport {
             ways,
             patience: options.narinfo_timeout.0 / 2,
             watch: Watch::default(),
+            again: Again::new(),
             limit,
             credentials: Credentials::load(options)?,
             metrics,
@@ -108,7 +111,9 @@ impl Transport {
             let said = self.ask(is_base, lane, &uri, range).await;
             let elsewhere = here.as_ref().filter(|_| !is_base).map(hop::host);
             let mut response = match (said, &elsewhere) {
-                (Err(Cause::Connection(why)), Some(host)) => return Err(Cause::Redirect(format!("to {host}: {why}"))),
+                (Err(Cause::Connection(why) | Cause::Unanswered(why)), Some(host)) => {
+                    return Err(Cause::Redirect(format!("to {host}: {why}")));
+                }
                 (said, _) => said?,
             };
             if !hop::is_redirect(response.status()) {
@@ -207,9 +212,10 @@ impl Transport {
         }
         let (again, sent) = (request.clone(), Instant::now());
         self.metrics.requests.inc();
+        self.again.asked();
         let said = match self.exchange(pool, request).await {
             // Once, and not over a connection that was made for it: who closes those has answered as well as it can.
-            Err(error) if wire::closed_before_answer(&error) && stale::was_kept(&error, sent) => {
+            Err(error) if wire::closed_before_answer(&error) && self.asks_again(&error, sent) => {
                 self.metrics.resends.inc();
                 self.metrics.requests.inc();
                 self.exchange(pool, again).await
@@ -221,8 +227,19 @@ impl Transport {
                 Err(Cause::Header("a Transfer-Encoding other than chunked"))
             }
             Ok(response) => told_by(via, proxy_authorization.is_some(), response),
-            Err(error) => Err(Cause::Connection(telemetry::chain(&error))),
+            Err(error) if error.is_connect() => Err(Cause::Connection(telemetry::chain(&error))),
+            Err(error) => Err(Cause::Unanswered(telemetry::chain(&error))),
         }
+    }
+
+    /// Whether what died with its connection is asked for once more.
+    fn asks_again(&self, error: &Error, sent: Instant) -> bool {
+        stale::kept(error, sent).is_some_and(|connection| self.again.take(Some(&connection)))
+    }
+
+    /// How often it may be asked for the same again.
+    pub(super) fn again(&self) -> &Again {
+        &self.again
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response};
 
+use super::again::Again;
 use super::bucket::Bucket;
 use super::directory::Directory;
 use super::error::Cause;
@@ -42,6 +43,15 @@ impl Way {
         match self {
             Self::Http(transport) => transport.credentials_shown(),
             Self::Bucket(bucket) => bucket.credentials_shown(),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// How often it may be asked for the same again, where that is bounded.
+    pub(super) fn again(&self) -> Option<&Again> {
+        match self {
+            Self::Http(transport) => Some(transport.again()),
+            Self::Bucket(bucket) => Some(bucket.again()),
             Self::Directory(_) => None,
         }
     }

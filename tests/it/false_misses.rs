@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt as _;
 
 use crate::support::cache::{Compression, Key, Object};
-use crate::support::origin::{Framing, Origin, Reply};
+use crate::support::origin::{Break, Framing, Gate, Origin, Reply};
 use crate::support::snowbank::{Count, Setup, Snowbank};
+use crate::support::trust::eventually;
 
 async fn status(snowbank: &Snowbank, target: &str) -> u16 {
     snowbank.http().get(target).await.status
@@ -124,6 +125,28 @@ async fn head_of_a_large_nar_asks_everybody_as_get_does() {
 }
 
 #[tokio::test]
+async fn head_of_a_nar_goes_on_past_a_source_that_fails() {
+    for failing in [Reply::status(500), Reply::status(403), Reply::status(429)] {
+        let (first, second, key) = (Origin::start(), Origin::start(), Key::new("false-1"));
+        let object = Object::compressed("head-failing", 3_000_000, Compression::Xz);
+        first.publish_narinfo(&object, &key);
+        first.serve(&object.file_target(), failing.clone());
+        second.publish(&object, &key);
+        let snowbank = Setup::in_front_of(&first, &key).upstream(&second.url(), &key).start();
+        let target = snowbank.http().nar_target(&object).await;
+        snowbank.http().head(&target).await.expect(200);
+        // And nobody is taken to have nothing for want of a second answer.
+        second.serve(&object.narinfo_target(), Reply::status(404));
+        let other = Object::compressed("head-failing-alone", 3_000_000, Compression::Xz);
+        first.publish_narinfo(&other, &key);
+        first.serve(&other.file_target(), failing.clone());
+        let target = snowbank.http().nar_target(&other).await;
+        let status = snowbank.http().head(&target).await.status;
+        assert!([502, 503].contains(&status), "{failing:?}: {status}");
+    }
+}
+
+#[tokio::test]
 async fn the_miss_of_an_outage_is_not_remembered() {
     let (origin, key) = (Origin::start(), Key::new("false-1"));
     let keys = format!("public_keys = [{:?}]\nwhen_down = \"miss\"", key.public());
@@ -181,4 +204,83 @@ async fn an_upstream_that_closes_new_connections_is_not_asked_again_and_again() 
     assert_eq!(taken.load(Ordering::Relaxed), 4);
     closing.abort();
     assert!(closing.await.is_err_and(|error| error.is_cancelled()));
+}
+
+/// Clients choose what is asked for: a few paths about which an upstream always fails take it down for nobody.
+#[tokio::test]
+async fn five_paths_that_always_fail_are_five_failures() {
+    let cut = |how| Reply::bytes("StorePath: ").promise(1000).break_at(3, how);
+    for failing in [Reply::status(500), Reply::status(429), cut(Break::Close), cut(Break::Reset)] {
+        let (origin, key) = (Origin::start(), Key::new("false-1"));
+        let snowbank = Setup::in_front_of(&origin, &key).start();
+        let paths: Vec<String> = (0..4).map(|n| Object::new(&format!("fails-{n}"), 100).narinfo_target()).collect();
+        paths.iter().for_each(|path| origin.serve(path, failing.clone()));
+        for round in 0..20 {
+            for path in &paths {
+                assert_eq!(status(&snowbank, path).await, 502, "{failing:?}, {round}");
+            }
+            let good = Object::new(&format!("good-{round}"), 100);
+            origin.publish(&good, &key);
+            assert_eq!(status(&snowbank, &good.narinfo_target()).await, 200, "{failing:?}, {round}");
+        }
+        assert_eq!(snowbank.counter(Count::BreakerState), 0);
+    }
+}
+
+/// An upstream all of whose NARs break off is asked hardly oftener than its clients ask.
+#[tokio::test]
+async fn nars_that_always_break_off_are_seldom_asked_for_again() {
+    const NARS: usize = 60;
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    let keys = format!("public_keys = [{:?}]\nstall_timeout = \"1 s\"", key.public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).start();
+    let mut asked = 0;
+    for n in 0..NARS {
+        let object = Object::new(&format!("breaks-off-{n}"), 2000);
+        origin.publish_narinfo(&object, &key);
+        origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).break_at(3, Break::Close));
+        let target = snowbank.http().nar_target(&object).await;
+        assert_eq!(status(&snowbank, &target).await, 502);
+        asked += origin.count(&object.file_target());
+    }
+    // Each adds a tenth to the five that there are at first; its narinfo did, too, and so does what is asked again.
+    assert!(asked <= NARS + 5 + (2 * NARS + 20) / 10, "{asked}");
+    // One that breaks off once is still gone on with.
+    let object = Object::new("breaks-off-once", 3_000_000);
+    origin.publish_narinfo(&object, &key);
+    let file = object.file.clone();
+    origin.script(&object.file_target(), move |_, nth| match nth {
+        0 => Reply::bytes(file.clone()).break_at(1_500_000, Break::Close),
+        _ => Reply::bytes(file.clone()),
+    });
+    for n in 0..20 {
+        snowbank.http().get(&format!("/{n:032}.narinfo")).await.expect(404);
+    }
+    let target = snowbank.http().nar_target(&object).await;
+    snowbank.http().get(&target).await.expect_bytes(&object.file);
+}
+
+/// What a client says of the servers that its request has passed does not make of one question many.
+#[tokio::test]
+async fn forged_trails_are_coalesced_like_honest_requests() {
+    let (origin, key, gate) = (Origin::start(), Key::new("false-1"), Gate::new());
+    let object = Object::new("forged-trails", 1000);
+    origin.publish(&object, &key);
+    origin.serve(&object.narinfo_target(), Reply::bytes(object.narinfo(&[&key])).gate_before_head(&gate));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    let asked = (0..100).map(|n| {
+        let (client, target) = (snowbank.http(), object.narinfo_target());
+        tokio::spawn(async move {
+            let trail = format!("snowbank;id={:016x}", 0x1234_5678_9abc_0000_u64 + n);
+            client.get_with(&target, &[("CDN-Loop", &trail)]).await.status
+        })
+    });
+    let asked: Vec<_> = asked.collect();
+    gate.reached().await;
+    eventually("all wait", async || snowbank.counter(Count::Waiting) == 100).await;
+    gate.open();
+    for status in asked {
+        assert_eq!(status.await.expect("an answer"), 200);
+    }
+    assert_eq!(origin.count(&object.narinfo_target()), 1);
 }

@@ -51,7 +51,7 @@ impl Pipeline {
                 Ok(Meant { hash: Some(hash), digest: nar_hash, compression: Compression::None }.into())
             }
             NarName::ByStorePath { hash, path } => {
-                let (entry, info) = self.narinfo_for_nar(hash).await?;
+                let (entry, info) = Box::pin(self.narinfo_for_nar(hash)).await?;
                 // An uncompressed NAR has many names, but none that says it is compressed.
                 if entry.note == path || info.compression == Compression::None && path.ends_with(".nar") {
                     return Ok(Meant::by(&info).into());

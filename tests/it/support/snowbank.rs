@@ -106,6 +106,8 @@ pub enum Count {
     FillsStarted,
     /// Clients that joined a running fill.
     Coalesced,
+    /// Requests that wait for upstreams.
+    Waiting,
     /// Requests that ended in a panic.
     Panics,
     /// 1 while the disk tier is in use.
@@ -133,6 +135,7 @@ impl Count {
             Self::FillsStarted => "snowbank_fill_started_total",
             Self::DiskUp => "snowbank_store_disk_up",
             Self::Coalesced => "snowbank_proxy_coalesced_total",
+            Self::Waiting => "snowbank_proxy_waiting",
             Self::Panics => "snowbank_edge_panics_total",
         }
     }
