@@ -9,7 +9,7 @@ use super::state::Fill;
 /// A NAR that is being fetched, or waits for that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// `<hash>-<name>` of the store path, where a narinfo announced the NAR; else what the store calls it.
+    /// The store path without its directory, where a narinfo announced the NAR; else what the store calls it.
     pub what: String,
     /// Who sends it; `None` until the first upstream has answered.
     pub upstream: Option<Arc<str>>,
@@ -39,7 +39,7 @@ impl Fills {
         let mut found: Vec<Progress> = joinable
             .map(|(blob, fill)| {
                 let claim = running.claims.get(blob);
-                of(fill, claim.map_or_else(|| blob.to_string(), |claim| format!("{}-{}", claim.hash, claim.name)))
+                of(fill, claim.map_or_else(|| blob.to_string(), |claim| claim.name.clone()))
             })
             .collect();
         drop(running);

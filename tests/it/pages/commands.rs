@@ -191,8 +191,8 @@ fn top_draws_in_a_terminal_and_leaves_it_as_it_was() {
     let setup = Setup::new().admin_port(free_port()).upstream("http://127.0.0.1:9", &Key::new("pages-5"));
     let _snowbank = setup.start();
     let top = format!("{} top --config {} --interval 0.1", env!("CARGO_BIN_EXE_snowbank"), file(&setup));
-    for (key, how) in [("q", "echo ended=$?"), ("\u{3}", "echo ended=$?")] {
-        let command = format!("stty rows 20 cols 60; stty -g; {top}; {how}; stty -g");
+    for key in ["q", "\u{3}"] {
+        let command = format!("trap : INT; stty rows 20 cols 60; stty -g; {top}; echo ended=$?; stty -g");
         let mut terminal = Command::new("script")
             .args(["--quiet", "--flush", "--command", &command, "/dev/null"])
             .env("SHELL", "/bin/sh")

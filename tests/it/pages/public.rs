@@ -67,13 +67,13 @@ async fn the_address_is_the_client_s_own_and_never_more_than_a_host() {
         assert!(page.text().contains(&format!("extra-substituters = http://{host}\n")), "{}", page.text());
     }
     // Well formed, and not only hosts: each means something to a shell, to Nix or to a browser.
-    for hostile in ["a;reboot", "a$(reboot)", "a'b", "a&b", "a*", "(a)", "a!b", "a,b", "%61", "a=b", "-a", "a~b"] {
+    for hostile in ["a;reboot", "a$(reboot)", "a'b", "a&b", "a*", "(a)", "a!b", "a,b", "a=b", "-a", "a~b"] {
         let page = with_host(&snowbank, hostile).await.expect(200);
         let text = page.text();
         assert!(text.contains("extra-substituters = https://ADDRESS-OF-THIS-CACHE\n"), "{hostile}: {text}");
         assert!(!text.contains(&format!("http://{hostile}")), "{hostile}: {text}");
     }
-    for refused in ["a b", "a<script>", "a\"b", "user@a", "a/b", "a\\b", "", "a:99999"] {
+    for refused in ["a b", "a<script>", "a\"b", "user@a", "a/b", "a\\b", "", "a:99999", "%61"] {
         let page = with_host(&snowbank, refused).await;
         assert!(page.status == 400 && !page.text().contains("<script>"), "{refused}: {}", page.status);
     }

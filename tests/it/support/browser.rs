@@ -13,7 +13,7 @@ use super::PATIENCE;
 use super::pebble::free_port;
 use base64::Engine as _;
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -68,6 +68,9 @@ impl Browser {
         browser.eventually("the driver answers", || browser.try_call("GET", "/status", None).is_ok());
         let session = browser.call("POST", "/session", &capabilities(&chromium, browser._home.path()));
         session["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
+        // What its own first page asked for is no business of ours.
+        browser.open("about:blank");
+        browser.ask("POST", "/se/log", &json!({ "type": "performance" }));
         let metrics = json!({ "width": look.width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
         browser.devtools("Emulation.setDeviceMetricsOverride", &metrics);
         let scheme = if look.dark { "dark" } else { "light" };
@@ -224,10 +227,22 @@ impl Browser {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
         let request = format!("{head}Content-Type: application/json\r\nConnection: close\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-        let mut value: Value = serde_json::from_str(body).map_err(|error| format!("{error}: {body:?}"))?;
+        // The driver leaves the connection open, whatever it is asked.
+        let (mut answer, mut head, mut length) = (BufReader::new(stream), String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let from = head.len();
+            if answer.read_line(&mut head).map_err(|error| error.to_string())? == 0 {
+                return Err(format!("no answer: {head:?}"));
+            }
+            if let Some((name, value)) =
+                head[from..].split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            {
+                length = value.trim().parse().map_err(|_| format!("{name}: {value}"))?;
+            }
+        }
+        let mut body = vec![0; length];
+        answer.read_exact(&mut body).map_err(|error| error.to_string())?;
+        let mut value: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         if head.starts_with("HTTP/1.1 200 ") { Ok(value["value"].take()) } else { Err(value["value"].to_string()) }
     }
 }
