@@ -191,7 +191,7 @@ fn certificate(shown: &tls::certificates::Shown, now: UnixSeconds) -> Certificat
 
 fn said(told: Told) -> Said {
     let level = if told.is_error { "error" } else { "warning" };
-    Said { at: date(told.at), level: level.to_owned(), text: told.text, times: told.times }
+    Said { at: date(told.at), level: level.to_owned(), text: told.text, fields: told.fields, times: told.times }
 }
 
 /// Asks the server at this address, and prints what it says, as text for people or as it came (`json`).

@@ -1,7 +1,7 @@
 //! The last warnings and errors of the log, for the page of operators: who looks there need not search the log first.
 //!
 //! What is in the log already is here once more, and nothing else: the log's level decides about both. At most [`MOST`] of them, each
-//! of at most [`LONGEST`] bytes; one that repeats the one before is counted there.
+//! of at most [`LONGEST`] bytes; of those with the same message the last one stands for all, with their number.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -30,9 +30,11 @@ pub struct Told {
     pub at: UnixSeconds,
     /// Whether it is an error.
     pub is_error: bool,
-    /// What it says: the message, and the fields as `name=value`.
+    /// The message.
     pub text: String,
-    /// How often in a row.
+    /// The fields, as `name=value`, of the last time.
+    pub fields: String,
+    /// How often, as long as it is remembered.
     pub times: u64,
 }
 
@@ -42,17 +44,15 @@ impl Recent {
         self.lock().iter().rev().cloned().collect()
     }
 
-    fn add(&self, at: UnixSeconds, is_error: bool, text: String) {
+    fn add(&self, mut new: Told) {
         let mut told = self.lock();
-        match told.back_mut().filter(|last| last.text == text) {
-            Some(last) => (last.at, last.times) = (at, last.times.saturating_add(1)),
-            None => {
-                if told.len() == MOST {
-                    told.pop_front();
-                }
-                told.push_back(Told { at, is_error, text, times: 1 });
-            }
+        let same = told.iter().position(|old| old.is_error == new.is_error && old.text == new.text);
+        if let Some(old) = same.and_then(|at| told.remove(at)) {
+            new.times = new.times.saturating_add(old.times);
+        } else if told.len() == MOST {
+            told.pop_front();
         }
+        told.push_back(new);
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Told>> {
@@ -68,7 +68,9 @@ impl<S: Subscriber> Layer<S> for Recent {
         }
         let mut text = Text::default();
         event.record(&mut text);
-        self.add(UnixSeconds::now(), *event.metadata().level() == Level::ERROR, text.finish());
+        let is_error = *event.metadata().level() == Level::ERROR;
+        let (text, fields) = (bounded(&text.message), bounded(text.fields.trim_start()));
+        self.add(Told { at: UnixSeconds::now(), is_error, text, fields, times: 1 });
     }
 }
 
@@ -79,17 +81,17 @@ struct Text {
     fields: String,
 }
 
-impl Text {
-    fn finish(self) -> String {
-        let mut text: String =
-            (self.message + &self.fields).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if text.len() > LONGEST {
-            text.truncate(text.floor_char_boundary(LONGEST - '…'.len_utf8()));
-            text.push('…');
-        }
-        text
+/// On one line, and not too long.
+fn bounded(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() > LONGEST {
+        line.truncate(line.floor_char_boundary(LONGEST - '…'.len_utf8()));
+        line.push('…');
     }
+    line
+}
 
+impl Text {
     // Into strings, which take everything.
     fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         let _ = match field.name() {
@@ -131,14 +133,20 @@ mod tests {
             tracing::warn!(name = "a", n = 1, error = %"x\ny", "first");
             tracing::error!("second");
         });
-        let texts: Vec<(bool, &str)> = told.iter().map(|told| (told.is_error, told.text.as_str())).collect();
-        assert_eq!(texts, [(true, "second"), (false, "first name=a n=1 error=x y")]);
+        let texts: Vec<_> = told.iter().map(|told| (told.is_error, told.text.as_str(), told.fields.as_str())).collect();
+        assert_eq!(texts, [(true, "second", ""), (false, "first", "name=a n=1 error=x y")]);
     }
 
     #[test]
     fn what_repeats_is_counted_and_what_is_old_is_forgotten() {
-        let told = of(|| (0..5).for_each(|_| tracing::warn!("again")));
-        assert_eq!((told.len(), told[0].times), (1, 5));
+        let told = of(|| {
+            for n in 0..5 {
+                tracing::warn!(n, "again");
+                tracing::error!("again");
+            }
+        });
+        let texts: Vec<_> = told.iter().map(|told| (told.is_error, told.fields.as_str(), told.times)).collect();
+        assert_eq!(texts, [(true, "", 5), (false, "n=4", 5)]);
         let told = of(|| (0..100).for_each(|n| tracing::warn!("{n}")));
         assert_eq!((told.len(), told[0].text.as_str(), told[MOST - 1].text.as_str()), (MOST, "99", "68"));
     }

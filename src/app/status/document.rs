@@ -139,13 +139,15 @@ pub(in crate::app) struct Certificate {
     pub(in crate::app) last_error: Option<String>,
 }
 
-/// A line of the log.
+/// A line of the log; of several with the same message the last one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::app) struct Said {
     pub(in crate::app) at: String,
     /// `warning` or `error`.
     pub(in crate::app) level: String,
     pub(in crate::app) text: String,
-    /// How often in a row.
+    /// What else it says, as `name=value`.
+    pub(in crate::app) fields: String,
+    /// How often it was said.
     pub(in crate::app) times: u64,
 }

@@ -175,7 +175,9 @@ fn certificate(certificate: &super::Certificate) -> [String; 3] {
 
 fn said(said: &Said) -> String {
     let times = if said.times > 1 { format!(" ({} times)", said.times) } else { String::new() };
-    format!("{} {}{times}: {}", clean(&said.at), clean(&said.level), clean(&said.text))
+    let line =
+        format!("{} {}{times}: {} {}", clean(&said.at), clean(&said.level), clean(&said.text), clean(&said.fields));
+    line.trim_end().to_owned()
 }
 
 /// As wide for every share.
@@ -218,6 +220,9 @@ fn size(bytes: f64) -> String {
 }
 
 fn milliseconds(seconds: f64) -> String {
+    if seconds < 0.001 {
+        return "< 1 ms".to_owned();
+    }
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
@@ -272,7 +277,7 @@ mod tests {
                 { "names": ["a.example"], "source": "acme", "not_after": null, "days_left": null, "next_renewal": null, "last_error": "no" },
                 { "names": ["b"], "source": "file", "not_after": "x", "days_left": 29.9, "next_renewal": null, "last_error": null },
             ],
-            "errors": [{ "at": "2026-11-23T00:00:00Z", "level": "warning", "text": "odd", "times": 2 }],
+            "errors": [{ "at": "2026-11-23T00:00:00Z", "level": "warning", "text": "odd", "fields": "a=b", "times": 2 }],
             "something_newer": 1,
         });
         serde_json::from_value(document).unwrap()
@@ -303,7 +308,7 @@ certificates
   b (file)          29 days left
 
 last warnings and errors
-  2026-11-23T00:00:00Z warning (2 times): odd
+  2026-11-23T00:00:00Z warning (2 times): odd a=b
 ";
         assert_eq!(page, expected);
     }
