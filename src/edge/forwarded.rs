@@ -178,7 +178,7 @@ pub fn fuzz(input: &[u8]) {
     for line in written.split(|byte| *byte == b'\n').take(100) {
         let _ = HeaderValue::from_bytes(line).map(|line| headers.append(name, line));
     }
-    let _ = forwarded.client(&headers);
+    let _ = (forwarded.client(&headers), forwarded.scheme(&headers));
     let whole = [written.rsplit(|byte| *byte == b'\n').next().unwrap_or_default(), b",", added.as_bytes()].concat();
     if let Ok(line) = HeaderValue::from_bytes(&whole) {
         headers.append(name, line);

@@ -52,3 +52,43 @@ impl Policy {
         About { cache: self.cache_info(client), keys, leaves_to_clients }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Theirs, ours, policy, upstream};
+    use super::*;
+    use crate::proxy::sign::secret_key::SecretKey;
+
+    /// The names of the keys, and whether clients judge some of it themselves.
+    fn told(upstreams: &[(&str, &[&Theirs])], own: Vec<SecretKey>) -> (Vec<String>, bool) {
+        let upstreams: Vec<_> = upstreams.iter().map(|(trust, keys)| upstream(trust, keys)).collect();
+        let about = policy(&upstreams, own).about(None);
+        (about.keys.iter().map(|key| key.name().to_owned()).collect(), about.leaves_to_clients)
+    }
+
+    #[test]
+    fn the_keys_are_those_whose_signatures_clients_get() {
+        let (a, b) = (Theirs::new("a-1", 1), Theirs::new("b-1", 2));
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let own = || vec![ours("own-1"), ours("own-2")];
+        for (upstreams, with_own, keys, leaves) in [
+            (vec![("keys", &[&a, &b][..]), ("keys", &[&a])], false, &["a-1", "b-1"][..], false),
+            (vec![("keys", &[&a]), ("keys", &[&b])], true, &["own-1", "own-2"], false),
+            // R1: never signed here.
+            (vec![("keys", &[&a]), ("pass", &[&b])], true, &["own-1", "own-2", "b-1"], true),
+            (vec![("pass", &[])], false, &[], true),
+            (vec![("origin", &[])], false, &[], true),
+            (vec![("origin", &[])], true, &["own-1", "own-2"], false),
+        ] {
+            let own = if with_own { own() } else { Vec::new() };
+            assert_eq!(told(&upstreams, own), (names(keys), leaves), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_switched_off_says_nothing() {
+        let mut policy = policy(&[], Vec::new());
+        policy.options.page = false;
+        assert_eq!(super::super::testing::proxy(policy).about(None), None);
+    }
+}
