@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use http::Uri;
 use http::header::HOST;
+use http::uri::Authority;
 
 use super::address::{Entrance, Peer};
 use super::respond::Asked;
@@ -32,7 +33,7 @@ impl Base {
         let scheme = told.unwrap_or(if peer.entrance == Entrance::Tls { "https" } else { "http" });
         // RFC 9112 section 3.2.2: what the target says goes before Host.
         let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let authority = target.authority().map(|authority| authority.as_str()).or(host);
+        let authority = target.authority().map(Authority::as_str).or(host);
         Self(authority.and_then(plain).map(|authority| format!("{scheme}://{authority}")))
     }
 

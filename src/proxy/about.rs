@@ -56,7 +56,6 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Theirs, ours, policy, upstream};
-    use super::*;
     use crate::proxy::sign::secret_key::SecretKey;
 
     /// The names of the keys, and whether clients judge some of it themselves.

@@ -171,7 +171,7 @@ fn the_live_page_says_when_nobody_answers_and_goes_on_when_somebody_does() {
     browser.picture("live-not-heard");
     browser.expect_no_overflow();
     browser.expect_accessible();
-    let snowbank = setup.start();
+    let _snowbank = setup.start();
     browser.eventually("it is live again", || browser.text("#link") == "live");
 
     // Nobody looks: nobody is asked.
