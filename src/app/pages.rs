@@ -159,6 +159,7 @@ fn page(page: admin::Page) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     // What stands now is wrong in a moment.
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     for (name, value) in document.map(Document::fields).into_iter().flatten() {
         let value = header::HeaderValue::from_str(value);
         headers.extend(value.ok().map(|value| (header::HeaderName::from_static(name), value)));

@@ -2,6 +2,7 @@
 
 use super::{Halfway, MB, status};
 use crate::support::cache::{Key, Object};
+use crate::support::client::Target;
 use crate::support::origin::{Origin, Reply};
 use crate::support::pebble::free_port;
 use crate::support::snowbank::{Setup, Snowbank, run};
@@ -81,6 +82,27 @@ async fn the_last_warnings_are_told_without_a_secret() {
     let told = &status(&snowbank)["errors"][0];
     assert!(told["level"] == "warning" && told["times"] == 1, "{told}");
     assert!(snowbank.log_line(object.hash_part(), 0).contains("WARN"), "what is told is in the log");
+}
+
+#[tokio::test]
+async fn the_live_page_may_ask_its_server_and_nobody_else() {
+    let snowbank = Setup::new().upstream("http://127.0.0.1:9", &Key::new("pages-7")).start();
+    let address = snowbank.log_after("admin on http://").parse().expect("an address");
+    let page = Target::Http(address).get("/").await.expect(200);
+    let field = |name: &str| {
+        let mut found = page.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        let (_, value) = found.next().unwrap_or_else(|| panic!("no {name}: {:?}", page.fields));
+        assert!(found.next().is_none(), "two of {name}");
+        value.clone()
+    };
+    assert_eq!(field("content-type"), "text/html; charset=utf-8");
+    assert_eq!((field("x-content-type-options"), field("referrer-policy")), ("nosniff".into(), "no-referrer".into()));
+    let policy = field("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; ") && policy.contains("; connect-src 'self'; "), "{policy}");
+    assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains('*'), "{policy}");
+    // What it says is in the document, which is asked for by itself: there is nothing to fill in.
+    assert!(!page.text().contains("127.0.0.1:9") && !page.text().contains(" onclick"), "{}", page.text());
+    assert!(page.text().contains("<noscript>") && page.text().contains("/status"), "{}", page.text());
 }
 
 #[test]
