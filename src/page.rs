@@ -16,6 +16,8 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue};
 
 /// A piece of a page in which every character stands for itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl Html {
 #[derive(Debug)]
 pub struct Document {
     text: &'static str,
-    policy: String,
+    policy: HeaderValue,
 }
 
 /// What a page does besides being read.
@@ -81,18 +83,19 @@ impl Document {
         }
         // The icon stands in the page, as a `data:` URL.
         policy.push_str("; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+        // Without a policy of its own nothing of it runs.
+        let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
         Self { text, policy }
     }
 
-    /// What the head of a response with this page says besides its length. It is never kept: each is made for who asks.
-    pub fn fields(&self) -> [(&'static str, &str); 5] {
-        [
-            ("content-type", "text/html; charset=utf-8"),
-            ("content-security-policy", &self.policy),
-            ("x-content-type-options", "nosniff"),
-            ("referrer-policy", "no-referrer"),
-            ("cache-control", "no-store"),
-        ]
+    /// Puts into the head of a response with this page what is to be there, besides its length. It is never kept: each is made for who
+    /// asks.
+    pub fn head(&self, headers: &mut HeaderMap) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
     }
 
     /// The page as it is written down.
@@ -146,12 +149,12 @@ mod tests {
         // `printf 1 | openssl dgst -sha256 -binary | base64` and so on.
         let one = "a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s=";
         let two = "1HNeOiZeFu7gP1lxi5tdAwGcB9i2xR+Q2jpmbuwTqzU=";
-        let policy = document.fields()[1].1;
+        let policy = document.policy.to_str().unwrap();
         assert!(
             policy.contains(&format!("; script-src 'sha256-{one}' 'sha256-{two}'; connect-src 'self';")),
             "{policy}"
         );
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
-        assert!(!Document::new("", Asks::Nobody).fields()[1].1.contains("connect-src"));
+        assert!(!Document::new("", Asks::Nobody).policy.to_str().unwrap().contains("connect-src"));
     }
 }

@@ -18,7 +18,6 @@ use crate::admin::{self, Admin};
 use crate::edge::body::Body;
 use crate::edge::{self, Peer};
 use crate::nix::store_path::HashPart;
-use crate::page::Document;
 use crate::proxy::{Proxy, Purged};
 use crate::tls;
 
@@ -160,9 +159,8 @@ fn page(page: admin::Page) -> Response<Body> {
     // What stands now is wrong in a moment.
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    for (name, value) in document.map(Document::fields).into_iter().flatten() {
-        let value = header::HeaderValue::from_str(value);
-        headers.extend(value.ok().map(|value| (header::HeaderName::from_static(name), value)));
+    if let Some(document) = document {
+        document.head(headers);
     }
     response
 }

@@ -196,9 +196,7 @@ pub fn page(asked: Asked<'_>, html: &str) -> Response<Body> {
     let body = if asked.is_head() { Body::empty() } else { Body::bytes(html.to_owned()) };
     let mut response = plain(StatusCode::OK, body);
     let headers = response.headers_mut();
-    for (name, value) in super::page::DOCUMENT.fields() {
-        headers.extend(HeaderValue::from_str(value).ok().map(|value| (HeaderName::from_static(name), value)));
-    }
+    super::page::DOCUMENT.head(headers);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(html.len()));
     with_status(response, Outcome::Local)
 }

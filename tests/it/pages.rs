@@ -1,6 +1,7 @@
 //! Pages for people: what `/` says to anybody, what operators see, and that neither says too much.
 
 mod commands;
+mod lines;
 mod public;
 mod seen;
 
