@@ -41,7 +41,7 @@ pub(in crate::app) struct Traffic {
     pub(in crate::app) sent_bytes: u64,
     /// Bodies from upstreams, since the start.
     pub(in crate::app) received_bytes: u64,
-    /// Open now.
+    /// Open now, those of operators among them.
     pub(in crate::app) connections: u64,
     /// Requests that wait for an upstream now.
     pub(in crate::app) waiting_requests: u64,

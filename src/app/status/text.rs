@@ -89,7 +89,11 @@ fn head(page: &mut String, document: &Document, rates: Option<&Rates>) {
             rates.requests
         );
     }
-    let _ = writeln!(page, "connections  {}, {} requests wait", traffic.connections, traffic.waiting_requests);
+    let _ = writeln!(
+        page,
+        "connections  {} (operators' included), {} requests wait",
+        traffic.connections, traffic.waiting_requests
+    );
     let _ = writeln!(page, "fills        {} running, {} wanted", fills.running, fills.wanted);
 }
 
@@ -289,7 +293,7 @@ mod tests {
         let expected = "snowbank 1, up 2 h 1 min
 requests     10, 90.0 % hits
 traffic      2.0 GB sent, 0 B received from upstreams
-connections  3, 0 requests wait
+connections  3 (operators' included), 0 requests wait
 fills        1 running, 2 wanted
 
 fills

@@ -50,7 +50,7 @@ async fn enough(setup: &Setup, keys: &[String]) {
     let here = "--file '<nixpkgs>' hello --no-link --max-jobs 0";
     let command = page.lines("once-lines").replace("nixpkgs#hello", here);
     machine.ok(&["sh", "-c", &command]);
-    machine.ok(&["nix-store", "--check-validity", &fixture.path("hello")]);
+    machine.ok(&["nix-store", "--check-validity", fixture.path("hello")]);
     assert!(!machine.home().join("odd").exists(), "{command}");
 
     let expression = format!("({{ {} }}).nix.settings", page.lines("nixos-lines"));
