@@ -79,7 +79,9 @@ async fn the_address_is_the_client_s_own_and_never_more_than_a_host() {
     }
     // Over TLS, and as a proxy says it that nobody believes.
     let page = snowbank.https().get_with("/", &[("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", "evil")]).await;
-    assert!(page.expect(200).text().contains("extra-substituters = https://cache.test\n"));
+    let page = page.expect(200);
+    assert!(page.text().contains("extra-substituters = https://cache.test\n") && page.text().contains("ssl-cert-file"));
+    assert!(!snowbank.http().get("/").await.expect(200).text().contains("ssl-cert-file"), "there is no certificate");
     let page = snowbank.https().h2().await.get("/").await.expect(200);
     assert!(page.text().contains("extra-substituters = https://localhost\n"), "{}", page.text());
 }
