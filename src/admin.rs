@@ -1,23 +1,28 @@
-//! The pages for operators: metrics and health.
+//! The pages for operators: metrics, health, and the live page at `/`, which asks for `/status` as long as somebody looks at it.
 //!
 //! Pure: a path in, a page out. `app` puts it on the address of `[admin]`, apart from what clients see (R25).
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::inherited::{NotAName, SocketName};
 use crate::metrics::openmetrics;
+use crate::page::{Asks, Document};
+
+/// The page that shows how everything stands.
+static LIVE: LazyLock<Document> = LazyLock::new(|| Document::new(include_str!("admin/live.html"), Asks::ItsServer));
 
 crate::options! {
     /// Metrics and health, apart from what clients see.
     pub struct Options {
         /// Where to listen, over plain HTTP. Whoever reaches it can read everything it tells; so keep it to loopback or
         /// to a network of operators. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
-        /// (`verify`, `certificates`, `healthcheck`) need an address and port. Off unless set.
+        /// (`verify`, `certificates`, `healthcheck`, `status`, `top`) need an address and port. Off unless set.
         pub address: Option<Address> = None,
     }
 }
@@ -86,7 +91,7 @@ pub struct Admin {
 }
 
 /// A page.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Page {
     /// HTTP status.
     pub status: u16,
@@ -94,6 +99,8 @@ pub struct Page {
     pub content_type: &'static str,
     /// The body.
     pub body: Vec<u8>,
+    /// What it is filled from, where it is one for browsers: whose header fields go with it.
+    pub document: Option<&'static Document>,
 }
 
 impl Admin {
@@ -115,13 +122,14 @@ impl Admin {
     /// The page at `path`, for who takes what `accept` says.
     pub fn page(&self, path: &str, accept: &str) -> Page {
         match path {
+            "/" => Page::html(&LIVE),
             "/metrics" => self.metrics(accept),
             "/healthz" => Page::text(200, "ok\n"),
             "/readyz" if self.is_draining() => Page::text(503, "draining\n"),
             "/readyz" => Page::text(200, "ready\n"),
             _ => Page::text(
                 404,
-                "not found; there are /metrics, /healthz, /readyz, /status, /certificates, and with POST /reload, /purge?path=…, /verify\n",
+                "not found; there are / (for a browser), /metrics, /healthz, /readyz, /status, /certificates, and with POST /reload, /purge?path=…, /verify\n",
             ),
         }
     }
@@ -130,11 +138,11 @@ impl Admin {
         let families = self.registry.gather();
         if openmetrics::is_wanted(accept) {
             let body = openmetrics::page(&families).into_bytes();
-            return Page { status: 200, content_type: openmetrics::CONTENT_TYPE, body };
+            return Page { status: 200, content_type: openmetrics::CONTENT_TYPE, body, document: None };
         }
         let mut body = Vec::new();
         match TextEncoder::new().encode(&families, &mut body) {
-            Ok(()) => Page { status: 200, content_type: "text/plain; version=0.0.4", body },
+            Ok(()) => Page { status: 200, content_type: "text/plain; version=0.0.4", body, document: None },
             Err(error) => Page::text(500, &format!("metrics: {error}\n")),
         }
     }
@@ -143,12 +151,23 @@ impl Admin {
 impl Page {
     /// A value for programs, and laid out for people.
     pub fn json(value: &serde_json::Value) -> Self {
-        Self { status: 200, content_type: "application/json", body: format!("{value:#}\n").into_bytes() }
+        Self {
+            status: 200,
+            content_type: "application/json",
+            body: format!("{value:#}\n").into_bytes(),
+            document: None,
+        }
     }
 
     /// A line of text.
     pub fn text(status: u16, body: &str) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.as_bytes().to_vec() }
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.as_bytes().to_vec(), document: None }
+    }
+
+    /// One for browsers, as it is written down.
+    pub fn html(document: &'static Document) -> Self {
+        let body = document.text().as_bytes().to_vec();
+        Self { status: 200, content_type: "text/html; charset=utf-8", body, document: Some(document) }
     }
 }
 
@@ -162,6 +181,6 @@ mod tests {
         assert_eq!((admin.page("/readyz", "").status, admin.page("/healthz", "").status), (200, 200));
         admin.drain();
         assert_eq!((admin.page("/readyz", "").status, admin.page("/healthz", "").status), (503, 200));
-        assert_eq!(admin.page("/", "").status, 404);
+        assert_eq!(admin.page("/nothing", "").status, 404);
     }
 }

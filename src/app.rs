@@ -10,11 +10,13 @@ pub mod health;
 mod operator;
 mod pages;
 mod reload;
-mod status;
+pub mod status;
 mod supervisor;
+pub mod top;
 pub mod verify;
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::Ending;
 use self::pages::Pages;
+use self::status::Status;
 use crate::access::Visitor;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
@@ -39,7 +42,7 @@ use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
-use crate::proxy::{Proxy, request};
+use crate::proxy::{About, Proxy, request};
 use crate::shutdown::End;
 use crate::store::Store;
 use crate::telemetry::Log;
@@ -80,7 +83,7 @@ pub async fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log
     app.metrics.watch(&Handle::current());
     log.count_dropped_in(app.metrics.log_dropped.clone());
     app.announce();
-    app.serve(signals, Arc::new(origin)).await
+    app.serve(signals, Arc::new(origin), log).await
 }
 
 /// What the program is told from outside.
@@ -205,7 +208,7 @@ impl App {
         })
     }
 
-    async fn serve(self, mut signals: Signals, origin: Arc<Origin>) -> anyhow::Result<End> {
+    async fn serve(self, mut signals: Signals, origin: Arc<Origin>, log: &Log) -> anyhow::Result<End> {
         let bounds = self.config.limits.bounds(OTHER_FILES);
         let shutdown = self.config.shutdown.clone();
         let stop = Stop { drain: CancellationToken::new(), limit: shutdown.drain.0 };
@@ -237,7 +240,9 @@ impl App {
         // Operators can look until the end: their listener stops after the clients'.
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(3) };
         let (ask_to_reload, mut asked_to_reload) = mpsc::channel(1);
-        let pages = Pages::new(Arc::clone(&self.admin), self.proxy.clone(), self.certificates.clone(), ask_to_reload);
+        let (metrics, certificates) = (self.metrics.clone(), self.certificates.clone());
+        let status = Status::new(metrics, self.proxy.clone(), certificates.clone(), log.recent());
+        let pages = Pages::new(Arc::clone(&self.admin), status, self.proxy.clone(), certificates, ask_to_reload);
         let pages = Arc::new(pages);
         let few = Bounds { connections: 64, handshakes: 1 };
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
@@ -345,5 +350,9 @@ impl edge::Answers for Proxy {
 
     fn token_name(&self, visitor: &Visitor<'_>) -> Option<Arc<str>> {
         Proxy::token_name(self, visitor)
+    }
+
+    fn about(&self, client: Option<IpAddr>) -> Option<About> {
+        Proxy::about(self, client)
     }
 }

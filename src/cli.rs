@@ -14,6 +14,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use zeroize::Zeroizing;
@@ -27,6 +29,9 @@ pub const EX_USAGE: u8 = 64;
 
 /// The exit status of `healthcheck` for everything but readiness. Container engines know this one and 0 only.
 pub const EX_UNHEALTHY: u8 = 1;
+
+/// The exit status of commands that ask the running server, when it could not be asked.
+pub const EX_NOT_DONE: u8 = 2;
 
 /// What to do with a token that was made.
 const TOKEN_HINT: &str = "The first line goes into a file of token_files here, the second into the netrc file of the client, \
@@ -43,6 +48,10 @@ pub enum Next {
     Certificates(Box<Config>, bool),
     /// Ask the server at this [admin] address whether it is ready.
     Healthcheck(SocketAddr),
+    /// Tell how the server at this [admin] address stands, as JSON if asked so.
+    Status(SocketAddr, bool),
+    /// The same again and again, so often.
+    Top(SocketAddr, Duration),
     /// All is said; exit with this status.
     Exit(u8),
 }
@@ -86,6 +95,14 @@ pub fn run(
         Command::Healthcheck { config } => match admin_address(config.as_deref()) {
             Ok(address) => Ok(Next::Healthcheck(address)),
             Err(why) => say(err, &format!("{why}\n"), EX_UNHEALTHY),
+        },
+        Command::Status { config, json } => match admin_address(config.as_deref()) {
+            Ok(address) => Ok(Next::Status(address, json)),
+            Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
+        },
+        Command::Top { config, interval } => match admin_address(config.as_deref()) {
+            Ok(address) => Ok(Next::Top(address, interval.0)),
+            Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
         },
         Command::CheckConfig { file } => match check(file.path(), environment) {
             Ok(()) => say(out, &format!("{}: ok\n", file.path().display()), 0),
@@ -195,6 +212,30 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Tell how the running server stands
+    ///
+    /// Asks it at its [admin] address, which is all that is read of the configuration: requests, traffic, what is being fetched,
+    /// upstreams, store, certificates, and the last warnings. Exits with 2 when it cannot be asked.
+    Status {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print what the server says, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the running server stands, again and again
+    ///
+    /// As `status`, drawn anew after each interval until `q` or Ctrl-C; into a file or a pipe it writes a line for each interval.
+    /// A server that stops answering is waited for. Exits with 2 when it cannot be asked at the begin.
+    Top {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Seconds from one to the next, from 0.1 to 3600
+        #[arg(long, value_name = "SECONDS", default_value = "2")]
+        interval: Interval,
+    },
     /// Make a secret key to sign with
     ///
     /// Prints it, as `nix key generate-secret` does, or writes it to a file. It goes into `[sign] key_files`, its public
@@ -266,6 +307,19 @@ impl Source {
     fn origin(self, environment: &Environment) -> Origin {
         let flags = Flags { upstream: self.upstream, listen: self.listen, dir: self.dir };
         Origin { file: self.config, flags, environment: environment.clone() }
+    }
+}
+
+/// Seconds between two looks.
+#[derive(Debug, Clone, Copy)]
+struct Interval(Duration);
+
+impl FromStr for Interval {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+        seconds.map(|seconds| Self(Duration::from_secs_f64(seconds))).ok_or("seconds, from 0.1 to 3600")
     }
 }
 

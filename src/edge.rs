@@ -2,7 +2,7 @@
 //!
 //! A request's way: [`listener`] takes the connection, [`arrival`] finds out whose it is and whether that client may have it,
 //! [`handshake`] makes it a TLS one, [`connection`] speaks HTTP, [`service`] checks
-//! the head and lets [`route`] say what is asked for; the proxy answers, [`respond`] writes the response, [`range`]
+//! the head and lets [`route`] say what is asked for; the proxy answers ([`page`] is made here), [`respond`] writes the response, [`range`]
 //! deciding how much of it and [`cache_status`] saying how it was come by, and [`body`] hands out its bytes, through the [`cork`] over HTTP/2. When the body has ended,
 //! [`access`] writes the log.
 //!
@@ -30,6 +30,7 @@ pub mod handshake;
 pub mod limits;
 pub mod listener;
 pub mod options;
+pub mod page;
 pub mod proxy_protocol;
 pub mod range;
 pub mod redirect;

@@ -18,6 +18,7 @@ mod itinerary;
 mod leg;
 mod live;
 mod partial;
+mod progress;
 mod proofs;
 mod prove;
 mod reader;
@@ -42,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 use contested::Contested;
 pub use examine::{Examined, compression_of};
+pub use progress::Progress;
 use prove::Prover;
 pub use reader::Reader;
 use state::HOLD_WHOLE;

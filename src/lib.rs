@@ -35,5 +35,6 @@ pub mod clock;
 pub mod file;
 pub mod inherited;
 pub mod options;
+pub mod page;
 pub mod trace;
 pub mod trail;

@@ -3,7 +3,6 @@
 #![recursion_limit = "256"] // the layout of a request's future: each wrapper counts, and an optimised build ends at 128
 
 use std::io::{Write as _, stderr, stdout};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,8 +23,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit status of a server that was told twice to end; what a shell says of a program that was interrupted.
 const EX_INTERRUPTED: u8 = 130;
-/// The exit status of `verify` and `certificates` when it could not be done.
-const EX_NOT_DONE: u8 = 2;
 
 fn main() -> ExitCode {
     // Before anything is read: a check of the configuration reads the secret keys already.
@@ -39,17 +36,13 @@ fn main() -> ExitCode {
             Err(error) => {
                 // Whoever asked may not read it.
                 let _ = writeln!(stderr(), "{}", on_one_line(&error));
-                ExitCode::from(EX_NOT_DONE)
+                ExitCode::from(cli::EX_NOT_DONE)
             }
         },
-        Ok(Next::Certificates(config, json)) => match certificates(&config, json) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let _ = writeln!(stderr(), "{}", on_one_line(&error));
-                ExitCode::from(EX_NOT_DONE)
-            }
-        },
-        Ok(Next::Healthcheck(address)) => match healthcheck(address) {
+        Ok(Next::Certificates(config, json)) => told(asking(app::certificates::run(&config, json))),
+        Ok(Next::Status(address, json)) => told(asking(app::status::run(address, json))),
+        Ok(Next::Top(address, every)) => told(asking(app::top::run(address, every))),
+        Ok(Next::Healthcheck(address)) => match asking(app::health::run(address)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let _ = writeln!(stderr(), "{}", on_one_line(&error));
@@ -107,14 +100,21 @@ fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
     runtime.block_on(app::verify::run(config, json))
 }
 
-fn certificates(config: &Config, json: bool) -> anyhow::Result<()> {
+/// What comes of asking the running server.
+fn asking(asked: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(app::certificates::run(config, json))
+    runtime.block_on(asked)
 }
 
-fn healthcheck(address: SocketAddr) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(app::health::run(address))
+/// The exit status of that, and a line where it could not be done.
+fn told(done: anyhow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(stderr(), "{}", on_one_line(&error)); // whoever asked may not read it
+            ExitCode::from(cli::EX_NOT_DONE)
+        }
+    }
 }
 
 /// Keeps what is in memory, secret keys among it, out of core dumps and of the reach of the same user's debuggers (R4).

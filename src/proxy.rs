@@ -12,6 +12,7 @@
 //!
 //! Out of scope: HTTP towards clients (conditions, ranges, headers: the edge), and how bytes are moved (`fill`).
 
+mod about;
 pub mod answer;
 mod entry;
 pub mod examine;
@@ -44,6 +45,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+pub use about::About;
 pub use options::Options;
 pub use policy::Policy;
 pub use purge::Purged;
@@ -54,9 +56,9 @@ use self::request::Request;
 use self::spaces::{InForce, Spaces, View};
 use self::waiting::{Waiter, Waiting};
 use crate::access::Visitor;
-use crate::fill::Fills;
+use crate::fill::{Fills, Progress};
 use crate::metrics::ProxyMetrics;
-use crate::store::Store;
+use crate::store::{Store, Usage};
 use crate::upstream::Upstream;
 
 /// How long a "not found" waits for the disk tier to be opened: about what 1 TB takes.
@@ -143,6 +145,20 @@ impl Proxy {
     /// The upstreams in force, for who builds the next policies out of them.
     pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
         self.in_force.load().pipelines().flat_map(|pipeline| pipeline.policy.upstreams.iter().cloned()).collect()
+    }
+
+    /// The NARs that are being fetched, of all spaces, the first begun first.
+    pub fn fills(&self) -> Vec<Progress> {
+        let in_force = self.in_force.load();
+        let mut fills: Vec<Progress> =
+            in_force.pipelines().flat_map(|pipeline| pipeline.shared.fills.progress()).collect();
+        fills.sort_by_key(|fill| std::cmp::Reverse(fill.since));
+        fills
+    }
+
+    /// How full the store is, of all spaces together.
+    pub fn usage(&self) -> Usage {
+        self.store().usage()
     }
 
     /// Looks whether the files with tokens changed.

@@ -35,6 +35,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod usage;
 mod walk;
 
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ use self::negative::Negatives;
 pub use self::open::OpenError;
 pub use self::peek::Peeked;
 use self::space::{Secret, Space};
+pub use self::usage::{DiskUsage, Taken, Usage};
 pub use self::walk::{Kept, Walk, Walked};
 use crate::metrics::{Label as _, Place, Refusal, StoreMetrics, StoreTier};
 use crate::options::{ByteSize, Mistakes, Period, key};

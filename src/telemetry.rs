@@ -10,6 +10,7 @@
 
 mod line;
 mod queue;
+mod recent;
 mod share;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -22,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::line::Lines;
 use self::queue::Queue;
+pub use self::recent::{Recent, Told};
 pub use self::share::Share;
 
 /// The target of the access log's events.
@@ -97,18 +99,26 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The log of the process. Its end waits a moment until what was logged is written.
 #[derive(Debug)]
-pub struct Log(Queue);
+pub struct Log {
+    queue: Queue,
+    recent: Recent,
+}
 
 impl Log {
     /// Counts the lines that are dropped from now on.
     pub fn count_dropped_in(&self, counter: IntCounter) {
-        self.0.count_in(counter);
+        self.queue.count_in(counter);
+    }
+
+    /// The last warnings and errors.
+    pub fn recent(&self) -> Recent {
+        self.recent.clone()
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.wait_until_written(LAST_LINES);
+        self.queue.wait_until_written(LAST_LINES);
     }
 }
 
@@ -128,11 +138,12 @@ pub enum InitError {
 /// # Errors
 /// When it was started before, or there is no thread for it.
 pub fn init(options: &Options) -> Result<Log, InitError> {
+    use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
     // Colour is for terminals, and not for those who ask for none (https://no-color.org).
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let queue = Queue::default();
+    let (queue, recent) = (Queue::default(), Recent::default());
     queue.write_to(std::io::stderr()).map_err(InitError::Thread)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(options))
@@ -141,17 +152,18 @@ pub fn init(options: &Options) -> Result<Log, InitError> {
         .log_internal_errors(false);
     match options.format {
         Format::Text => {
-            lines.with_ansi(colour).map_event_format(|rest| Lines { json: false, rest }).finish().try_init()
+            let lines = lines.with_ansi(colour).map_event_format(|rest| Lines { json: false, rest });
+            lines.finish().with(recent.clone()).try_init()
         }
         Format::Json => {
             let lines = lines.json().flatten_event(true);
-            lines.map_event_format(|rest| Lines { json: true, rest }).finish().try_init()
+            lines.map_event_format(|rest| Lines { json: true, rest }).finish().with(recent.clone()).try_init()
         }
     }
     .map_err(|_| InitError::Started)?;
     // The usual one writes to stderr itself, and would wait there for ever.
     std::panic::set_hook(Box::new(tell_of_panic));
-    Ok(Log(queue))
+    Ok(Log { queue, recent })
 }
 
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {

@@ -21,6 +21,7 @@ const RELOAD: &[&str] = &[
     "cache.want_mass_query",
     "cache.negative_ttl",
     "cache.verify",
+    "cache.page",
     "limits.bytes",
     "limits.requests",
     "limits.client",

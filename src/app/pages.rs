@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::status::Status;
 use super::{certificates, status, verify};
 use crate::admin::{self, Admin};
 use crate::edge::body::Body;
@@ -33,6 +34,7 @@ pub(super) type Asking = oneshot::Sender<Result<Vec<String>, String>>;
 /// See the module.
 pub(super) struct Pages {
     admin: Arc<Admin>,
+    status: Status,
     proxy: Proxy,
     certificates: Option<tls::Certificates>,
     /// One at a time.
@@ -43,11 +45,12 @@ pub(super) struct Pages {
 impl Pages {
     pub(super) fn new(
         admin: Arc<Admin>,
+        status: Status,
         proxy: Proxy,
         certificates: Option<tls::Certificates>,
         reloads: mpsc::Sender<Asking>,
     ) -> Self {
-        Self { admin, proxy, certificates, examinations: Arc::new(Semaphore::new(1)), reloads }
+        Self { admin, status, proxy, certificates, examinations: Arc::new(Semaphore::new(1)), reloads }
     }
 
     /// `POST /verify`: examines everything that is kept, and tells how far it is meanwhile.
@@ -100,10 +103,12 @@ impl Pages {
         page(admin::Page::json(&certificates::json(&shown)))
     }
 
-    /// `GET /status`: how the program and its upstreams stand.
+    /// `GET /status`: how the program stands.
     fn status(&self) -> Response<Body> {
-        let upstreams = self.proxy.upstreams();
-        page(admin::Page::json(&status::json(self.admin.is_draining(), upstreams.iter().map(AsRef::as_ref))))
+        page(match serde_json::to_value(self.status.document(self.admin.is_draining())) {
+            Ok(document) => admin::Page::json(&document),
+            Err(error) => admin::Page::text(500, &format!("status: {error}\n")),
+        })
     }
 }
 
@@ -146,9 +151,16 @@ impl edge::Handler for Pages {
 }
 
 fn page(page: admin::Page) -> Response<Body> {
-    let admin::Page { status, content_type, body } = page;
+    let admin::Page { status, content_type, body, document } = page;
     let mut response = Response::new(Body::bytes(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    // What stands now is wrong in a moment.
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    if let Some(document) = document {
+        document.head(headers);
+    }
     response
 }

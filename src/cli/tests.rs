@@ -8,6 +8,7 @@ fn told(args: &[&str]) -> (String, String, Option<u8>) {
     let next = run(args, &environment, &mut out, &mut err).unwrap();
     let status = match next {
         Next::Serve(..) | Next::Verify(..) | Next::Certificates(..) | Next::Healthcheck(_) => None,
+        Next::Status(..) | Next::Top(..) => None,
         Next::Exit(status) => Some(status),
     };
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), status)
@@ -18,8 +19,7 @@ fn served(args: &[&str]) -> Config {
     let args = ["snowbank"].iter().chain(args).map(OsString::from);
     match run(args, &environment, &mut Vec::new(), &mut Vec::new()).unwrap() {
         Next::Serve(config, _) => *config,
-        Next::Verify(..) | Next::Certificates(..) | Next::Healthcheck(_) => panic!("verify"),
-        Next::Exit(status) => panic!("exit {status}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -162,6 +162,28 @@ fn a_health_check_reads_nothing_but_where_to_ask() {
         ("/does/not/exist: cannot be read: No such file or directory (os error 2)\n", Some(1))
     );
     assert_eq!(told(&["healthcheck"]).2, Some(1));
+}
+
+#[test]
+fn who_looks_reads_nothing_but_where_to_ask() {
+    let file = file("lisen = 1\n[admin]\naddress = '[::1]:9090'");
+    let path = file.path().display().to_string();
+    let next = |args: &[&str]| {
+        let args = ["snowbank"].iter().chain(args).map(OsString::from);
+        format!("{:?}", run(args, &Environment::default(), &mut Vec::new(), &mut Vec::new()).unwrap())
+    };
+    assert_eq!(next(&["status", "--config", &path]), "Status([::1]:9090, false)");
+    assert_eq!(next(&["status", "--config", &path, "--json"]), "Status([::1]:9090, true)");
+    assert_eq!(next(&["top", "--config", &path]), "Top([::1]:9090, 2s)");
+    assert_eq!(next(&["top", "--config", &path, "--interval", "0.5"]), "Top([::1]:9090, 500ms)");
+    for interval in ["0", "0.09", "-1", "NaN", "inf", "3601", "2s", ""] {
+        let (out, err, status) = told(&["top", "--config", &path, "--interval", interval]);
+        assert_eq!((out.as_str(), status), ("", Some(EX_USAGE)), "{interval}: {err}");
+    }
+    for command in ["status", "top"] {
+        let (out, err, status) = told(&[command]);
+        assert_eq!((out.as_str(), status, err.lines().count()), ("", Some(EX_NOT_DONE), 1), "{err}");
+    }
 }
 
 #[test]

@@ -78,6 +78,28 @@ impl Forwarded {
     }
 }
 
+impl Forwarded {
+    /// Over which scheme the peer says that its client came to it: `http` or `https`. It is for who has been believed about the
+    /// client in the same request, and for nothing but to tell the client its own address.
+    pub fn scheme(&self, headers: &HeaderMap) -> Option<&'static str> {
+        const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+        let name = match self.header {
+            Header::XForwardedFor => X_FORWARDED_PROTO,
+            Header::Forwarded => http::header::FORWARDED,
+        };
+        let line = headers.get_all(name).iter().next_back()?.as_bytes();
+        let last = FromTheEnd { rest: Some(line), separator: b',' }.next()?;
+        let said = match self.header {
+            Header::XForwardedFor => last,
+            Header::Forwarded => {
+                let mut pairs = FromTheEnd { rest: Some(last), separator: b';' };
+                pairs.find_map(|pair| pair.get(..6)?.eq_ignore_ascii_case(b"proto=").then(|| &pair[6..]))?
+            }
+        };
+        ["https", "http"].into_iter().find(|scheme| said.eq_ignore_ascii_case(scheme.as_bytes()))
+    }
+}
+
 /// The parts of a text between separators that are not in quotes, the last one first, without blanks around them.
 struct FromTheEnd<'a> {
     rest: Option<&'a [u8]>,
@@ -156,7 +178,7 @@ pub fn fuzz(input: &[u8]) {
     for line in written.split(|byte| *byte == b'\n').take(100) {
         let _ = HeaderValue::from_bytes(line).map(|line| headers.append(name, line));
     }
-    let _ = forwarded.client(&headers);
+    let _ = (forwarded.client(&headers), forwarded.scheme(&headers));
     let whole = [written.rsplit(|byte| *byte == b'\n').next().unwrap_or_default(), b",", added.as_bytes()].concat();
     if let Ok(line) = HeaderValue::from_bytes(&whole) {
         headers.append(name, line);

@@ -191,6 +191,16 @@ pub fn not_found(asked: Asked<'_>) -> Response<Body> {
     with_status(reason(asked, StatusCode::NOT_FOUND, "not a path of a binary cache"), Outcome::NotFound)
 }
 
+/// The page for a browser.
+pub fn page(asked: Asked<'_>, html: &str) -> Response<Body> {
+    let body = if asked.is_head() { Body::empty() } else { Body::bytes(html.to_owned()) };
+    let mut response = plain(StatusCode::OK, body);
+    let headers = response.headers_mut();
+    super::page::DOCUMENT.head(headers);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(html.len()));
+    with_status(response, Outcome::Local)
+}
+
 /// What a CA reads while it validates a name: exactly this (RFC 8555 section 8.3).
 pub fn challenge(asked: Asked<'_>, key_authorization: String) -> Response<Body> {
     let length = key_authorization.len();

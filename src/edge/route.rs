@@ -24,7 +24,9 @@ pub enum Route {
     /// What a CA reads while it validates a name (RFC 8555 section 8.3): a token as it was asked for. It can only be
     /// compared with those that are known.
     Challenge(String),
-    /// Nothing a binary cache has, `/` included.
+    /// The page for a browser, whatever its query.
+    Page,
+    /// Nothing a binary cache has.
     NotFound,
     /// Neither GET nor HEAD (R20).
     MethodNotAllowed,
@@ -45,6 +47,7 @@ impl Route {
                 Small::DebugInfo { .. } => Label::DebugInfo,
             },
             Self::Challenge(_) => Label::AcmeChallenge,
+            Self::Page => Label::Page,
             Self::NotFound | Self::MethodNotAllowed => Label::Other,
         }
     }
@@ -59,6 +62,9 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
         return Route::MethodNotAllowed;
     }
     let Some(path) = path.strip_prefix('/') else { return Route::NotFound };
+    if path.is_empty() {
+        return Route::Page;
+    }
     if let Some(token) = path.strip_prefix(CHALLENGES) {
         return Route::Challenge(token.to_owned());
     }
@@ -186,6 +192,7 @@ pub fn fuzz(input: &[u8]) {
             assert_eq!(route(&Method::GET, &format!("/{}", small.path()), None), found);
         }
         Route::Challenge(token) => assert_eq!(format!("/{CHALLENGES}{token}"), path),
+        Route::Page => assert_eq!(path, "/"),
         Route::Known(Request::Nar(NarName::Opaque(name) | NarName::ByStorePath { path: name, .. })) => {
             assert_eq!(format!("/{name}"), target);
         }

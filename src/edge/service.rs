@@ -1,6 +1,7 @@
 //! The life of a request at the edge: check, route, answer, respond, log.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -14,12 +15,13 @@ use super::address::{Entrance, Peer, Serves};
 use super::body::Body;
 use super::connection::Handler;
 use super::limits::{Client, Clients};
+use super::page::{self, Base};
 use super::respond::{self, Asked};
 use super::route::{Route, route};
 use crate::access::Visitor;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::proxy::answer::Answer;
-use crate::proxy::request;
+use crate::proxy::{About, request};
 use crate::telemetry;
 use crate::tls::Challenges;
 use crate::trace;
@@ -43,6 +45,11 @@ pub trait Answers: Send + Sync + 'static {
 
     /// The name of the token that this visitor shows, where it is one that lets in.
     fn token_name(&self, _visitor: &Visitor<'_>) -> Option<Arc<str>> {
+        None
+    }
+
+    /// What the page says to a client with this address; `None` where there is none.
+    fn about(&self, _client: Option<IpAddr>) -> Option<About> {
         None
     }
 }
@@ -88,7 +95,7 @@ impl<A: Answers> Service<A> {
                         Some(location) => (Outcome::Local, respond::elsewhere(asked, location)),
                         None => (Outcome::NotFound, respond::not_found(asked)),
                     },
-                    (route, _) => self.respond_within_limits(route, peer, asked, entry).await,
+                    (route, _) => self.respond_within_limits(route, request.uri(), peer, asked, entry).await,
                 }
             }
         };
@@ -99,6 +106,7 @@ impl<A: Answers> Service<A> {
     async fn respond_within_limits(
         &self,
         route: Route,
+        target: &Uri,
         peer: &Peer,
         asked: Asked<'_>,
         entry: &mut Entry,
@@ -118,6 +126,7 @@ impl<A: Answers> Service<A> {
         let (outcome, response) = match route {
             _ if !self.serves(peer, asked) => (Outcome::Denied, respond::denied(asked)),
             Route::Known(wanted) => self.answer(wanted, peer, asked, entry).await,
+            Route::Page => self.page(target, peer, asked),
             _ => (Outcome::NotFound, respond::not_found(asked)),
         };
         let pace = client.and_then(|(clients, client)| clients.pace(client));
@@ -140,6 +149,16 @@ impl<A: Answers> Service<A> {
         // Whoever is not granted anything gets nothing here: not from a cache in between either.
         answer.private |= peer.listener.serves == Serves::Granted;
         (answer.outcome, respond::respond(asked, answer))
+    }
+
+    /// The page for a browser: the same for everybody, whatever he may see.
+    fn page(&self, target: &Uri, peer: &Peer, asked: Asked<'_>) -> (Outcome, Response<Body>) {
+        match self.answers.about(peer.ip()) {
+            Some(about) => {
+                (Outcome::Local, respond::page(asked, &page::render(&about, &Base::of(target, peer, asked))))
+            }
+            None => (Outcome::NotFound, respond::not_found(asked)),
+        }
     }
 
     /// Whose limits hold: those of the token, else of the certificate, else of the address; none for who is exempt. A proxy's

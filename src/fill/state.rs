@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::FillFailure;
 use super::live::Live;
@@ -67,6 +69,7 @@ pub struct Fill {
     readers: AtomicUsize,
     /// Whether the store has a note of how far it is.
     noted: AtomicBool,
+    begun: Instant,
 }
 
 /// Somebody who wants a fill's bytes, as long as it lives.
@@ -167,7 +170,23 @@ impl Fill {
             changed: watch::Sender::new(()),
             readers: AtomicUsize::new(0),
             noted: AtomicBool::new(false),
+            begun: Instant::now(),
         }
+    }
+
+    /// How long ago it was asked for first.
+    pub(super) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Bytes of the body, where they are known.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.lock().size
+    }
+
+    /// How many wait for it or read along.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
     }
 
     /// The NAR being filled.

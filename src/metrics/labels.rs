@@ -5,7 +5,7 @@ use crate::label;
 label! {
     /// How a request was answered.
     pub enum Outcome as "outcome" {
-        /// Made here: `nix-cache-info`, the status page, redirects, what a CA reads.
+        /// Made here: `nix-cache-info`, the page for a browser, redirects, what a CA reads.
         Local = "local",
         /// From the store.
         Hit = "hit",
@@ -163,6 +163,8 @@ label! {
         DebugInfo = "debuginfo",
         /// What a CA reads while it validates a name of this server.
         AcmeChallenge = "acme-challenge",
+        /// The page for a browser, `/`.
+        Page = "page",
         /// Nothing a binary cache has.
         Other = "other",
     }

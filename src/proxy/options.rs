@@ -43,6 +43,9 @@ crate::options! {
         /// it was seen, so the first who asks waits for the whole. `off`: never, and clients find out. What is not what
         /// it should be is never served again, and the next upstream is asked.
         pub verify: Verify = Verify::Background,
+        /// Whether a browser that opens the address of this cache is shown a page: what this is, the lines for nix.conf, and
+        /// the public keys. It tells everybody the same, and nothing of private upstreams. `false`: 404.
+        pub page: bool = true,
     }
 }
 

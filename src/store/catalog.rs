@@ -67,6 +67,11 @@ impl Catalog {
         Self { memory, stripes, outdated: Mutex::default(), noted: Notify::new(), has_disk }
     }
 
+    /// Bytes of memory that it takes, and may take.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.memory.usage(), self.memory.capacity())
+    }
+
     /// The value of a key, and where it was found.
     pub async fn read(&self, key: MetaKey, disk: Option<&MetaTier>) -> (Option<MetaValue>, Place) {
         let before = self.stripe(&key).version;

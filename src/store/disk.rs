@@ -40,6 +40,7 @@ pub struct Disk {
     pub meta: Tier<MetaKey, MetaValue, DefaultHasher>,
     /// Bytes on disk, allocated.
     pub capacity: u64,
+    nar_line: Arc<Line>,
     meta_line: Arc<Line>,
     threads: Handle,
     stop: CancellationToken,
@@ -81,14 +82,14 @@ impl Disk {
         meta.start(&threads, &stop);
         let saver = second_chance::Saver {
             area: device.layout.nar.clone(),
-            line: nar_line,
+            line: nar_line.clone(),
             heat: heat.clone(),
             tier: nar.clone(),
             metrics: metrics.clone(),
         };
         threads.spawn(stop.clone().run_until_cancelled_owned(saver.run()));
         let capacity = device.layout.capacity();
-        Ok(Self { nar, meta, capacity, meta_line, threads, _stop: stop.clone().drop_guard(), stop, device })
+        Ok(Self { nar, meta, capacity, nar_line, meta_line, threads, _stop: stop.clone().drop_guard(), stop, device })
     }
 
     /// Writes to disk what `catalog` has newer, now and whenever something becomes so.
@@ -114,6 +115,13 @@ impl Disk {
         let direct = self.device.direct;
         let scanned = self.threads.spawn_blocking(move || scan(&file, size, direct)).await;
         scanned.unwrap_or_else(|_| Scan { unreadable: 1, ..Scan::default() })
+    }
+
+    /// Bytes of the blocks that are full. Of each tier one or two more are being written.
+    pub fn full(&self) -> u64 {
+        let layout = &self.device.layout;
+        let of = |line: &Line, block: usize| line.full() as u64 * block as u64;
+        of(&self.nar_line, layout.nar.block) + of(&self.meta_line, layout.meta.block)
     }
 
     /// Ends when the disk stops taking writes.

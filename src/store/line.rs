@@ -80,6 +80,11 @@ impl Line {
         self.moved.notify_one();
     }
 
+    /// How many blocks wait: those that are full.
+    pub fn full(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     /// Waits until the line moved since the last call.
     pub async fn moved(&self) {
         self.moved.notified().await;

@@ -10,6 +10,7 @@ mod replace;
 mod restart;
 mod second_chance;
 mod unusable;
+mod usage;
 mod walk;
 
 use std::path::{Path, PathBuf};

@@ -266,7 +266,9 @@ async fn r22_r24_request_lines() {
     cases.extend(of(
         Served(404),
         &[
-            b"GET / HTTP/1.1",
+            b"GET // HTTP/1.1",
+            b"GET /. HTTP/1.1",
+            b"GET /%2f HTTP/1.1",
             b"GET //h/nix-cache-info HTTP/1.1",
             b"GET /%00 HTTP/1.1",
             b"GET /../nix-cache-info HTTP/1.1",
@@ -301,6 +303,9 @@ async fn r22_r24_request_lines() {
     cases.extend(of(
         Served(200),
         &[
+            b"GET / HTTP/1.1",
+            b"GET /?x HTTP/1.1",
+            b"GET http://h HTTP/1.1",
             b"GET http://h/nix-cache-info HTTP/1.1",
             b"GET http://elsewhere.example.org/nix-cache-info HTTP/1.1",
             b"GET HTTPS://h/nix-cache-info HTTP/1.1",

@@ -35,6 +35,7 @@ mod nix_serve_quirks;
 mod old_urls;
 mod outage;
 mod overload;
+mod pages;
 mod private;
 mod proxies;
 mod ranges;

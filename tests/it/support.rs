@@ -4,13 +4,14 @@
 //! made, [`nix_serve`]), the real program ([`snowbank`]), and a client ([`client`] with every byte under control, [`frames`] with every bit of HTTP/2, or
 //! [`nix`], the real thing on a machine of its own). [`cache`] makes store paths, NARs, narinfos and signatures without
 //! using a line of the program, so that the two check each other. [`lies`] makes what a lying upstream offers, and
-//! [`trust`] is what the tests about signatures share. [`fixture`] builds the small nixpkgs once.
+//! [`trust`] is what the tests about signatures share. [`fixture`] builds the small nixpkgs once. [`browser`] looks at pages.
 //!
 //! Upstreams run on one runtime of their own ([`runtime`]), so a test may block, and a stuck test cannot stop them.
 
 pub mod acme_directory;
 pub mod activation;
 pub mod authority;
+pub mod browser;
 pub mod cache;
 pub mod client;
 pub mod door;

@@ -163,3 +163,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_scheme_is_what_the_last_proxy_says() {
+    let said = |header, name: &'static str, lines: &[&str]| {
+        let lines: Vec<_> = lines.iter().map(|line| (name, line.as_bytes())).collect();
+        believing(header).scheme(&headers(&lines))
+    };
+    let proto = |lines: &[&str]| said(Header::XForwardedFor, "x-forwarded-proto", lines);
+    for (lines, scheme) in [
+        (&["https"][..], Some("https")),
+        (&["HTTP"], Some("http")),
+        (&["https, http"], Some("http")),
+        (&["http", "https"], Some("https")),
+        (&["wss"], None),
+        (&["https,"], None),
+        (&[], None),
+    ] {
+        assert_eq!(proto(lines), scheme, "{lines:?}");
+    }
+    let forwarded = |lines: &[&str]| said(Header::Forwarded, "forwarded", lines);
+    assert_eq!(forwarded(&["for=192.0.2.1;proto=http, for=10.0.0.1; Proto=https;by=x"]), Some("https"));
+    assert_eq!(forwarded(&["for=192.0.2.1;proto=\"https\""]), None, "a token needs no quotes");
+    assert_eq!(forwarded(&["for=192.0.2.1"]), None);
+    assert_eq!(said(Header::Forwarded, "x-forwarded-proto", &["https"]), None, "the other header");
+}

@@ -47,6 +47,14 @@ fn what_a_cache_has_at_its_root() {
 }
 
 #[test]
+fn the_page_is_at_the_root_alone() {
+    for query in [None, Some(""), Some("x=y")] {
+        assert_eq!(super::route(&Method::GET, "/", query), Route::Page);
+    }
+    assert_eq!(super::route(&Method::POST, "/", None), Route::MethodNotAllowed);
+}
+
+#[test]
 fn nothing_else_is_there() {
     let long = format!("/{}", "a".repeat(3000));
     let with_e = format!("/e{}.narinfo", &HASH[1..]);
@@ -54,7 +62,6 @@ fn nothing_else_is_there() {
     let short = format!("/{}.narinfo", &HASH[1..]);
     for target in [
         "",
-        "/",
         "*",
         "//",
         "nix-cache-info",
