@@ -282,6 +282,7 @@ impl App {
         // Who asks for a reload from now on is told at once that there will be none.
         drop(asked_to_reload);
         self.admin.drain();
+        self.metrics.draining.set(1);
         let ending = Ending {
             options: shutdown,
             stop,

@@ -90,7 +90,7 @@ impl Status {
     fn traffic(&self) -> Traffic {
         let upstreams = self.proxy.upstreams();
         Traffic {
-            sent_bytes: self.metrics.edge.response_bytes.get(),
+            sent_bytes: self.metrics.edge.response_bytes.total(),
             received_bytes: upstreams.iter().map(|upstream| upstream.metrics().bytes.get()).sum(),
             connections: count(self.metrics.edge.connections_open.get()),
             waiting_requests: count(self.metrics.proxy.waiting.get()),

@@ -201,7 +201,16 @@ impl Drop for Entry {
         let metrics = &self.book.metrics;
         metrics.requests.of(self.route, outcome).inc();
         metrics.responses.of(self.end).inc();
-        metrics.response_bytes.inc_by(self.bytes);
+        metrics.response_bytes.of(self.route, outcome).inc_by(self.bytes);
+        metrics
+            .first_byte
+            .of(self.route, outcome)
+            .observe(self.first_byte.unwrap_or_else(|| self.begun.elapsed()).as_secs_f64());
+        if outcome == Outcome::Hit
+            && let Some(place) = self.provenance.tier()
+        {
+            metrics.hits.of(self.route, place).inc();
+        }
         if let Some(line) = &self.line
             && !self.is_left_out(outcome)
         {

@@ -124,7 +124,7 @@ impl Clients {
         let in_force = ArcSwap::from_pointee(InForce::new(limits, None, &metrics));
         let told = LimitReached::ALL.iter().map(|_| Seldom::new()).collect();
         let (places, hasher) = (Arc::default(), RandomState::new());
-        let crowd = Arc::new(Crowd::new(limits.requests, metrics.in_flight.clone()));
+        let crowd = Arc::new(Crowd::new(limits.requests, metrics.in_flight.clone(), metrics.most_in_flight.clone()));
         Self(Arc::new(Shared { in_force, places, crowd, of_all, metrics, told, hasher }))
     }
 

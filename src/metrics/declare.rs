@@ -1,6 +1,7 @@
 //! The tools metrics are declared with: closed labels, and counters whose children are resolved at start.
 
 use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -72,6 +73,28 @@ impl<A: Label, B: Label> CounterByTwo<A, B> {
     pub fn of(&self, a: A, b: B) -> &IntCounter {
         &self.children[a.index() * B::ALL.len() + b.index()]
     }
+
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        self.children.iter().map(IntCounter::get).sum()
+    }
+}
+
+/// One histogram of seconds for each pair of values of two labels, once there is something in it: each is a dozen lines of the
+/// page, and most pairs never occur.
+#[derive(Debug, Clone)]
+pub struct SecondsByTwo<A, B> {
+    family: HistogramVec,
+    children: Arc<[OnceLock<Histogram>]>,
+    label: PhantomData<(A, B)>,
+}
+
+impl<A: Label, B: Label> SecondsByTwo<A, B> {
+    /// The histogram for `a` and `b`.
+    pub fn of(&self, a: A, b: B) -> &Histogram {
+        let child = &self.children[a.index() * B::ALL.len() + b.index()];
+        child.get_or_init(|| self.family.with_label_values(&[a.text(), b.text()]))
+    }
 }
 
 /// Declares metrics in a registry; the only place that panics on a name given twice, at start and in tests.
@@ -122,6 +145,12 @@ impl Declare<'_> {
     pub fn seconds_of(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.add(HistogramVec::new(opts, labels).expect("metric names are valid"))
+    }
+    /// A histogram of seconds for each pair of values of two closed labels.
+    pub fn seconds_by_two<A: Label, B: Label>(&self, name: &str, help: &str, buckets: &[f64]) -> SecondsByTwo<A, B> {
+        let family = self.seconds_of(name, help, buckets, &[A::NAME, B::NAME]);
+        let children = (0..A::ALL.len() * B::ALL.len()).map(|_| OnceLock::new()).collect();
+        SecondsByTwo { family, children, label: PhantomData }
     }
     /// A histogram of seconds.
     pub fn seconds(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {

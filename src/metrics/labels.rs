@@ -21,7 +21,7 @@ label! {
         NotFound = "not-found",
         /// No answer: an upstream that might have it could not be asked.
         Unknown = "unknown",
-        /// What the upstreams offered was refused: see `snowbank_proxy_refused_total`.
+        /// What the upstreams offered was refused: see `snowbank_upstream_refused_total`.
         Refused = "refused",
         /// The request itself was at fault.
         BadRequest = "bad-request",

@@ -12,6 +12,8 @@ pub struct LimitMetrics {
     pub refused: CounterBy<LimitReached>,
     /// Requests whose response has not ended.
     pub in_flight: IntGauge,
+    /// How many there may be.
+    pub most_in_flight: IntGauge,
     /// Bytes that were held back for a while.
     pub paced_bytes: IntCounter,
     /// Clients of which something is remembered.
@@ -32,6 +34,10 @@ impl LimitMetrics {
             in_flight: declare.gauge(
                 "snowbank_edge_requests_in_flight",
                 "Requests of clients whose response has not ended. At limits.requests further ones are refused with 503.",
+            ),
+            most_in_flight: declare.gauge(
+                "snowbank_edge_requests_in_flight_most",
+                "How many requests may be in flight: limits.requests, as it is in force.",
             ),
             paced_bytes: declare.counter(
                 "snowbank_edge_paced_bytes_total",

@@ -58,7 +58,7 @@ async fn three_mebibytes_go_out_in_full_records_and_few_writes() {
     soon(client).await.unwrap().unwrap();
     let metrics = served.end().await;
     assert_eq!(metrics.connections.of(ConnectionEnd::Closed).get(), 1);
-    assert_eq!(metrics.response_bytes.get(), 3 << 20);
+    assert_eq!(metrics.response_bytes.total(), 3 << 20);
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@
 //! bounded, so that this bounds them all; and who is refused is told at once, in place of waiting until nobody is served in time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use prometheus::IntGauge;
 
@@ -12,7 +11,7 @@ use prometheus::IntGauge;
 #[derive(Debug)]
 pub struct Crowd {
     now: IntGauge,
-    most: AtomicI64,
+    most: IntGauge,
 }
 
 /// One of them. Dropping it gives its place to another.
@@ -20,14 +19,15 @@ pub struct Crowd {
 pub struct Admitted(Arc<Crowd>);
 
 impl Crowd {
-    /// At most `most`, counted in `now`.
-    pub fn new(most: u32, now: IntGauge) -> Self {
-        Self { now, most: AtomicI64::new(most.into()) }
+    /// At most `bound`, which `most` tells; counted in `now`.
+    pub fn new(bound: u32, now: IntGauge, most: IntGauge) -> Self {
+        most.set(bound.into());
+        Self { now, most }
     }
 
     /// Another bound; those that are over it go on.
-    pub fn bound(&self, most: u32) {
-        self.most.store(most.into(), Relaxed);
+    pub fn bound(&self, bound: u32) {
+        self.most.set(bound.into());
     }
 
     /// A place for one more request; `None` if it is to be refused.
@@ -35,7 +35,7 @@ impl Crowd {
         let admitted = Admitted(Arc::clone(self));
         self.now.inc();
         // Two that come at once may both see the other, and be refused for the last place.
-        (self.now.get() <= self.most.load(Relaxed)).then_some(admitted)
+        (self.now.get() <= self.most.get()).then_some(admitted)
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn who_leaves_makes_room_and_who_is_refused_takes_none() {
         let now = IntGauge::new("now", "now").unwrap();
-        let crowd = Arc::new(Crowd::new(2, now.clone()));
+        let crowd = Arc::new(Crowd::new(2, now.clone(), IntGauge::new("most", "most").unwrap()));
         let both = [crowd.admit().unwrap(), crowd.admit().unwrap()];
         assert!(crowd.admit().is_none() && crowd.admit().is_none());
         assert_eq!(now.get(), 2);

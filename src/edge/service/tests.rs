@@ -177,7 +177,7 @@ async fn there_are_as_many_outcomes_as_requests() {
     assert_eq!(metrics.requests.of(Route::Nar, Outcome::Hit).get(), 2);
     assert_eq!(metrics.requests.of(Route::Other, Outcome::NotFound).get(), 1);
     assert_eq!(metrics.responses.of(ResponseEnd::Complete).get(), 3);
-    assert_eq!(metrics.response_bytes.get(), 1000 + "not a path of a binary cache\n".len() as u64);
+    assert_eq!(metrics.response_bytes.total(), 1000 + "not a path of a binary cache\n".len() as u64);
 }
 
 /// Never answers; a permit for each request it was asked.
