@@ -43,6 +43,8 @@ pub(super) struct Course<'a> {
     pub(super) left: Option<(Source, Left, u64)>,
     /// Whether what came is known to be wrong, or may well be.
     doubted: bool,
+    /// Whether the source says that it sends a page for a browser.
+    pub(super) is_page: bool,
 }
 
 /// One pass over the body, from its first byte on.
@@ -100,6 +102,7 @@ pub(super) async fn fill_from_any(
         resumes: true,
         left: None,
         doubted: false,
+        is_page: false,
     };
     course.begin().await;
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
@@ -175,7 +178,9 @@ impl Course<'_> {
             }
             Off::Unasked(_) | Off::Unfit(_) => self.way.leave_out(source, true),
             Off::Other(broken) => {
-                self.plan.judge.refuted(source, self.plan, &broken, false).await;
+                if broken.refusal.is_some() {
+                    self.plan.judge.refuted(source, self.plan, &broken, false).await;
+                }
                 self.way.leave_out(source, under_way);
             }
             Off::Broke(_, left) => {
@@ -187,7 +192,9 @@ impl Course<'_> {
                 self.budget.forgive(self.fill.received());
                 self.way.leave_out(source, false);
                 let restarted = self.doubt();
-                self.plan.judge.refuted(source, self.plan, &broken, may_have_left).await;
+                if broken.refusal.is_some() {
+                    self.plan.judge.refuted(source, self.plan, &broken, may_have_left).await;
+                }
                 return restarted;
             }
             Off::Wrong(_) | Off::Differs(_) => return self.is_contested().await,

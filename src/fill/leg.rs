@@ -44,6 +44,20 @@ impl Skip {
 impl Course<'_> {
     /// Asks `source` for the rest.
     pub(super) async fn leg(&mut self, source: &Source) -> Result<Arc<Manifest>, Off> {
+        self.is_page = false;
+        let page = || {
+            let name = source.upstream.name();
+            Broken::new(FillFailure::Unknown, format!("upstream {name} answered with a page for a browser"))
+        };
+        self.leg_to_its_end(source).await.map_err(|off| match off {
+            // A login, a proxy that is out of order: it says nothing of the NAR.
+            Off::Other(_) if self.is_page => Off::Other(page()),
+            Off::Wrong(_) if self.is_page => Off::Wrong(page()),
+            off => off,
+        })
+    }
+
+    async fn leg_to_its_end(&mut self, source: &Source) -> Result<Arc<Manifest>, Off> {
         if !self.may_go_on_from(source) && !self.start_over() {
             return Err(self.cannot_go_on(source));
         }
@@ -104,6 +118,7 @@ impl Course<'_> {
         };
         let from = received.max(kept.len() as u64 * CHUNK as u64);
         let mut opened = open(source, from).await?;
+        self.is_page = opened.is_page;
         let mut size = self.size_offered(source, &opened)?;
         let other_size = self.plan.size.is_none() && self.pass.size.is_some() && self.pass.size != size;
         let changed = other_size || (self.plan.file_hash.is_none() && opened.validator != self.pass.validator);

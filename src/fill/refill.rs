@@ -29,9 +29,12 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
     let Some(_place) = fills.place().await else {
         return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
     };
-    let mut refilled = refill_from_any(&fills, &fill, &manifest, &*locate, false).await;
-    if refilled.as_ref().is_err_and(|broken| broken.reason == FillFailure::Gone) {
-        refilled = refill_from_any(&fills, &fill, &manifest, &*locate, true).await;
+    let mut asked = Vec::new();
+    let mut refilled = refill_from_any(&fills, &fill, &manifest, locate.sources(false).await, &mut asked).await;
+    if let Err(first) = refilled {
+        // Others may have it, who were not asked because one of these knew it.
+        let second = refill_from_any(&fills, &fill, &manifest, locate.sources(true).await, &mut asked).await;
+        refilled = second.map_err(|second| graver(first, second));
     }
     match refilled {
         Ok(()) => fill.verified(manifest),
@@ -53,15 +56,25 @@ fn is_named_by_its_bytes(manifest: &Manifest) -> bool {
     manifest.blob == BlobId::new(&manifest.file_hash, manifest.compression)
 }
 
+/// What is told of two failures. "Gone" says least, as in a fill.
+fn graver(first: Broken, second: Broken) -> Broken {
+    if first.reason == FillFailure::Gone || second.reason != FillFailure::Gone { second } else { first }
+}
+
+/// From whoever of these has it and was not asked before.
 async fn refill_from_any(
     fills: &Fills,
     fill: &Fill,
     manifest: &Manifest,
-    locate: &dyn Locate,
-    again: bool,
+    sources: Result<Vec<Source>, Broken>,
+    asked: &mut Vec<Source>,
 ) -> Result<(), Broken> {
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
-    for source in locate.sources(again).await? {
+    for source in sources? {
+        if asked.iter().any(|known| known.is(&source)) {
+            continue;
+        }
+        asked.push(source.clone());
         match refill_from(fills, fill, manifest, &source).await {
             Ok(()) => return Ok(()),
             Err(broken) => {
@@ -69,10 +82,7 @@ async fn refill_from_any(
                 if let Some(refusal) = broken.refusal {
                     source.upstream.metrics().refused.of(refusal).inc();
                 }
-                // As in a fill: "gone" says least.
-                if last.reason == FillFailure::Gone || broken.reason != FillFailure::Gone {
-                    last = broken;
-                }
+                last = graver(last, broken);
             }
         }
     }

@@ -109,6 +109,19 @@ impl Small {
             _ => "application/json",
         }
     }
+
+    /// Whether a body may be one. Nothing signs these, and what answers everything with a page (a login, a proxy that is out of
+    /// order) is believed by its status alone: so a page is no log, and what is no JSON object nothing of the others.
+    pub fn may_be(&self, body: &[u8]) -> bool {
+        let start = body.trim_ascii_start();
+        match self {
+            Self::Log(_) => {
+                let begins = |page: &[u8]| start.get(..page.len()).is_some_and(|s| s.eq_ignore_ascii_case(page));
+                !begins(b"<!doctype html") && !begins(b"<html")
+            }
+            _ => start.first() == Some(&b'{'),
+        }
+    }
 }
 
 /// What is asked for, as a path without the leading `/`: written from what was parsed, in the one way there is. Only for a

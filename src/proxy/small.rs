@@ -163,8 +163,21 @@ impl Pipeline {
                 match said {
                     // nix-serve-wire.md, 6: an unknown build log is 200 with an empty body.
                     Ok(Said::Have(Asked::Whole { body, .. })) if body.is_empty() && matches!(small, Small::Log(_)) => {}
-                    Ok(Said::Have(Asked::Whole { body, encoding, .. })) => {
+                    Ok(Said::Have(Asked::Whole { body, encoding, .. }))
+                        if encoding.is_some() || small.may_be(&body) =>
+                    {
                         return Answered::Have(upstream, body, encoding);
+                    }
+                    Ok(Said::Have(Asked::Whole { .. })) => {
+                        let name = upstream.name();
+                        let why = format!(
+                            "upstream {name} answered {path} with something else, such as a page for a browser"
+                        );
+                        tracing::warn!(key = path, upstream = %name, "{why}");
+                        sure = false;
+                        if kept || upstream.when_down() == WhenDown::Error {
+                            unknown = unknown.or(Some(why));
+                        }
                     }
                     Ok(Said::Have(Asked::TooLong(_))) => return Answered::Large(upstream),
                     Ok(Said::HaveNot) => {}

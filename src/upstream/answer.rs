@@ -65,6 +65,8 @@ pub struct Opened {
     pub total: Option<u64>,
     /// `ETag`, where it stands for exactly these bytes (RFC 9110 section 8.8.1).
     pub validator: Option<HeaderValue>,
+    /// Whether it says that this is a page for a browser. (So do some caches of all they have, by mistake.)
+    pub is_page: bool,
     /// The bytes from there on.
     pub body: Body,
 }

@@ -27,6 +27,12 @@ pub(super) fn closed_before_answer(error: &hyper_util::client::legacy::Error) ->
     false
 }
 
+/// Whether a body is said to be a page for a browser.
+pub(super) fn is_page(headers: &HeaderMap) -> bool {
+    let said = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    said.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"text/html"))
+}
+
 /// Whether the end of the body is the end of the connection (RFC 9112 section 6.3, rule 8).
 pub(super) fn ends_with_the_connection<B>(response: &Response<B>) -> bool {
     let headers = response.headers();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt as _;
 
 use crate::support::cache::{Compression, Key, Object};
+use crate::support::client::End;
 use crate::support::origin::{Break, Framing, Gate, Origin, Reply};
 use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::trust::eventually;
@@ -103,6 +104,59 @@ async fn a_log_whose_cut_nobody_can_tell_is_not_served() {
         origin.serve(target, Reply::bytes(text.clone()).framing(Framing::Chunked));
         assert_eq!(snowbank.http().get(target).await.expect(200).body.len(), text.len());
     }
+}
+
+/// What nothing signs is not believed either where a page for a browser answers everything, and not kept for a day.
+#[tokio::test]
+async fn a_login_page_is_no_listing_and_no_log() {
+    let (origin, second, key) = (Origin::start(), Origin::start(), Key::new("false-1"));
+    let page = "\n<!DOCTYPE html><html><body>Sign in, please</body></html>\n";
+    origin.otherwise(move |_, _| Reply::bytes(page).field("Content-Type", "text/html"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    let hash = "0123456789abcdfghijklmnpqrsvwxyz";
+    let asked = [
+        (format!("/{hash}.ls"), "{\"version\":1}"),
+        (format!("/log/{hash}-x.drv"), "<built>\n"),
+        (format!("/realisations/sha256:{}!out.doi", "a".repeat(64)), "{}"),
+        (format!("/debuginfo/{}", "a".repeat(40)), "{\"archive\":\"x\"}"),
+    ];
+    for (target, _) in &asked {
+        let response = snowbank.http().get(target).await.expect(502);
+        assert!(response.text().contains("a page for a browser"), "{}", response.text());
+    }
+    // The next upstream is asked, and what it has is served.
+    let snowbank = Setup::in_front_of(&origin, &key).upstream(&second.url(), &key).start();
+    for (target, body) in &asked {
+        second.serve(target, Reply::bytes(*body));
+        assert_eq!(snowbank.http().get(target).await.expect(200).text(), *body);
+    }
+}
+
+/// A page for a browser in the place of a NAR says nothing of the NAR, and a NAR that is called one is a NAR.
+#[tokio::test]
+async fn a_login_page_is_no_nar() {
+    let (origin, key) = (Origin::start(), Key::new("false-1"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    let page = || Reply::bytes("<html>Sign in, please</html>").field("Content-Type", "text/html; charset=utf-8");
+    for framing in [Framing::Length, Framing::Chunked, Framing::UntilClose] {
+        let object = Object::new(&format!("page-{framing:?}"), 2000);
+        origin.publish_narinfo(&object, &key);
+        origin.serve(&object.file_target(), page().framing(framing));
+        for target in [snowbank.http().nar_target(&object).await, object.file_target()] {
+            assert_eq!(status(&snowbank, &target).await, 502, "{framing:?} {target}");
+        }
+        let unknown = Object::new(&format!("page-by-name-{framing:?}"), 2000);
+        origin.serve(&unknown.file_target(), page().framing(framing));
+        let response = snowbank.http().get(&unknown.file_target()).await;
+        // Without a size nobody knows that it is a small one, and it is broken off.
+        let is_broken = response.status == 200 && matches!(response.end, End::Broken(_)) && framing != Framing::Length;
+        assert!(response.status == 502 || is_broken, "{framing:?}: {response:?}");
+        let whole = Reply::bytes(object.file.clone()).field("Content-Type", "text/html");
+        origin.serve(&object.file_target(), whole);
+        let target = snowbank.http().nar_target(&object).await;
+        snowbank.http().get(&target).await.expect_bytes(&object.file);
+    }
+    assert_eq!(snowbank.counter(Count::NarinfosRefused), 0);
 }
 
 #[tokio::test]

@@ -189,3 +189,41 @@ async fn what_is_whole_is_served_while_the_origin_is_down_and_a_hole_is_an_error
     response.expect_all_or_broken(&holed.file);
     assert!(response.status != 404, "a hole that cannot be filled now is not a NAR that is not there");
 }
+
+/// Whoever has the same bytes mends them, not only the upstream that they came from.
+#[tokio::test]
+async fn a_hole_is_filled_from_the_next_upstream_when_the_first_fails() {
+    let (mut first, second, key) = (Origin::start(), Origin::start(), Key::new("holes-1"));
+    let setup = Setup::in_front_of(&first, &key).upstream(&second.url(), &key);
+    let object = Object::new("mended-elsewhere", SIZE);
+    let (address, file) = (first.address(), object.file.clone());
+    first.publish(&object, &key);
+    let snowbank = setup.start();
+    let target = snowbank.http().nar_target(&object).await;
+    snowbank.http().get(&target).await.expect_bytes(&object.file);
+    assert_eq!(second.total(), 0);
+    assert!(snowbank.stop().success());
+    second.publish(&object, &key);
+    let failing = [
+        Some(Reply::status(500)),
+        Some(Reply::status(403)),
+        Some(Reply::bytes(file.clone()).break_at(10, Break::Reset)),
+        Some(Reply::bytes(vec![0; SIZE])),
+        None,
+    ];
+    for (chunk, reply) in failing.into_iter().enumerate() {
+        damage(setup.dir(), &object.file, chunk);
+        second.forget();
+        let is_off = reply.is_none();
+        match reply {
+            Some(reply) => first.serve(&object.file_target(), reply),
+            None => drop(std::mem::replace(&mut first, Origin::start())),
+        }
+        let snowbank = setup.start();
+        snowbank.wait_for_disk();
+        snowbank.http().get(&target).await.expect_bytes(&object.file);
+        assert_eq!(snowbank.counter(Count::ChunksRefilled), 1, "chunk {chunk}, {address} off: {is_off}");
+        assert_eq!(second.count(&object.file_target()), 1);
+        assert!(snowbank.stop().success());
+    }
+}

@@ -4,9 +4,13 @@
 //! the rules, with the series of `grafana/tests`.
 
 use crate::support::cache::{Key, Object};
-use crate::support::origin::Origin;
+use crate::support::fixture::fixture;
+use crate::support::nix::Machine;
+use crate::support::origin::{Origin, Reply};
 use crate::support::prometheus::Prometheus;
-use crate::support::snowbank::{Setup, Snowbank};
+use crate::support::snowbank::{Count, Setup, Snowbank};
+use crate::support::static_cache;
+use crate::support::trust::eventually;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -102,9 +106,13 @@ fn promtool(arguments: &[&str], input: &str) {
     assert!(output.status.success(), "promtool {arguments:?}: {said}");
 }
 
-#[test]
-fn dashboards_and_alerts_name_what_there_is_and_nothing_is_forgotten() {
-    let (_, page) = start().operator("GET", "/metrics", "");
+#[tokio::test]
+async fn dashboards_and_alerts_name_what_there_is_and_nothing_is_forgotten() {
+    let snowbank = start();
+    // What differs by answer begins with the first one.
+    snowbank.http().get("/nix-cache-info").await.expect(200);
+    eventually("it is counted", async || snowbank.metrics().contains("route=\"cache-info\"} 1\n")).await;
+    let (_, page) = snowbank.operator("GET", "/metrics", "");
     let families = families(&page);
     let rules_text = read("snowbank.rules.yml");
     assert_eq!(rules(&rules_text).len(), rules_text.matches("- alert: ").count(), "one line for each expression");
@@ -253,4 +261,96 @@ async fn the_real_prometheus_finds_every_series_and_counts_what_clients_and_orig
             assert!(!prometheus.query(&query).is_empty(), "{file}: no series: {query}");
         }
     }
+}
+
+/// A real Nix asks what it wants to, and the origin counts: what Prometheus has of it adds up.
+#[tokio::test]
+async fn a_build_of_real_nix_is_counted_as_the_origin_counts_it() {
+    let fixture = fixture();
+    let origin = static_cache::serve(&fixture.cache("xz"));
+    let snowbank = Setup::in_front_of(&origin, fixture.key()).start();
+    snowbank.wait_for_disk();
+    let prometheus = Prometheus::scraping(snowbank.log_after("admin on http://").parse().expect("an address"));
+    let (url, key) = (snowbank.http_url(), fixture.key().public());
+    let build = move || {
+        let machine = Machine::new(&[&key]);
+        assert_eq!(machine.substitute("everything", &url, None), fixture.path("everything"));
+    };
+    for round in 1..=2 {
+        tokio::task::spawn_blocking(build.clone()).await.expect("it builds");
+        eventually("the last fill ends", async || snowbank.counter(Count::FillsRunning) == 0).await;
+        let (asked, nars) =
+            (origin.total(), origin.requests().iter().filter(|r| r.target.starts_with("/nar/")).count());
+        let number = |count: usize| f64::from(u32::try_from(count).expect("counts of tests are small"));
+        let served = format!("{round} * snowbank_fill_completed_total");
+        for (expression, counted) in [
+            ("snowbank_upstream_requests_total", number(asked)),
+            ("snowbank_fill_completed_total", number(nars)),
+            ("snowbank_edge_requests_total{route=\"nar\",outcome=\"miss\"}", number(nars)),
+            ("snowbank_edge_first_byte_seconds_count{route=\"nar\",outcome=\"miss\"}", number(nars)),
+        ] {
+            prometheus.eventually(expression, || prometheus.sum(expression) >= counted);
+            let found = prometheus.sum(expression);
+            assert!((found - counted).abs() < 0.5, "{round}, {expression}: {found}, not {counted}");
+        }
+        // Each machine gets each NAR once, and the second one all of them from here.
+        let nars_served = "snowbank_edge_requests_total{route=\"nar\",outcome=~\"miss|hit|follower\"}";
+        prometheus.eventually("each NAR", || prometheus.sum(nars_served) >= prometheus.sum(&served));
+        assert!((prometheus.sum(nars_served) - prometheus.sum(&served)).abs() < 0.5);
+    }
+}
+
+/// Each rule with its minutes cut to seconds; those with hours are about more than one outage.
+fn hurried(rules: &str) -> String {
+    let mut hurried = String::new();
+    for line in rules.lines() {
+        let line = match line.trim_start().starts_with("for: ") && line.ends_with('m') {
+            true => "        for: 1s".to_owned(),
+            false => line.replace("[5m]", "[10s]"),
+        };
+        hurried.push_str(&line);
+        hurried.push('\n');
+    }
+    hurried
+}
+
+/// The upstream goes away and comes back: the alerts that should fire do, no other does, and they end.
+#[tokio::test]
+async fn an_outage_fires_its_alerts_and_they_end_with_it() {
+    let (origin, key) = (Origin::start(), Key::new("monitoring-3"));
+    let snowbank = Setup::in_front_of(&origin, &key).start();
+    snowbank.wait_for_disk();
+    let rules = hurried(&read("snowbank.rules.yml"));
+    let operators = snowbank.log_after("admin on http://").parse().expect("an address");
+    let prometheus = Prometheus::alerting(operators, &rules);
+    prometheus.eventually("scrapes", || prometheus.sum("count_over_time(up[5m])") > 2.0);
+    let firing = || -> BTreeSet<String> {
+        let series = prometheus.query("ALERTS{alertstate=\"firing\"}");
+        series.iter().filter_map(|(labels, _)| labels["alertname"].as_str().map(str::to_owned)).collect()
+    };
+    assert!(firing().is_empty(), "{:?}", firing());
+    let address = origin.address();
+    let off = origin.switch_off();
+    let expected = BTreeSet::from(["SnowbankErrorRatio", "SnowbankUpstreamDown"].map(str::to_owned));
+    let mut asked = 0;
+    eventually("both of them fire", async || {
+        let target = Object::new(&format!("in-vain-{asked}"), 100).narinfo_target();
+        asked += 1;
+        let status = snowbank.http().get(&target).await.status;
+        assert!([502, 503].contains(&status), "{status}");
+        firing() == expected
+    })
+    .await;
+    drop(off);
+    let origin = Origin::start_at(address);
+    origin.otherwise(|_, _| Reply::status(404));
+    eventually("they end", async || {
+        let target = Object::new(&format!("again-{asked}"), 100).narinfo_target();
+        asked += 1;
+        snowbank.http().get(&target).await;
+        let now = firing();
+        assert!(now.is_subset(&expected), "{now:?}");
+        now.is_empty()
+    })
+    .await;
 }

@@ -192,10 +192,10 @@ impl Upstream {
         if wire::encoding(headers).is_some() {
             return Err(self.error(Cause::Header("a NAR with a Content-Encoding although `identity` was asked for")));
         }
-        let validator = wire::strong_validator(headers);
+        let (validator, is_page) = (wire::strong_validator(headers), wire::is_page(headers));
         self.metrics.have.inc();
         let body = Body::new(response.into_body(), self, permit);
-        Ok(Said::Have(Opened { from, total, validator, body }))
+        Ok(Said::Have(Opened { from, total, validator, is_page, body }))
     }
 
     /// Waits for the head of the answer.

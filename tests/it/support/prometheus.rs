@@ -17,13 +17,19 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that scrapes this admin address as the job `snowbank`, and waits until it answers.
     pub fn scraping(target: SocketAddr) -> Self {
+        Self::alerting(target, "groups: []\n")
+    }
+
+    /// The same, with these rules, which it looks at each second.
+    pub fn alerting(target: SocketAddr, rules: &str) -> Self {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for Prometheus");
         let config = format!(
-            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
+            "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\nrule_files: [rules.yml]\n\
              scrape_configs: [{{ job_name: snowbank, static_configs: [{{ targets: [\"{target}\"] }}] }}]\n"
         );
         let file = home.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("a configuration file");
+        std::fs::write(home.path().join("rules.yml"), rules).expect("a file of rules");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
