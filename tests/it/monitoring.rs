@@ -3,6 +3,8 @@
 //! Names are read out of the expressions by their prefixes; whether an expression as a whole is right, `promtool` says of
 //! the rules, with the series of `grafana/tests`.
 
+mod schema;
+
 use crate::support::cache::{Key, Object};
 use crate::support::fixture::fixture;
 use crate::support::nix::Machine;
