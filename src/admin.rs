@@ -21,7 +21,8 @@ crate::options! {
     /// Metrics and health, apart from what clients see.
     pub struct Options {
         /// Where to listen, over plain HTTP. Whoever reaches it can read everything it tells; so keep it to loopback or
-        /// to a network of operators. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
+        /// to a network of operators. On loopback it answers to IP addresses and `localhost` only, so that no page from elsewhere
+        /// reads it by a name that leads here. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
         /// (`verify`, `certificates`, `healthcheck`, `status`, `top`) need an address and port. Off unless set.
         pub address: Option<Address> = None,
     }
@@ -60,6 +61,11 @@ impl fmt::Display for Address {
 }
 
 impl Options {
+    /// Whether only programs on this machine reach it.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.address, Some(Address::Tcp(address)) if address.ip().is_loopback())
+    }
+
     /// Where a command asks the server that runs with these options.
     ///
     /// # Errors

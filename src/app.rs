@@ -243,7 +243,7 @@ impl App {
         let (metrics, certificates) = (self.metrics.clone(), self.certificates.clone());
         let status = Status::new(metrics, self.proxy.clone(), certificates.clone(), log.recent());
         let pages = Pages::new(Arc::clone(&self.admin), status, self.proxy.clone(), certificates, ask_to_reload);
-        let pages = Arc::new(pages);
+        let pages = Arc::new(pages.on_loopback(self.config.admin.is_loopback()));
         let few = Bounds { connections: 64, handshakes: 1 };
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
 

@@ -27,6 +27,8 @@ pub use nix_conf::nix_conf_lines;
 pub use origin::Origin;
 pub use print::Detail;
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use crate::options::{Mistakes, Table, Value, parse};
@@ -67,8 +69,18 @@ impl Config {
     /// # Errors
     /// Everything that is wrong in the file, in the flags and between them, files that cannot be read included.
     pub fn load(file: Option<&Path>, flags: &Flags, environment: &Environment) -> Result<Self, Mistakes> {
+        Self::load_text(file.map(|path| (path, text_of(path))), flags, environment)
+    }
+
+    /// The same with what is in the file, or why that cannot be told.
+    fn load_text(
+        file: Option<(&Path, io::Result<String>)>,
+        flags: &Flags,
+        environment: &Environment,
+    ) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let read = match file.map(|path| (path, std::fs::read_to_string(path))) {
+        let path = file.as_ref().map(|(path, _)| *path);
+        let read = match file {
             Some((path, Ok(text))) => {
                 let read = Self::read(&text, environment, &mut mistakes);
                 mistakes.in_file(path);
@@ -83,7 +95,7 @@ impl Config {
         let instead = flags.read(&mut mistakes);
         if let Some(mut config) = read {
             instead.apply(&mut config);
-            let places = flags.places(file);
+            let places = flags.places(path);
             check::across_tables(&config, &places, &mut mistakes);
             check::files(&config, &places, &mut mistakes);
             if mistakes.is_empty() {
@@ -100,7 +112,7 @@ impl Config {
     /// The file cannot be read, is no TOML, or has mistakes in that table.
     pub fn load_admin(file: Option<&Path>) -> Result<admin::Options, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let text = match file.map(|path| (path, std::fs::read_to_string(path))) {
+        let text = match file.map(|path| (path, text_of(path))) {
             Some((path, Err(error))) => {
                 mistakes.say(&path.display().to_string(), &format!("cannot be read: {error}"));
                 return Err(mistakes);
@@ -144,6 +156,18 @@ impl Config {
     /// The whole configuration as TOML that [`Config::load`] reads again.
     pub fn print(&self, detail: Detail) -> String {
         print::print(&Self::DESCRIPTION, &self.write_table(), detail)
+    }
+}
+
+/// More than this is no configuration, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// What the file says. Whoever starts the program may hand it a pipe, and is waited for.
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    match File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)? as u64 {
+        length if length > LONGEST => Err(io::Error::other(format!("it has more than {LONGEST} bytes"))),
+        _ => Ok(text),
     }
 }
 

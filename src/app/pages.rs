@@ -1,11 +1,15 @@
 //! The pages for operators over HTTP, on the address of `[admin]` alone (R25).
 //!
 //! What changes or costs something wants POST, and no `Origin`: a page from elsewhere in an operator's browser cannot ask for it.
+//! It cannot read anything either: not over its own name that it has lead to loopback ("DNS rebinding"), since on loopback there are
+//! no names.
 //!
 //! Out of scope: what stands in the pages (`admin`, and the modules beside this one).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -40,6 +44,7 @@ pub(super) struct Pages {
     /// One at a time.
     examinations: Arc<Semaphore>,
     reloads: mpsc::Sender<Asking>,
+    is_loopback: bool,
 }
 
 impl Pages {
@@ -50,7 +55,13 @@ impl Pages {
         certificates: Option<tls::Certificates>,
         reloads: mpsc::Sender<Asking>,
     ) -> Self {
-        Self { admin, status, proxy, certificates, examinations: Arc::new(Semaphore::new(1)), reloads }
+        let (examinations, is_loopback) = (Arc::new(Semaphore::new(1)), false);
+        Self { admin, status, proxy, certificates, examinations, reloads, is_loopback }
+    }
+
+    /// Whether only programs on this machine reach them.
+    pub(super) fn on_loopback(self, is_loopback: bool) -> Self {
+        Self { is_loopback, ..self }
     }
 
     /// `POST /verify`: examines everything that is kept, and tells how far it is meanwhile.
@@ -128,8 +139,23 @@ fn refusal(request: &Request<Incoming>) -> Option<Response<Body>> {
     Some(page(admin::Page::text(text.0, text.1)))
 }
 
+/// Whether the request is for an address of this machine, and not for a name that somebody else gave it.
+fn is_for_this_machine(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = request.uri().authority().or(host.as_ref());
+    authority.is_none_or(|authority| {
+        let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
+        bare.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost")
+    })
+}
+
 impl edge::Handler for Pages {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
+        if self.is_loopback && !is_for_this_machine(&request) {
+            let text = "[admin] is on loopback: ask for an IP address or localhost, not for a name\n";
+            return page(admin::Page::text(403, text));
+        }
         match request.uri().path() {
             path @ (verify::PATH | RELOAD | PURGE) => match (refusal(&request), path) {
                 (Some(refusal), _) => refusal,

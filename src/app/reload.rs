@@ -97,9 +97,9 @@ impl Reloads {
     }
 
     async fn read(&self) -> Result<(Config, Policies), String> {
-        let origin = Arc::clone(&self.origin);
+        let (origin, runs) = (Arc::clone(&self.origin), self.started_with.clone());
         let loaded = tokio::task::spawn_blocking(move || {
-            let config = origin.load().map_err(|mistakes| mistakes.to_string())?;
+            let config = origin.load_again(&runs).map_err(|mistakes| mistakes.to_string())?;
             let signer = signer(&config).map_err(|error| error.to_string())?;
             let access = Access::load(&config.access).map_err(|error| error.to_string())?;
             Ok::<_, String>((config, signer, access))

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Environment, Flags, check};
+use super::{Config, Environment, Flags, LONGEST, check};
+use crate::file;
 use crate::inherited::Inherited;
 use crate::options::Mistakes;
 
@@ -29,6 +30,26 @@ impl Origin {
     /// Everything that is wrong in it.
     pub fn load(&self) -> Result<Config, Mistakes> {
         Config::load(self.file.as_deref(), &self.flags, &self.environment)
+    }
+
+    /// Reads and checks it once more, while a server runs that was started with `runs`. Nobody is there who would be waited
+    /// for, so that only a regular file is read. One that says nothing is taken for a file whose writer was interrupted, or
+    /// found the disk full, and not for a wish to have the defaults, unless these are what runs.
+    ///
+    /// # Errors
+    /// As of [`Origin::load`].
+    pub fn load_again(&self, runs: &Config) -> Result<Config, Mistakes> {
+        let Some(path) = self.file.as_deref() else { return self.load() };
+        let text = file::read_text(path, LONGEST).map(|(_, mut text)| std::mem::take(&mut *text));
+        let says_nothing = text.as_ref().is_ok_and(|text| text.parse().is_ok_and(|read: toml::Table| read.is_empty()));
+        let config = Config::load_text(Some((path, text)), &self.flags, &self.environment)?;
+        if says_nothing && config != *runs {
+            let mut mistakes = Mistakes::default();
+            mistakes
+                .say(&path.display().to_string(), "it is empty: restart the server if the defaults are what you want");
+            return Err(mistakes);
+        }
+        Ok(config)
     }
 
     /// Looks for the sockets that a configuration from here names among those that this process was given.

@@ -7,14 +7,16 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::farewell::Farewell;
+use super::limits::Patience;
 
 /// Time between two verdicts.
 pub const PERIOD: Duration = Duration::from_secs(60);
@@ -26,14 +28,21 @@ const LEAST_PROGRESS: u64 = 60_000;
 /// flood: each costs its sender two small frames. More than a connection may have open, so that a client may give up on all it
 /// waits for, once. (The HTTP/2 library ends a connection whose resets come in the same read as the requests; those that come
 /// a moment later it does not count.)
-const ABANDONED: u64 = 300;
+const ABANDONED: u64 = 150;
+/// The same on each connection of a client that has abandoned too much on all of them ([`Patience`]).
+const ABANDONED_OF_MANY: u64 = 32;
 
 /// What happened on one connection so far. Counters only: nothing is ordered by them.
 #[derive(Debug, Default)]
 pub struct Activity {
     in_flight: AtomicUsize,
+    /// Who waits for requests to end.
+    behind: AtomicWaker,
     requests: AtomicU64,
     abandoned: AtomicU64,
+    /// What is borne of the client, where clients are counted; and whether it was, to the end.
+    patience: OnceLock<Arc<Patience>>,
+    is_over: AtomicBool,
     /// Bodies that gave a piece and were not asked for the next since.
     untaken: AtomicUsize,
     written: AtomicU64,
@@ -48,12 +57,35 @@ impl Activity {
         InFlight { activity: Arc::clone(self), answered: false, untaken: false }
     }
 
-    /// The client asks only to abandon what it asked for, on a connection that may have so many requests at a time: what is in
-    /// flight above that was abandoned as well, and its task only had no turn yet to find out.
-    pub fn is_flood(&self, streams: usize) -> bool {
-        let late = self.in_flight.load(Relaxed).saturating_sub(streams);
-        let abandoned = self.abandoned.load(Relaxed) + late as u64;
-        abandoned > ABANDONED && abandoned > self.requests.load(Relaxed) / 2
+    /// The client asks only to abandon what it asked for.
+    pub fn is_flood(&self) -> bool {
+        let borne = if self.is_over.load(Relaxed) { ABANDONED_OF_MANY } else { ABANDONED };
+        let abandoned = self.abandoned.load(Relaxed);
+        abandoned > borne && abandoned > self.requests.load(Relaxed) / 2
+    }
+
+    /// Ready when no more is in flight than the connection may have at a time. What is more was abandoned by the client, and its
+    /// task, which is about to run, had no turn yet to find out. Who asks must be the connection's task alone.
+    pub fn poll_caught_up(&self, streams: usize, cx: &Context<'_>) -> Poll<()> {
+        let caught_up = || self.in_flight.load(SeqCst) <= streams;
+        if caught_up() {
+            return Poll::Ready(());
+        }
+        self.behind.register(cx.waker());
+        // One may have ended before it could know that it is waited for.
+        if caught_up() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// It is one of the connections of a client, of all of which together no more is borne than this.
+    pub fn is_of(&self, client: &Arc<Patience>) {
+        let _ = self.patience.set(Arc::clone(client));
+    }
+
+    fn note_abandoned(&self) {
+        self.abandoned.fetch_add(1, Relaxed);
+        if self.patience.get().is_some_and(|patience| !patience.bears_one_more()) {
+            self.is_over.store(true, Relaxed);
+        }
     }
 
     /// No request is in flight.
@@ -109,10 +141,11 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.note_untaken(false);
-        self.activity.in_flight.fetch_sub(1, Relaxed);
+        self.activity.in_flight.fetch_sub(1, SeqCst);
         if !self.answered {
-            self.activity.abandoned.fetch_add(1, Relaxed);
+            self.activity.note_abandoned();
         }
+        self.activity.behind.wake();
     }
 }
 
@@ -273,14 +306,54 @@ mod tests {
     fn who_abandons_what_it_asks_for_is_a_flood_unless_it_takes_as_much() {
         let activity = Arc::new(Activity::default());
         (0..ABANDONED).for_each(|_| drop(activity.begin()));
-        assert!(!activity.is_flood(1));
-        let _open = activity.begin();
-        assert!(!activity.is_flood(1));
-        let late = activity.begin();
-        assert!(activity.is_flood(1));
-        drop(late);
-        assert!(activity.is_flood(1));
+        let open = activity.begin();
+        assert!(!activity.is_flood());
+        drop(open);
+        assert!(activity.is_flood());
         (0..ABANDONED + 2).for_each(|_| drop(activity.begin().answered()));
-        assert!(!activity.is_flood(1));
+        assert!(!activity.is_flood());
+    }
+
+    #[tokio::test]
+    async fn who_is_behind_is_woken_by_what_ends() {
+        let activity = Arc::new(Activity::default());
+        let (first, second, third) = (activity.begin(), activity.begin(), activity.begin());
+        let caught_up = |streams| {
+            let activity = &activity;
+            std::future::poll_fn(move |cx| activity.poll_caught_up(streams, cx))
+        };
+        caught_up(3).await;
+        let ended = async {
+            tokio::task::yield_now().await;
+            drop(first);
+            tokio::task::yield_now().await;
+            drop((second, third));
+        };
+        tokio::join!(caught_up(1), ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn less_is_borne_of_each_where_a_client_abandons_on_many() {
+        let client = Arc::new(Patience::default());
+        let connection = || {
+            let activity = Arc::new(Activity::default());
+            activity.is_of(&client);
+            activity
+        };
+        let abandon = |activity: &Arc<Activity>, times: u64| (0..times).for_each(|_| drop(activity.begin()));
+        let connections: Vec<_> = (0..20).map(|_| connection()).collect();
+        let mut floods = 0;
+        for activity in &connections {
+            abandon(activity, ABANDONED_OF_MANY + 1);
+            floods += usize::from(activity.is_flood());
+        }
+        assert!((5..20).contains(&floods), "{floods}: what is borne of all is used up on the way");
+        let other = connection();
+        abandon(&other, ABANDONED_OF_MANY);
+        assert!(!other.is_flood(), "few");
+        let honest = connection();
+        (0..ABANDONED_OF_MANY + 2).for_each(|_| drop(honest.begin().answered()));
+        abandon(&honest, ABANDONED_OF_MANY + 1);
+        assert!(!honest.is_flood(), "it takes as much");
     }
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -51,8 +51,8 @@ use crate::tls::{self, Acceptor};
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a request head, or of an HTTP/2 header list (R22). hyper's own limit of 100 fields stays.
 const HEAD_SIZE: u32 = 16 << 10;
-/// Nix keeps up to 125 transfers in flight on one connection.
-const H2_STREAMS: u32 = 256;
+/// Nix keeps up to 125 transfers in flight on one connection. What is more only makes it cheaper to ask for what one does not want.
+const H2_STREAMS: u32 = 128;
 /// Requests have no bodies, so clients have nothing to send that would need a larger window.
 const H2_RECEIVE_WINDOW: u32 = 65_535;
 /// An HTTP/2 client that is gone without a word is noticed after both of these together. The answer to a ping comes
@@ -104,7 +104,11 @@ pub async fn serve<H: Handler>(
     shared.metrics.connections_open.inc();
     let activity = Arc::new(Activity::default());
     let mut io = Watched::new(io, Arc::clone(&activity));
-    let end = match (arrive(&mut io, peer, shared.handler.clients(), &shared.drain).await, tls) {
+    let arrived = arrive(&mut io, peer, shared.handler.clients(), &shared.drain).await;
+    if let Ok((_, Some(seat))) = &arrived {
+        activity.is_of(seat.patience());
+    }
+    let end = match (arrived, tls) {
         (Err(end), _) => end,
         (Ok((peer, _seat)), None) => serve_http1(&shared, io, peer, activity).await,
         (Ok((peer, seat)), Some(acceptor)) => serve_tls(&shared, io, &acceptor, peer, seat.as_ref(), activity).await,
@@ -326,9 +330,13 @@ async fn drive<H, C: Connection>(
         let signal = if draining { &abort } else { &drain };
         tokio::select! {
             biased;
-            result = poll_fn(|cx| match activity.is_flood(H2_STREAMS as usize) {
-                true => Poll::Ready(Err("the client abandons what it asks for".into())),
-                false => poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx),
+            result = poll_fn(|cx| {
+                if activity.is_flood() {
+                    return Poll::Ready(Err("the client abandons what it asks for".into()));
+                }
+                // Read on without them, and a flood of resets would heap up tasks, before which no other client has its turn.
+                ready!(activity.poll_caught_up(H2_STREAMS as usize, cx));
+                poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)
             }) => {
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,

@@ -22,6 +22,7 @@ mod client;
 mod crowd;
 mod options;
 mod pacer;
+mod patience;
 mod places;
 mod seldom;
 
@@ -36,6 +37,7 @@ use governor::clock::{Clock, ReasonablyRealtime};
 use governor::middleware::NoOpMiddleware;
 use governor::{Quota, RateLimiter};
 use http::StatusCode;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,7 @@ use crowd::Crowd;
 pub(super) use options::check_bytes;
 pub use options::{Options, RefuseWith};
 pub use pacer::{PIECE, Pace};
+pub use patience::Patience;
 pub use places::Seat;
 pub use seldom::Seldom;
 
@@ -218,6 +221,11 @@ impl Clients {
             self.refuse(client, LimitReached::OpenConnections);
         }
         seat
+    }
+
+    /// A place for a new connection of one that is exempt, who has as many as there are. (What it abandons is counted still.)
+    pub fn welcome(&self, client: Client) -> Option<Seat> {
+        self.0.places.take(client, usize::MAX, Semaphore::MAX_PERMITS)
     }
 
     fn refuse(&self, client: Client, limit: LimitReached) {

@@ -1,7 +1,7 @@
 //! The life of a request at the edge: check, route, answer, respond, log.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -261,9 +261,13 @@ fn check_host(target: &Uri, asked: Asked<'_>) -> Result<(), Fault> {
 fn valid_host(host: &[u8]) -> bool {
     // An authority may have userinfo, a Host may not.
     let Some(authority) = Authority::try_from(host).ok().filter(|_| !host.contains(&b'@')) else { return false };
-    let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    let (host, port) = authority.as_str().split_at(authority.host().len());
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(literal) => literal.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty(), // RFC 9110 section 4.2.1
+    };
     // RFC 3986 section 3.2.3 has the empty port.
-    matches!(port, "" | ":") || authority.port_u16().is_some()
+    is_host && (matches!(port, "" | ":") || authority.port_u16().is_some())
 }
 
 /// RFC 9112 section 3.2: a path, or for who takes this for a proxy a whole URL; the other two forms are for CONNECT and

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use crate::support::cache::{Key, Object};
 use crate::support::client::Target;
 use crate::support::frames::*;
@@ -59,6 +61,16 @@ async fn reset_until_closed(target: Target, path: String, pace: Pace) -> usize {
     (next / 2) as usize
 }
 
+/// As many honest requests as a flood gets through: what a busy machine alone does to the others.
+async fn ask_honestly(target: Target, path: String) {
+    let mut wire = Wire::to(&target).await;
+    for batch in 0..6 {
+        let asked: Vec<u8> = (0..50).flat_map(|n| get(2 * (50 * batch + n) + 1, &path)).collect();
+        wire.send(&[window(0, 1 << 20), asked].concat()).await;
+        wire.until(|seen| seen.ended.len() == 50 * (batch as usize + 1)).await;
+    }
+}
+
 /// The 99th percentile and the median of honest requests: of 1,000, or for as long as the floods go on.
 async fn percentiles(target: &Target, path: &str, floods: &AtomicBool) -> (Duration, Duration) {
     let mut took = Vec::new();
@@ -74,6 +86,15 @@ async fn percentiles(target: &Target, path: &str, floods: &AtomicBool) -> (Durat
     (took[took.len() * 99 / 100], took[took.len() / 2])
 }
 
+/// The same on a runtime of its own: the floods are not to keep the client waiting, but the server.
+fn measure(snowbank: &Snowbank, path: &str, going_on: &Arc<AtomicBool>) -> JoinHandle<(Duration, Duration)> {
+    let (http, path, going_on) = (snowbank.http(), path.to_owned(), Arc::clone(going_on));
+    tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(percentiles(&http, &path, &going_on))
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_are_stopped() {
     let (origin, key) = (Origin::start(), Key::new("floods-1"));
@@ -86,18 +107,20 @@ async fn rapid_resets_are_stopped() {
     let path = honest.narinfo_target();
     snowbank.http().get(&path).await.expect(200);
     let alone = percentiles(&snowbank.http(), &path, &AtomicBool::new(false)).await;
+    let control = (0..CONNECTIONS).map(|_| tokio::spawn(ask_honestly(snowbank.https(), path.clone())));
+    let control = futures_util::future::join_all(control);
+    let going_on = Arc::new(AtomicBool::new(true));
+    let beside = measure(&snowbank, &path, &going_on);
+    assert!(control.await.into_iter().all(|asked| asked.is_ok()));
+    going_on.store(false, Ordering::Relaxed);
+    eprintln!("as many honest requests: p99 and median {:?}, alone {alone:?}", beside.await.expect("answers"));
     for pace in [Pace::AtOnce, Pace::TakenUp] {
         let mut floods = tokio::task::JoinSet::new();
         let going_on = Arc::new(AtomicBool::new(true));
         for _ in 0..CONNECTIONS {
             floods.spawn(reset_until_closed(snowbank.https(), asked.narinfo_target(), pace));
         }
-        let (http, path, floods_go_on) = (snowbank.http(), path.clone(), Arc::clone(&going_on));
-        // On a runtime of its own: the floods are not to keep the client waiting, but the server.
-        let beside = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(percentiles(&http, &path, &floods_go_on))
-        });
+        let beside = measure(&snowbank, &path, &going_on);
         let mut resets = Vec::new();
         while let Some(ended) = floods.join_next().await {
             resets.push(ended.expect("it is stopped"));
@@ -161,7 +184,7 @@ async fn floods_whose_answers_nobody_reads() {
 /// unit test of `edge::connection`.)
 #[tokio::test]
 async fn nars_that_nobody_takes() {
-    const STREAMS: u32 = 256;
+    const STREAMS: u32 = 128;
     let (origin, key) = (Origin::start(), Key::new("floods-3"));
     let objects: Vec<Object> = (0..8).map(|n| Object::new(&format!("untaken-{n}"), 8_000_000)).collect();
     objects.iter().for_each(|object| origin.publish(object, &key));

@@ -162,10 +162,10 @@ async fn more_streams_than_there_may_be() {
     let mut wire = Wire::to(&snowbank.https()).await;
     let asked: Vec<u8> = (0..300).flat_map(|n| get(2 * n + 1, &object.narinfo_target())).collect();
     wire.send(&[window(0, 1 << 20), asked].concat()).await;
-    wire.until(|seen| seen.resets.len() == 44).await;
+    wire.until(|seen| seen.resets.len() == 172).await;
     gate.open();
-    let seen = wire.until(|seen| seen.ended.len() == 256).await;
-    assert!(seen.resets.iter().all(|(stream, code)| *stream >= 513 && *code == REFUSED_STREAM), "{seen:?}");
+    let seen = wire.until(|seen| seen.ended.len() == 128).await;
+    assert!(seen.resets.iter().all(|(stream, code)| *stream >= 257 && *code == REFUSED_STREAM), "{seen:?}");
     assert!(seen.statuses.values().all(|status| *status == 200), "{seen:?}");
     assert_eq!(origin.total(), 1);
 }

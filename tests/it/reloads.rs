@@ -161,6 +161,45 @@ async fn twenty_broken_files_change_nothing_and_are_told() {
     assert_eq!(status, 200);
 }
 
+/// A file that was cut to nothing must not make cache.nixos.org the upstream of a private cache, and one that blocks who
+/// reads it must not block the reloads after it, nor the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_no_empty_file_and_waits_for_no_pipe() {
+    let setup = Setup::new().upstream("http://127.0.0.1:9", &Key::new("empty-1")).also("[cache]\npriority = 77\n");
+    let snowbank = Arc::new(setup.start());
+    let refused = async |config: String, told: &str| {
+        let (status, text) = reload(&snowbank, &setup, config).await;
+        assert!(status == 422 && text.contains(told), "{told}: {status} {text}");
+        assert_eq!(priority(&snowbank.http()).await, 77, "{told}");
+    };
+    refused(String::new(), "snowbank.toml: it is empty").await;
+    refused("\n# nothing but words\n".to_owned(), "snowbank.toml: it is empty").await;
+    refused("# long\n".repeat(1 << 18), "it has more than 1048576 bytes").await;
+    let file = setup.home().join("snowbank.toml");
+    for kind in ["pipe", "directory"] {
+        let command = if kind == "pipe" { "mkfifo" } else { "mkdir" };
+        let _ = std::fs::remove_file(&file);
+        assert!(std::process::Command::new(command).arg(&file).status().expect(command).success());
+        for _ in 0..2 {
+            let (snowbank, asked) = (Arc::clone(&snowbank), snowbank.clone());
+            let asked = tokio::task::spawn_blocking(move || asked.operator("POST", "/reload", ""));
+            let (status, text) = asked.await.expect("a thread");
+            assert!(
+                status == 422 && text.contains("this is no file, but a directory, a pipe or a device"),
+                "{kind}: {text}"
+            );
+            assert_eq!(priority(&snowbank.http()).await, 77, "{kind}");
+        }
+        if kind == "pipe" {
+            std::fs::remove_file(&file).expect("a pipe");
+        } else {
+            std::fs::remove_dir(&file).expect("a directory");
+        }
+    }
+    let (status, text) = reload(&snowbank, &setup, setup.config()).await;
+    assert_eq!(status, 200, "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_reload_does_not_change_is_told_by_name() {
     let setup = Setup::new().upstream("http://127.0.0.1:9", &Key::new("named-1"));

@@ -75,6 +75,22 @@ fn a_reload_over_the_admin_address_tells_what_came_of_it() {
     assert!(snowbank.stop().success());
 }
 
+/// A page from elsewhere may have its own name lead to loopback, and is of the same origin for the browser then.
+#[test]
+fn on_loopback_operators_ask_for_an_address_and_not_for_a_name() {
+    let snowbank = Setup::new().start();
+    for host in ["127.0.0.1:9090", "[::1]:9090", "localhost", "LOCALHOST:1", "snowbank.localhost.", "10.0.0.1"] {
+        assert_eq!(snowbank.operator_at(host, "GET", "/status", "").0, 200, "{host}");
+    }
+    for host in ["rebound.example.org:9090", "localhost.example.org", "127.0.0.1.example.org", "notlocalhost", "a"] {
+        for (method, path) in [("GET", "/status"), ("GET", "/metrics"), ("GET", "/"), ("POST", "/reload")] {
+            let (status, text) = snowbank.operator_at(host, method, path, "");
+            assert!(status == 403 && text.contains("[admin] is on loopback"), "{host} {path}: {status} {text}");
+        }
+    }
+    assert!(snowbank.stop().success());
+}
+
 #[tokio::test]
 async fn what_is_purged_is_asked_for_again_and_nothing_else_is() {
     let (origin, key) = (Origin::start(), Key::new("purge-1"));

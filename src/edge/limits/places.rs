@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::Client;
+use super::{Client, Patience};
 
 /// Who has connections open.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub struct Places(Mutex<HashMap<Client, Place>>);
 struct Place {
     open: usize,
     handshakes: Arc<Semaphore>,
+    patience: Arc<Patience>,
 }
 
 /// One open connection of a client. Dropping it gives the place back.
@@ -25,6 +26,7 @@ pub struct Seat {
     places: Arc<Places>,
     client: Client,
     handshakes: Arc<Semaphore>,
+    patience: Arc<Patience>,
 }
 
 impl Places {
@@ -32,13 +34,14 @@ impl Places {
     /// hands at a time.
     pub fn take(self: &Arc<Self>, client: Client, most: usize, handshakes: usize) -> Option<Seat> {
         let mut places = self.lock();
-        let new = || Place { open: 0, handshakes: Arc::new(Semaphore::new(handshakes)) };
+        let new = || Place { open: 0, handshakes: Arc::new(Semaphore::new(handshakes)), patience: Arc::default() };
         let place = places.entry(client).or_insert_with(new);
         if place.open >= most && place.open > 0 {
             return None;
         }
         place.open += 1;
-        Some(Seat { places: Arc::clone(self), client, handshakes: Arc::clone(&place.handshakes) })
+        let (handshakes, patience) = (Arc::clone(&place.handshakes), Arc::clone(&place.patience));
+        Some(Seat { places: Arc::clone(self), client, handshakes, patience })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, Place>> {
@@ -50,6 +53,11 @@ impl Seat {
     /// The permits for handshakes of this client.
     pub fn handshakes(&self) -> &Semaphore {
         &self.handshakes
+    }
+
+    /// What is borne of this client.
+    pub fn patience(&self) -> &Arc<Patience> {
+        &self.patience
     }
 }
 

@@ -48,7 +48,12 @@ async fn a_host_is_demanded_once_and_well_formed() {
     for (fields, expected) in [
         ("Host: cache.example.org:8080\r\n", "200"),
         ("Host: [::1]:80\r\n", "200"),
+        ("Host: a:\r\n", "200"),
         ("", "400"),
+        ("Host: :80\r\n", "400"),
+        ("Host: [zz]\r\n", "400"),
+        ("Host: [::1\r\n", "400"),
+        ("Host: [::1]x\r\n", "400"),
         ("Host: a\r\nHost: a\r\n", "400"),
         ("Host: \r\n", "400"),
         ("Host: a b\r\n", "400"),

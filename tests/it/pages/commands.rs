@@ -88,7 +88,9 @@ async fn the_last_warnings_are_told_without_a_secret() {
 async fn the_live_page_may_ask_its_server_and_nobody_else() {
     let snowbank = Setup::new().upstream("http://127.0.0.1:9", &Key::new("pages-7")).start();
     let address = snowbank.log_after("admin on http://").parse().expect("an address");
-    let page = Target::Http(address).get("/").await.expect(200);
+    let mut connection = Target::Http(address).connect().await;
+    connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let page = connection.answer("GET").await.finish().await.expect(200);
     let field = |name: &str| {
         let mut found = page.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
         let (_, value) = found.next().unwrap_or_else(|| panic!("no {name}: {:?}", page.fields));

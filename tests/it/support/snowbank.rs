@@ -468,7 +468,7 @@ impl Snowbank {
         let address = address(&self.log_after("admin on http://"));
         let mut stream = TcpStream::connect(address).expect("the admin address answers");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("a request");
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("a page of text");
@@ -479,10 +479,15 @@ impl Snowbank {
     /// The status and the body of what the admin address answers to this request.
     #[track_caller]
     pub fn operator(&self, method: &str, path: &str, fields: &str) -> (u16, String) {
+        self.operator_at("localhost", method, path, fields)
+    }
+
+    /// The same, where whoever asks calls the server by this name.
+    pub fn operator_at(&self, host: &str, method: &str, path: &str, fields: &str) -> (u16, String) {
         let address = address(&self.log_after("admin on http://"));
         let mut stream = TcpStream::connect(address).expect("the admin address answers");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n{fields}\r\n")
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n")
             .expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
