@@ -7,11 +7,13 @@ pub mod certificates;
 mod effect;
 mod ending;
 pub mod health;
+pub mod import;
 mod operator;
 mod pages;
 mod reload;
 pub mod status;
 mod supervisor;
+mod told;
 pub mod top;
 pub mod verify;
 

@@ -44,6 +44,8 @@ pub enum Next {
     Serve(Box<Config>, Box<Origin>),
     /// Examine what is kept under this configuration, with the report into this file, or to stdout.
     Verify(Box<Config>, Option<PathBuf>),
+    /// Take over what lies in these directories into the store of this configuration.
+    Import(Box<Config>, Vec<PathBuf>),
     /// Tell how the certificates of the server with this configuration stand, as JSON if asked so.
     Certificates(Box<Config>, bool),
     /// Ask the server at this [admin] address whether it is ready.
@@ -86,6 +88,10 @@ pub fn run(
         },
         Command::Verify { source, json } => match source.origin(environment).load() {
             Ok(config) => Ok(Next::Verify(Box::new(config), json)),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::Import { source, dirs } => match source.origin(environment).load() {
+            Ok(config) => Ok(Next::Import(Box::new(config), dirs)),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
         Command::Certificates { source, json } => match source.origin(environment).load() {
@@ -190,6 +196,19 @@ enum Command {
         /// A file for the report, instead of stdout
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// Take over what another program kept
+    ///
+    /// The directory is one that nginx wrote (`proxy_cache_path`, or the root of `proxy_store`), or a binary cache as `nix copy`
+    /// writes it. What lies there is checked as if the upstreams of the configuration had sent it; they are not asked. The server
+    /// must not run, or must have another store. Run it as the user of the server. Exits with 0 when everything that has a
+    /// narinfo there is here now, 1 when something of it is not, 2 when it could not be done.
+    Import {
+        #[command(flatten)]
+        source: Source,
+        /// Where it lies
+        #[arg(value_name = "DIR", required = true)]
+        dirs: Vec<PathBuf>,
     },
     /// Tell how the certificates of the running server stand
     ///

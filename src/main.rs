@@ -3,7 +3,6 @@
 #![recursion_limit = "256"] // the layout of a request's future: each wrapper counts, and an optimised build ends at 128
 
 use std::io::{Write as _, stderr, stdout};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,15 +29,14 @@ fn main() -> ExitCode {
     match cli::run(std::env::args_os(), &Environment::of_process(), &mut stdout(), &mut stderr()) {
         Ok(Next::Exit(status)) => ExitCode::from(status),
         Ok(Next::Serve(config, origin)) => serve(*config, *origin, &hidden),
-        Ok(Next::Verify(config, json)) => match verify(*config, json.as_deref()) {
-            Ok(Verdict::Right) => ExitCode::SUCCESS,
-            Ok(Verdict::Wrong) => ExitCode::FAILURE,
-            Err(error) => {
-                // Whoever asked may not read it.
-                let _ = writeln!(stderr(), "{}", on_one_line(&error));
-                ExitCode::from(cli::EX_NOT_DONE)
-            }
-        },
+        Ok(Next::Verify(config, json)) => {
+            let log = config.log.clone();
+            judged(&log, app::verify::run(*config, json.as_deref()), &Verdict::Right)
+        }
+        Ok(Next::Import(config, dirs)) => {
+            let log = config.log.clone();
+            judged(&log, app::import::run(*config, dirs), &app::import::Verdict::Whole)
+        }
         Ok(Next::Certificates(config, json)) => told(asking(app::certificates::run(&config, json))),
         Ok(Next::Status(address, json)) => told(asking(app::status::run(address, json))),
         Ok(Next::Top(address, every)) => told(asking(app::top::run(address, every))),
@@ -94,10 +92,21 @@ fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log) -> anyho
     served
 }
 
-fn verify(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict> {
-    let _log = telemetry::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
-    runtime.block_on(app::verify::run(config, json))
+/// The exit status of a command that works on the store: whether it came to what is hoped for.
+fn judged<V: PartialEq>(log: &telemetry::Options, work: impl Future<Output = anyhow::Result<V>>, good: &V) -> ExitCode {
+    let judge = || {
+        let _log = telemetry::init(log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("snowbank").build()?;
+        runtime.block_on(work)
+    };
+    match judge() {
+        Ok(verdict) if verdict == *good => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(stderr(), "{}", on_one_line(&error)); // whoever asked may not read it
+            ExitCode::from(cli::EX_NOT_DONE)
+        }
+    }
 }
 
 /// What comes of asking the running server.

@@ -16,6 +16,7 @@ mod about;
 pub mod answer;
 mod entry;
 pub mod examine;
+pub mod fetch;
 mod flights;
 mod hedge;
 mod kept;

@@ -104,7 +104,7 @@ impl Options {
     }
 
     /// Whether there is to be a disk tier.
-    fn wants_disk(&self) -> bool {
+    pub fn wants_disk(&self) -> bool {
         self.dir.is_some() && self.disk.0 > 0
     }
 }

@@ -39,6 +39,7 @@ mod wire;
 
 pub use answer::{Asked, Body, Opened, Said, Streamed};
 pub use client::Upstream;
+pub use directory::Index;
 pub use error::{Cause, UpstreamError};
 pub use health::Standing;
 pub use options::{Options, Trust, WhenDown};

@@ -7,7 +7,7 @@
 //!
 //! What fails is dropped, quarantined or made a hole, as the server would do it; it is fetched again when it is asked for.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::told::{Told, say};
 use super::{operator, reload};
 use crate::config::Config;
 use crate::fill::Fills;
@@ -85,7 +86,7 @@ async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Resul
     let mut told = Told::new();
     let report = proxy.examine(FULL, |report| told.tell(|| report.line())).await;
     proxy.stop().await;
-    told.last(&report.line());
+    say(&report.line());
     Ok(report.json())
 }
 
@@ -112,33 +113,8 @@ async fn there(address: &str) -> anyhow::Result<Value> {
             }
         }
     }
-    told.last(&latest);
+    say(&latest);
     report.context("the server ended before it had seen everything")
-}
-
-/// Tells how far it is: each second to a person, now and then to a log.
-struct Told {
-    next: Instant,
-    every: Duration,
-}
-
-impl Told {
-    fn new() -> Self {
-        let every = Duration::from_secs(if std::io::stderr().is_terminal() { 1 } else { 10 });
-        Self { next: Instant::now(), every }
-    }
-
-    fn tell(&mut self, line: impl FnOnce() -> String) {
-        if Instant::now() >= self.next {
-            self.next = Instant::now() + self.every;
-            self.last(&line());
-        }
-    }
-
-    fn last(&self, line: &str) {
-        // Whoever looks may be gone.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
 }
 
 /// An examination as the server tells it: a line of JSON each second, and the report as the last one. It ends when nobody

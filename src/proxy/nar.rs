@@ -161,7 +161,7 @@ impl Pipeline {
         }
     }
 
-    async fn nar_of(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
+    pub(super) async fn nar_of(&self, meant: Meant, head: bool) -> Result<Answer, Nowhere> {
         match self.at_hand(meant).await? {
             Some(answer) => Ok(answer),
             None => Box::pin(self.not_at_hand(meant, head)).await,

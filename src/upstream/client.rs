@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, ROOMY, UNKNOWN_PROTOCOL, UNPACKED};
+use super::directory::Index;
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Standing};
 use super::options::{Options, Trust, WhenDown};
@@ -60,6 +61,17 @@ impl Upstream {
     /// # Errors
     /// The extra CA file cannot be used, with the reason in words.
     pub fn new(options: Options, rank: u32, metrics: UpstreamMetrics) -> Result<Arc<Self>, String> {
+        let way = Way::new(&options, metrics.clone())?;
+        Ok(Self::over(way, options, rank, metrics))
+    }
+
+    /// The same upstream, of which only what another program kept of it is there; it is not asked itself.
+    pub fn kept(options: Options, rank: u32, index: Arc<Index>, metrics: UpstreamMetrics) -> Arc<Self> {
+        let way = Way::kept(&options, index, metrics.clone());
+        Self::over(way, options, rank, metrics)
+    }
+
+    fn over(way: Way, options: Options, rank: u32, metrics: UpstreamMetrics) -> Arc<Self> {
         let base = options.url.base();
         let tls = !options.url.is_plain_http();
         let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
@@ -70,11 +82,11 @@ impl Upstream {
         };
         let careful = options.connections.is_none() && !tls;
         let passed_on = if careful { 1 } else { PASSED_ON };
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             name: options.display_name().into(),
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
-            way: Way::new(&options, metrics.clone())?,
+            way,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
@@ -88,7 +100,7 @@ impl Upstream {
             fetched_ahead: Arc::new(Semaphore::new(FETCHED_AHEAD)),
             health: Health::new(metrics.clone()),
             metrics,
-        }))
+        })
     }
 
     /// Its name in logs, metrics and messages.

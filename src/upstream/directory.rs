@@ -7,6 +7,10 @@
 //! A file system may take as long as it likes, above all one over a network. So each step runs on a thread that may block,
 //! of which a directory has [`THREADS`]: whoever waits for one gives up within the budgets of any other upstream, and what
 //! hangs takes no more threads than these.
+//!
+//! What another program kept of an upstream is asked for in the same way, by an [`Index`] of it.
+
+mod index;
 
 use std::fs::{File, Metadata};
 use std::future::Future;
@@ -31,6 +35,8 @@ use crate::metrics::UpstreamMetrics;
 use crate::nix::cache_info;
 use crate::nix::excerpt::Excerpt;
 
+pub use index::Index;
+
 /// Steps at a time that may hang.
 const THREADS: usize = 16;
 /// How much is read in a step.
@@ -42,6 +48,7 @@ pub(super) struct Directory {
     path: Arc<Path>,
     /// With a `/` at its end, as targets begin.
     base_path: String,
+    index: Option<Arc<Index>>,
     threads: Arc<Semaphore>,
     metrics: UpstreamMetrics,
 }
@@ -50,15 +57,24 @@ impl Directory {
     /// Nothing is looked at yet: the directory may be mounted later.
     pub(super) fn new(options: &Options, path: &Path, metrics: UpstreamMetrics) -> Self {
         let base_path = options.url.base().path().to_owned();
-        Self { path: path.into(), base_path, threads: Arc::new(Semaphore::new(THREADS)), metrics }
+        Self { path: path.into(), base_path, index: None, threads: Arc::new(Semaphore::new(THREADS)), metrics }
+    }
+
+    /// What was kept of the upstream with these options.
+    pub(super) fn kept(options: &Options, index: Arc<Index>, metrics: UpstreamMetrics) -> Self {
+        Self { index: Some(index), ..Self::new(options, Path::new(""), metrics) }
     }
 
     /// Opens the file that `target` names.
     pub(super) async fn get(&self, target: &str, range: Option<&HeaderValue>) -> Result<Response<Pieces>, Cause> {
         let key = key(&self.base_path, target)?;
         self.metrics.requests.inc();
-        let path = Arc::clone(&self.path);
-        let found = blocking(Arc::clone(&self.threads), move || open(&path, &key)).await;
+        let (path, index) = (Arc::clone(&self.path), self.index.clone());
+        let open = move || match index {
+            Some(index) => open_kept(&index, &key),
+            None => open(&path, &key),
+        };
+        let found = blocking(Arc::clone(&self.threads), open).await;
         match found.map_err(|_| Cause::Internal("nobody could look into its directory"))?? {
             None => Ok(pieces::nothing(StatusCode::NOT_FOUND)),
             Some(file) => Ok(self.answer(file, range.and_then(|range| range.to_str().ok()))),
@@ -66,14 +82,19 @@ impl Directory {
     }
 
     fn answer(&self, found: Found, range: Option<&str>) -> Response<Pieces> {
-        let Found { file, size, tag } = found;
+        let Found { file, skipped, size, tag } = found;
         let (first, end) = match range.map(|range| bounds(range, size)) {
             None => (0, size),
             Some(Some(bounds)) => bounds,
             Some(None) => return pieces::nothing(StatusCode::RANGE_NOT_SATISFIABLE),
         };
-        let reading =
-            Reading { file: Arc::new(file), at: first, end, threads: Arc::clone(&self.threads), running: None };
+        let reading = Reading {
+            file: Arc::new(file),
+            at: skipped + first,
+            end: skipped + end,
+            threads: Arc::clone(&self.threads),
+            running: None,
+        };
         let mut response = Response::new(Pieces::File(reading));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, (end - first).into());
@@ -120,9 +141,29 @@ async fn blocking<T: Send + 'static>(
 /// A file that is open.
 struct Found {
     file: File,
+    /// Bytes in front of the body.
+    skipped: u64,
+    /// Of the body.
     size: u64,
     /// Changes with the file.
     tag: String,
+}
+
+/// Blocking: opens what was kept as `key`; `None` where nothing was, or it is gone since.
+fn open_kept(index: &Index, key: &str) -> Result<Option<Found>, Cause> {
+    let Some(kept) = index.find(key) else { return Ok(None) };
+    let unreadable = |error: &dyn std::fmt::Display| Cause::Told(format!("cannot give {}: {error}", Excerpt::of(key)));
+    let to_read = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match openat(CWD, &kept.file, to_read, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(unreadable(&io::Error::from(error))),
+    };
+    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
+    match metadata.size().checked_sub(kept.first).filter(|_| metadata.is_file()) {
+        Some(size) => Ok(Some(Found { skipped: kept.first, size, ..found(file, &metadata) })),
+        None => Err(unreadable(&"it is another file than a moment ago")),
+    }
 }
 
 /// Blocking: opens `key` below `dir`; `None` where that is not there.
@@ -161,7 +202,7 @@ fn open(dir: &Path, key: &str) -> Result<Option<Found>, Cause> {
 fn found(file: File, metadata: &Metadata) -> Found {
     let (seconds, nanos) = (metadata.mtime(), metadata.mtime_nsec());
     let tag = format!("\"{:x}-{:x}-{seconds:x}-{nanos:x}\"", metadata.ino(), metadata.size());
-    Found { file, size: metadata.size(), tag }
+    Found { file, skipped: 0, size: metadata.size(), tag }
 }
 
 /// Opens `key` without leaving `root`.

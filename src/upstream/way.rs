@@ -3,13 +3,14 @@
 //! The answers have one shape, that of HTTP: a status, a head that tells the size, the range and the validator, and a body.
 //! Whoever asks (`client`) knows nothing of the difference.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Response};
 
 use super::again::Again;
 use super::bucket::Bucket;
-use super::directory::Directory;
+use super::directory::{Directory, Index};
 use super::error::Cause;
 use super::options::Options;
 use super::pieces::Pieces;
@@ -36,6 +37,11 @@ impl Way {
             Place::Bucket(name) => Self::Bucket(Box::new(Bucket::new(options, name, metrics)?)),
             Place::Directory(path) => Self::Directory(Directory::new(options, path, metrics)),
         })
+    }
+
+    /// What another program kept of the upstream.
+    pub(super) fn kept(options: &Options, index: Arc<Index>, metrics: UpstreamMetrics) -> Self {
+        Self::Directory(Directory::kept(options, index, metrics))
     }
 
     /// The kind of credentials that the upstream is shown, if any, in words that follow "refused".

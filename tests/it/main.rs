@@ -26,6 +26,7 @@ mod keys;
 mod liars;
 mod limits;
 mod load;
+mod migration;
 mod monitoring;
 mod mutants;
 mod nar_fill;

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
+use tempfile::TempDir;
 
 /// An origin that serves the files of `dir`.
 pub fn serve(dir: &Path) -> Origin {
@@ -50,22 +51,37 @@ pub fn answer(dir: &Path, target: &str, if_none_match: Option<&str>) -> Reply {
 pub struct Nginx {
     child: Child,
     address: SocketAddr,
-    _dir: tempfile::TempDir,
+    home: Option<TempDir>,
 }
 
-/// nginx in front of the files of `dir`. It wants a port number, so a free one is looked for until it starts.
+/// nginx in front of the files of `dir`.
 pub fn nginx(dir: &Path) -> Nginx {
-    for _ in 0..20 {
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for nginx");
+    Nginx::start("", &format!("root {};", dir.display()))
+}
+
+impl Nginx {
+    /// With these lines for `http` and for its one `server`. It wants a port number, so a free one is looked for until it starts.
+    pub fn start(http: &str, server: &str) -> Self {
+        for _ in 0..20 {
+            let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+            let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for nginx");
+            if let Ok(started) = Self::start_at(home, address.port(), http, server) {
+                return started;
+            }
+        }
+        panic!("nginx does not start");
+    }
+
+    /// In this directory and at this port; or the directory again, when it does not start.
+    pub fn start_at(home: TempDir, port: u16, http: &str, server: &str) -> Result<Self, TempDir> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
         let config = format!(
             "daemon off; worker_processes 1; pid nginx.pid; error_log stderr; {user}\n\
              events {{ worker_connections 512; }}\n\
              http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n\
-             uwsgi_temp_path uwsgi; scgi_temp_path scgi; sendfile on; keepalive_timeout 60;\n\
-             server {{ listen {address}; root {}; }} }}\n",
-            dir.display()
+             uwsgi_temp_path uwsgi; scgi_temp_path scgi; sendfile on; keepalive_timeout 60;\n{http}\n\
+             server {{ listen {address};\n{server}\n}} }}\n"
         );
         std::fs::write(home.path().join("nginx.conf"), config).expect("a configuration for nginx");
         let mut child = Command::new("nginx")
@@ -80,20 +96,28 @@ pub fn nginx(dir: &Path) -> Nginx {
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait().expect("its status").is_none() && Instant::now() < deadline {
             if TcpStream::connect(address).is_ok() {
-                return Nginx { child, address, _dir: home };
+                return Ok(Self { child, address, home: Some(home) });
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         let _ = child.kill();
         let _ = child.wait();
+        Err(home)
     }
-    panic!("nginx does not start");
-}
 
-impl Nginx {
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Ends it; what it wrote stays, in the directory that it was started in.
+    pub fn stop(mut self) -> TempDir {
+        self.home.take().expect("its directory")
     }
 }
 

@@ -1,0 +1,158 @@
+//! `snowbank import`: what another program kept of the upstreams is taken over into the store, without asking them.
+//!
+//! ```text
+//! directory ─▶ upstream::Index ─▶ each upstream as far as it lies there ─▶ Proxy::fetch ─▶ store
+//! ```
+//!
+//! It is believed no more than the upstreams themselves: signatures and hashes are checked as ever, and what does not hold
+//! stays out. The store must be free: the server is started afterwards.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+
+use super::reload;
+use super::told::{Told, say};
+use crate::config::Config;
+use crate::fill::Fills;
+use crate::metrics::Metrics;
+use crate::nix::store_path::HashPart;
+use crate::proxy::Proxy;
+use crate::proxy::fetch::Fetched;
+use crate::store::{OpenError, Store};
+use crate::upstream::{Index, Upstream};
+
+/// Paths at a time.
+const AT_A_TIME: usize = 8;
+/// So many reasons are told; the rest is counted.
+const REASONS: u64 = 20;
+
+/// How it went, for the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All that has a narinfo there is here.
+    Whole,
+    /// Something of it is not.
+    Partial,
+}
+
+/// What came of all paths so far.
+#[derive(Debug, Default)]
+struct Tally {
+    new: u64,
+    here: u64,
+    failed: u64,
+    bytes: u64,
+}
+
+impl Tally {
+    fn line(&self, all: usize) -> String {
+        let Self { new, here, failed, bytes } = self;
+        let (seen, mib) = (new + here + failed, bytes >> 20);
+        format!("{seen} of {all}: {new} imported ({mib} MiB), {here} were here already, {failed} not imported")
+    }
+}
+
+/// Takes over what lies in these directories, and tells on stderr how far it is.
+///
+/// # Errors
+/// It could not be done: a directory cannot be read, the store cannot be opened.
+pub async fn run(config: Config, dirs: Vec<PathBuf>) -> anyhow::Result<Verdict> {
+    let mut verdict = Verdict::Whole;
+    let metrics = Metrics::default();
+    let store = open(&config, &metrics).await?;
+    for dir in &dirs {
+        let done = import(&config, &metrics, &store, dir).await;
+        match done {
+            Ok(tally) if tally.failed == 0 => {}
+            Ok(_) => verdict = Verdict::Partial,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        }
+    }
+    store.close().await;
+    Ok(verdict)
+}
+
+/// The store, where no server has it.
+async fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Store> {
+    let dir = config.store.dir.as_deref().context("store.dir is not set: there is nowhere to import to")?;
+    anyhow::ensure!(config.store.wants_disk(), "store.disk = 0: what is imported would be gone with this command");
+    // What root makes in it, its owner could not open.
+    let (owner, me) = (std::fs::metadata(dir).map_or(0, |found| found.uid()), rustix::process::geteuid().as_raw());
+    anyhow::ensure!(
+        owner == me || me != 0,
+        "{} is another user's: run this as the user of the server (README, Moving from nginx)",
+        dir.display()
+    );
+    let store = Store::memory_only(&config.store, metrics.store.clone());
+    match store.open_disk().await {
+        Ok(()) => Ok(store),
+        Err(OpenError::InUse { dir }) => {
+            anyhow::bail!("{} is in use by a running server: stop it, import, start it again", dir.display())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn import(config: &Config, metrics: &Metrics, store: &Store, dir: &Path) -> anyhow::Result<Tally> {
+    say(&format!("looking through {}", dir.display()));
+    let looked_in = dir.to_owned();
+    let index = Arc::new(tokio::task::spawn_blocking(move || Index::of(&looked_in)).await??);
+    let left_out = match index.left_out() {
+        0 => String::new(),
+        left_out => format!("; {left_out} files are no whole answers, and are left out"),
+    };
+    say(&format!("{} narinfos{left_out}", index.narinfos().len()));
+    let proxy = proxy(config, metrics, store, &index)?;
+    let tally = fetch_all(&proxy, index.narinfos()).await;
+    proxy.stop().await;
+    Ok(tally)
+}
+
+/// The pipeline over what lies there of each upstream.
+fn proxy(config: &Config, metrics: &Metrics, store: &Store, index: &Arc<Index>) -> anyhow::Result<Proxy> {
+    let kept = config.upstream.iter().enumerate().map(|(place, options)| {
+        let metrics = metrics.upstream(&options.display_name());
+        Upstream::kept(options.clone(), options.rank(place), Arc::clone(index), metrics)
+    });
+    let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
+    let policies = reload::policies(config, kept.collect(), reload::signer(config)?)?;
+    Ok(Proxy::new(policies, store.clone(), fills, metrics.proxy.clone())?)
+}
+
+async fn fetch_all(proxy: &Proxy, hashes: &[HashPart]) -> Tally {
+    let (mut tally, mut told) = (Tally::default(), Told::new());
+    let mut fetched = futures_util::stream::iter(hashes)
+        .map(async |hash| (hash, proxy.fetch(*hash).await))
+        .buffer_unordered(AT_A_TIME);
+    while let Some((hash, fetched)) = fetched.next().await {
+        let why = match fetched {
+            Fetched::New(_, bytes) => {
+                tally.new += 1;
+                tally.bytes += bytes;
+                None
+            }
+            Fetched::Here(_) => {
+                tally.here += 1;
+                None
+            }
+            Fetched::Missing => Some("it is not of an upstream of this configuration".to_owned()),
+            Fetched::Failed(why) => Some(why),
+        };
+        if let Some(why) = why {
+            tally.failed += 1;
+            if tally.failed <= REASONS {
+                say(&format!("{hash}: {why}"));
+            }
+        }
+        told.tell(|| tally.line(hashes.len()));
+    }
+    say(&tally.line(hashes.len()));
+    tally
+}

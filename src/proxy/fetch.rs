@@ -1,0 +1,91 @@
+//! Having a path here before a client asks for it: its narinfo and its NAR, in whichever space has it.
+//!
+//! It is asked for as a client's request would be, so everything that holds for those holds here: what is verified, whose
+//! fill it joins, how many run at a time.
+
+use futures_util::StreamExt as _;
+
+use super::answer::{Answer, Outcome, Reply};
+use super::nar::Meant;
+use super::narinfo::Found;
+use super::{Pipeline, Proxy};
+use crate::nix::store_path::{HashPart, StorePath};
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// It was here already.
+    Here(Path),
+    /// It is here now: so many bytes of it came.
+    New(Path, u64),
+    /// No upstream has it.
+    Missing,
+    /// It cannot be had, for this reason.
+    Failed(String),
+}
+
+/// A path that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// Its base name: hash and name.
+    pub name: String,
+    /// What it refers to, itself left out.
+    pub references: Vec<HashPart>,
+}
+
+impl Proxy {
+    /// Has the path with this hash here, with nothing of it left to come. The spaces are asked one after the other, the public one
+    /// first.
+    pub async fn fetch(&self, hash: HashPart) -> Fetched {
+        let in_force = self.in_force.load_full();
+        let private = in_force.pipelines().filter(|pipeline| !std::ptr::eq(*pipeline, &in_force.public));
+        let mut worst = Fetched::Missing;
+        for pipeline in [&in_force.public].into_iter().chain(private) {
+            match pipeline.fetch(hash).await {
+                Fetched::Missing => {}
+                Fetched::Failed(why) => worst = Fetched::Failed(why),
+                had => return had,
+            }
+        }
+        worst
+    }
+}
+
+impl Pipeline {
+    async fn fetch(&self, hash: HashPart) -> Fetched {
+        let (found, _) = self.find_narinfo(hash).await;
+        let entry = match found {
+            Found::Have(entry) | Found::Stale(entry) => entry,
+            Found::HaveNot => return Fetched::Missing,
+            Found::Refused(why) | Found::Unknown(why) => return Fetched::Failed(why.to_string()),
+        };
+        let Some(info) = self.info_of(&entry) else {
+            return Fetched::Failed(format!("the narinfo of {hash} that was kept cannot be read"));
+        };
+        let others = info.references.iter().map(StorePath::hash).filter(|other| *other != hash);
+        let path = Path { name: info.store_path.base_name(), references: others.collect() };
+        let meant = Meant::by(&info);
+        let Answer { outcome, reply, .. } = self.nar_of(meant, false).await.unwrap_or_else(Answer::from);
+        match reply {
+            Reply::Nar(_) if outcome == Outcome::Hit => Fetched::Here(path),
+            Reply::Nar(nar) => {
+                let (mut body, mut bytes) = ((nar.open)(None), 0);
+                while let Some(piece) = body.next().await {
+                    match piece {
+                        Ok(piece) => bytes += piece.len() as u64,
+                        Err(error) => return Fetched::Failed(error.to_string()),
+                    }
+                }
+                // The last byte is not the end: it is stored after it.
+                if let Some(fill) = self.shared.fills.running(meant.blob())
+                    && let Err(broken) = fill.done().await
+                {
+                    return Fetched::Failed(broken.to_string());
+                }
+                Fetched::New(path, bytes)
+            }
+            Reply::Failed(failure) => Fetched::Failed(failure.text),
+            Reply::Object(_) => Fetched::Failed("something else came in the place of its NAR".to_owned()),
+        }
+    }
+}
