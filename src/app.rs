@@ -6,16 +6,19 @@
 pub mod certificates;
 mod effect;
 mod ending;
+mod fetching;
 pub mod health;
 pub mod import;
 mod operator;
 mod pages;
 mod reload;
+mod running;
 pub mod status;
 mod supervisor;
 mod told;
 pub mod top;
 pub mod verify;
+pub mod warm;
 
 use std::io::Write as _;
 use std::net::IpAddr;

@@ -37,6 +37,17 @@ pub const EX_NOT_DONE: u8 = 2;
 const TOKEN_HINT: &str = "The first line goes into a file of token_files here, the second into the netrc file of the client, \
                           with the name of this cache for CACHE. The token is not told again.\n";
 
+/// What the server is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Store paths, or the 32 characters of their hashes.
+    pub paths: Vec<String>,
+    /// A file with more of them, one in each line; `-` is stdin.
+    pub file: Option<PathBuf>,
+    /// Without what they refer to.
+    pub alone: bool,
+}
+
 /// What is left to do once the command line was understood.
 #[derive(Debug)]
 pub enum Next {
@@ -50,6 +61,8 @@ pub enum Next {
     Certificates(Box<Config>, bool),
     /// Ask the server at this [admin] address whether it is ready.
     Healthcheck(SocketAddr),
+    /// Have the server at this [admin] address fetch this.
+    Warm(SocketAddr, Wish),
     /// Tell how the server at this [admin] address stands, as JSON if asked so.
     Status(SocketAddr, bool),
     /// The same again and again, so often.
@@ -101,6 +114,10 @@ pub fn run(
         Command::Healthcheck { config } => match admin_address(config.as_deref()) {
             Ok(address) => Ok(Next::Healthcheck(address)),
             Err(why) => say(err, &format!("{why}\n"), EX_UNHEALTHY),
+        },
+        Command::Warm { config, from, no_closure, paths } => match admin_address(config.as_deref()) {
+            Ok(address) => Ok(Next::Warm(address, Wish { paths, file: from, alone: no_closure })),
+            Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
         },
         Command::Status { config, json } => match admin_address(config.as_deref()) {
             Ok(address) => Ok(Next::Status(address, json)),
@@ -230,6 +247,25 @@ enum Command {
         /// The configuration file (TOML) of the server
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Have the running server fetch paths before a client asks
+    ///
+    /// Each path with everything that it refers to: what a machine needs that installs it. Asks the server at its [admin] address,
+    /// which is all that is read of the configuration, and shows how far it is; interrupted, the server stops too, and what came
+    /// stays. Exits with 0 when everything is there, 1 when something is not, 2 when it could not be done.
+    Warm {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// A file with more paths, one in each line; `-` is stdin
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Only the paths themselves
+        #[arg(long)]
+        no_closure: bool,
+        /// Store paths, or the 32 characters of their hashes
+        #[arg(value_name = "PATH", required_unless_present = "from")]
+        paths: Vec<String>,
     },
     /// Tell how the running server stands
     ///

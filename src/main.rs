@@ -37,6 +37,11 @@ fn main() -> ExitCode {
             let log = config.log.clone();
             judged(&log, app::import::run(*config, dirs), &app::import::Verdict::Whole)
         }
+        Ok(Next::Warm(address, wish)) => match asking(app::warm::run(address, wish)) {
+            Ok(app::warm::Verdict::Whole) => ExitCode::SUCCESS,
+            Ok(app::warm::Verdict::Partial) => ExitCode::FAILURE,
+            Err(error) => told(Err(error)),
+        },
         Ok(Next::Certificates(config, json)) => told(asking(app::certificates::run(&config, json))),
         Ok(Next::Status(address, json)) => told(asking(app::status::run(address, json))),
         Ok(Next::Top(address, every)) => told(asking(app::top::run(address, every))),
@@ -110,7 +115,7 @@ fn judged<V: PartialEq>(log: &telemetry::Options, work: impl Future<Output = any
 }
 
 /// What comes of asking the running server.
-fn asking(asked: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn asking<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(asked)
 }

@@ -12,23 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures_util::StreamExt as _;
 
+use super::fetching::{Tally, Wanted, fetch};
 use super::reload;
 use super::told::{Told, say};
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
-use crate::nix::store_path::HashPart;
 use crate::proxy::Proxy;
-use crate::proxy::fetch::Fetched;
 use crate::store::{OpenError, Store};
 use crate::upstream::{Index, Upstream};
-
-/// Paths at a time.
-const AT_A_TIME: usize = 8;
-/// So many reasons are told; the rest is counted.
-const REASONS: u64 = 20;
 
 /// How it went, for the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,23 +30,6 @@ pub enum Verdict {
     Whole,
     /// Something of it is not.
     Partial,
-}
-
-/// What came of all paths so far.
-#[derive(Debug, Default)]
-struct Tally {
-    new: u64,
-    here: u64,
-    failed: u64,
-    bytes: u64,
-}
-
-impl Tally {
-    fn line(&self, all: usize) -> String {
-        let Self { new, here, failed, bytes } = self;
-        let (seen, mib) = (new + here + failed, bytes >> 20);
-        format!("{seen} of {all}: {new} imported ({mib} MiB), {here} were here already, {failed} not imported")
-    }
 }
 
 /// Takes over what lies in these directories, and tells on stderr how far it is.
@@ -110,8 +86,12 @@ async fn import(config: &Config, metrics: &Metrics, store: &Store, dir: &Path) -
     };
     say(&format!("{} narinfos{left_out}", index.narinfos().len()));
     let proxy = proxy(config, metrics, store, &index)?;
-    let tally = fetch_all(&proxy, index.narinfos()).await;
+    let mut told = Told::new();
+    let paths = index.narinfos().iter().copied();
+    let tally = fetch(&proxy, paths, Wanted::Paths, |tally| told.tell(|| tally.line("imported"))).await;
     proxy.stop().await;
+    tally.reasons.iter().for_each(|reason| say(reason));
+    say(&tally.line("imported"));
     Ok(tally)
 }
 
@@ -124,35 +104,4 @@ fn proxy(config: &Config, metrics: &Metrics, store: &Store, index: &Arc<Index>) 
     let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
     let policies = reload::policies(config, kept.collect(), reload::signer(config)?)?;
     Ok(Proxy::new(policies, store.clone(), fills, metrics.proxy.clone())?)
-}
-
-async fn fetch_all(proxy: &Proxy, hashes: &[HashPart]) -> Tally {
-    let (mut tally, mut told) = (Tally::default(), Told::new());
-    let mut fetched = futures_util::stream::iter(hashes)
-        .map(async |hash| (hash, proxy.fetch(*hash).await))
-        .buffer_unordered(AT_A_TIME);
-    while let Some((hash, fetched)) = fetched.next().await {
-        let why = match fetched {
-            Fetched::New(_, bytes) => {
-                tally.new += 1;
-                tally.bytes += bytes;
-                None
-            }
-            Fetched::Here(_) => {
-                tally.here += 1;
-                None
-            }
-            Fetched::Missing => Some("it is not of an upstream of this configuration".to_owned()),
-            Fetched::Failed(why) => Some(why),
-        };
-        if let Some(why) = why {
-            tally.failed += 1;
-            if tally.failed <= REASONS {
-                say(&format!("{hash}: {why}"));
-            }
-        }
-        told.tell(|| tally.line(hashes.len()));
-    }
-    say(&tally.line(hashes.len()));
-    tally
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -21,11 +21,16 @@ impl Drop for Asked {
 
 /// Asks for one page.
 pub(super) async fn ask(address: &str, method: Method, path: &str) -> anyhow::Result<Asked> {
+    ask_with(address, method, path, Bytes::new()).await
+}
+
+/// The same, with a body.
+pub(super) async fn ask_with(address: &str, method: Method, path: &str, body: Bytes) -> anyhow::Result<Asked> {
     let stream = TcpStream::connect(address).await?;
     let (mut client, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
     // It lives on until the response is read, and no longer.
     let connection = tokio::spawn(connection).abort_handle();
-    let request = Request::builder().method(method).uri(path).header("Host", address).body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(path).header("Host", address).body(Full::new(body))?;
     let response = client.send_request(request).await?;
     Ok(Asked { response, connection })
 }

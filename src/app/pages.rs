@@ -8,16 +8,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::fetching::Wanted;
 use super::status::Status;
-use super::{certificates, status, verify};
+use super::{certificates, running, status, verify, warm};
 use crate::admin::{self, Admin};
 use crate::edge::body::Body;
 use crate::edge::{self, Peer};
@@ -31,6 +34,9 @@ const RELOAD: &str = "/reload";
 /// Has what is kept of a path forgotten.
 const PURGE: &str = "/purge";
 
+/// Time for a list of paths to come.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+
 /// Who waits for the end of a reload: the options that wait for the next start; or every mistake, a line each, and nothing
 /// changed.
 pub(super) type Asking = oneshot::Sender<Result<Vec<String>, String>>;
@@ -43,6 +49,8 @@ pub(super) struct Pages {
     certificates: Option<tls::Certificates>,
     /// One at a time.
     examinations: Arc<Semaphore>,
+    /// The same.
+    warmings: Arc<Semaphore>,
     reloads: mpsc::Sender<Asking>,
     is_loopback: bool,
 }
@@ -55,8 +63,9 @@ impl Pages {
         certificates: Option<tls::Certificates>,
         reloads: mpsc::Sender<Asking>,
     ) -> Self {
-        let (examinations, is_loopback) = (Arc::new(Semaphore::new(1)), false);
-        Self { admin, status, proxy, certificates, examinations, reloads, is_loopback }
+        let one = || Arc::new(Semaphore::new(1));
+        let (examinations, warmings, is_loopback) = (one(), one(), false);
+        Self { admin, status, proxy, certificates, examinations, warmings, reloads, is_loopback }
     }
 
     /// Whether only programs on this machine reach them.
@@ -69,10 +78,30 @@ impl Pages {
         let Some(permit) = Arc::clone(&self.examinations).try_acquire_owned().ok() else {
             return page(admin::Page::text(409, "an examination is running already\n"));
         };
-        let mut response = Response::new(Body::stream(None, verify::examination(self.proxy.clone(), permit)));
-        let content_type = header::HeaderValue::from_static("application/x-ndjson");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        response
+        let proxy = self.proxy.clone();
+        running::response(|tell| verify::examine(proxy, permit, tell))
+    }
+
+    /// `POST /warm`: has the paths of a list here, with all that they refer to.
+    async fn warm(&self, request: Request<Incoming>) -> Response<Body> {
+        let wanted = match request.uri().query() {
+            None => Wanted::Closures,
+            Some(warm::ALONE) => Wanted::Paths,
+            Some(_) => return page(admin::Page::text(400, "the only parameter is closure=no\n")),
+        };
+        let list = Limited::new(request.into_body(), warm::LONGEST_LIST).collect();
+        let Ok(Ok(list)) = tokio::time::timeout(LIST_LIMIT, list).await else {
+            return page(admin::Page::text(413, "the list is too long, or did not come\n"));
+        };
+        let paths = match warm::paths(&String::from_utf8_lossy(&list.to_bytes())) {
+            Ok(paths) => paths,
+            Err(why) => return page(admin::Page::text(400, &format!("{why}\n"))),
+        };
+        let Some(permit) = Arc::clone(&self.warmings).try_acquire_owned().ok() else {
+            return page(admin::Page::text(409, "another list is being fetched already\n"));
+        };
+        let proxy = self.proxy.clone();
+        running::response(|tell| warm::warm(proxy, paths, wanted, permit, tell))
     }
 
     /// `POST /reload`: as SIGHUP, and tells what came of it.
@@ -124,7 +153,7 @@ impl Pages {
 }
 
 /// The hash of a store path, or of what clients ask for.
-fn hash_part(path: &str) -> Option<HashPart> {
+pub(super) fn hash_part(path: &str) -> Option<HashPart> {
     let name = path.rsplit('/').next()?;
     HashPart::parse(name.get(..32)?).ok().filter(|_| matches!(name.as_bytes().get(32), None | Some(b'-' | b'.')))
 }
@@ -157,10 +186,11 @@ impl edge::Handler for Pages {
             return page(admin::Page::text(403, text));
         }
         match request.uri().path() {
-            path @ (verify::PATH | RELOAD | PURGE) => match (refusal(&request), path) {
+            path @ (verify::PATH | warm::PATH | RELOAD | PURGE) => match (refusal(&request), path) {
                 (Some(refusal), _) => refusal,
                 (None, RELOAD) => self.reload().await,
                 (None, PURGE) => self.purge(request.uri().query()).await,
+                (None, warm::PATH) => self.warm(request).await,
                 (None, _) => self.verify(),
             },
             certificates::PATH => self.certificates(),

@@ -9,24 +9,19 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use futures_util::Stream;
-use http::{Method, StatusCode};
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::told::{Told, say};
-use super::{operator, reload};
+use super::{reload, running};
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::proxy::answer::BodyError;
 use crate::proxy::examine::{How, Report};
 use crate::store::{OpenError, Store};
 
@@ -92,63 +87,33 @@ async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Resul
 
 /// Has the server examine its store.
 async fn there(address: &str) -> anyhow::Result<Value> {
-    let mut asked = operator::ask(address, Method::POST, PATH).await?;
-    let status = asked.response.status();
-    let body = asked.response.body_mut();
-    let (mut text, mut report, mut told, mut latest) = (Vec::new(), None, Told::new(), String::new());
-    while let Some(frame) = body.frame().await {
-        text.extend_from_slice(&frame?.into_data().unwrap_or_default());
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            if status != StatusCode::OK {
-                anyhow::bail!("{status}: {}", String::from_utf8_lossy(&line).trim_end());
+    let (mut report, mut told, mut latest) = (None, Told::new(), String::new());
+    running::follow(address, PATH, Bytes::new(), |line| {
+        match line.get("progress").and_then(Value::as_str) {
+            Some(progress) => {
+                progress.clone_into(&mut latest);
+                told.tell(|| progress.to_owned());
             }
-            let line: Value = serde_json::from_slice(&line)?;
-            match line.get("progress").and_then(Value::as_str) {
-                Some(progress) => {
-                    progress.clone_into(&mut latest);
-                    told.tell(|| progress.to_owned());
-                }
-                None => report = line.get("report").cloned(),
-            }
+            None => report = line.get("report").cloned(),
         }
-    }
+        Ok(())
+    })
+    .await?;
     say(&latest);
     report.context("the server ended before it had seen everything")
 }
 
-/// An examination as the server tells it: a line of JSON each second, and the report as the last one. It ends when nobody
-/// reads on.
-pub(super) fn examination(
-    proxy: Proxy,
-    permit: OwnedSemaphorePermit,
-) -> Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>> {
-    let (tell, told) = mpsc::channel(4);
-    let work = async move {
-        let _permit = permit;
-        let mut next = Instant::now();
-        let progress = |report: &Report| {
-            if Instant::now() >= next {
-                next = Instant::now() + Duration::from_secs(1);
-                // One that finds no room is followed by another.
-                let _ = tell.try_send(json!({ "progress": report.line() }));
-            }
-        };
-        let report = proxy.examine(How { mend: true, ..FULL }, progress).await;
-        let _ = tell.send(json!({ "progress": report.line() })).await;
-        let _ = tell.send(json!({ "report": report.json() })).await;
-    };
-    let state = (Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>, told, false);
-    Box::pin(futures_util::stream::unfold(state, |(mut work, mut told, mut done)| async move {
-        loop {
-            tokio::select! {
-                biased;
-                line = told.recv() => {
-                    let line: Value = line?;
-                    return Some((Ok(Bytes::from(format!("{line}\n"))), (work, told, done)));
-                }
-                () = &mut work, if !done => done = true,
-            }
+/// An examination as the server tells it: a line each second, and the report as the last one.
+pub(super) async fn examine(proxy: Proxy, _permit: OwnedSemaphorePermit, tell: running::Tell) {
+    let mut next = Instant::now();
+    let progress = |report: &Report| {
+        if Instant::now() >= next {
+            next = Instant::now() + Duration::from_secs(1);
+            // One that finds no room is followed by another.
+            let _ = tell.try_send(json!({ "progress": report.line() }));
         }
-    }))
+    };
+    let report = proxy.examine(How { mend: true, ..FULL }, progress).await;
+    let _ = tell.send(json!({ "progress": report.line() })).await;
+    let _ = tell.send(json!({ "report": report.json() })).await;
 }

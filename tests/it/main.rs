@@ -53,3 +53,4 @@ mod takeover;
 mod three_upstreams;
 mod trust_table;
 mod verify;
+mod warm;
