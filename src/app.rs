@@ -40,11 +40,12 @@ use self::status::Status;
 use crate::access::Visitor;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Origin, nix_conf_lines};
-use crate::edge::{self, Bounds, Clients, Listen, ListenAddress, Listeners, Service, Stop};
+use crate::edge::{self, Book, Bounds, Clients, Listen, ListenAddress, Listeners, Service, Stop};
 use crate::fill::Fills;
 use crate::inherited::Inherited;
 use crate::metrics::{CertificateMetrics, Metrics};
 use crate::nix::signature::PublicKey;
+use crate::otlp::Traces;
 use crate::proxy::answer::Answer;
 use crate::proxy::examine::Scrubber;
 use crate::proxy::{About, Proxy, request};
@@ -52,6 +53,7 @@ use crate::shutdown::End;
 use crate::store::Store;
 use crate::telemetry::Log;
 use crate::tls;
+use crate::trace::Recorder;
 
 use self::reload::Reloads;
 
@@ -87,8 +89,11 @@ pub async fn run(config: Config, origin: Origin, inherited: Inherited, log: &Log
     let app = App::build(config, inherited)?;
     app.metrics.watch(&Handle::current());
     log.count_dropped_in(app.metrics.log_dropped.clone());
+    let traces = Traces::start(&app.config.log, &app.metrics.traces).map_err(anyhow::Error::msg)?;
     app.announce();
-    app.serve(signals, Arc::new(origin), log).await
+    let end = app.serve(signals, Arc::new(origin), log, traces.recorder()).await;
+    traces.finish().await;
+    end
 }
 
 /// What the program is told from outside.
@@ -213,7 +218,13 @@ impl App {
         })
     }
 
-    async fn serve(self, mut signals: Signals, origin: Arc<Origin>, log: &Log) -> anyhow::Result<End> {
+    async fn serve(
+        self,
+        mut signals: Signals,
+        origin: Arc<Origin>,
+        log: &Log,
+        recorder: Option<Recorder>,
+    ) -> anyhow::Result<End> {
         let bounds = self.config.limits.bounds(OTHER_FILES);
         let shutdown = self.config.shutdown.clone();
         let stop = Stop { drain: CancellationToken::new(), limit: shutdown.drain.0 };
@@ -239,7 +250,8 @@ impl App {
         self.proxy.bound_waiting(self.config.limits.waiting());
         let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
         let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
-        let service = Service::new(self.proxy.clone(), self.metrics.edge.clone(), challenges, &self.config.log);
+        let book = Book::new(self.metrics.edge.clone(), self.config.log.clone()).recorded_by(recorder);
+        let service = Service::new(self.proxy.clone(), challenges, book);
         let handler = Arc::new(service.limited_by(limits.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));
         // Operators can look until the end: their listener stops after the clients'.

@@ -3,12 +3,18 @@
 //! R32: lifetimes inside the process go by the monotonic clock (`tokio::time`, which tests can pause). What is written
 //! to disk needs the wall clock, and this is the one place that reads it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The wall clock now: the time since 1970-01-01T00:00:00Z.
+#[allow(clippy::disallowed_methods)] // the one reader of the wall clock
+pub fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// The wall clock now: seconds since 1970-01-01T00:00:00Z, and the microseconds of the second that runs.
-#[allow(clippy::disallowed_methods)] // the one reader of the wall clock, as below
 pub fn now_to_the_microsecond() -> (u64, u32) {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or((0, 0), |since| (since.as_secs(), since.subsec_micros()))
+    let since = since_1970();
+    (since.as_secs(), since.subsec_micros())
 }
 
 /// Seconds since 1970-01-01T00:00:00Z, never negative.
@@ -17,9 +23,8 @@ pub struct UnixSeconds(pub u64);
 
 impl UnixSeconds {
     /// The wall clock now.
-    #[allow(clippy::disallowed_methods)] // the one reader of the wall clock
     pub fn now() -> Self {
-        Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+        Self(since_1970().as_secs())
     }
 
     /// This moment and `seconds` more.

@@ -40,6 +40,7 @@ pub mod service;
 #[cfg(test)]
 mod testing;
 
+pub use access::Book;
 pub use address::{BoundAddress, Entrance, ListenAddress, Listener, Peer, Serves};
 pub use connection::Handler;
 pub use limits::Clients;

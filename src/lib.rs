@@ -20,6 +20,8 @@ pub mod fill;
 pub mod store;
 pub mod upstream;
 
+pub mod otlp;
+
 pub mod tls;
 
 pub mod nix;

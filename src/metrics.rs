@@ -17,6 +17,7 @@ mod proxy;
 mod running;
 mod scrub;
 mod store;
+mod traces;
 mod upstream;
 
 pub use certificates::{CertificateMetrics, NameGauges};
@@ -31,6 +32,7 @@ pub use limits::LimitMetrics;
 pub use proxy::ProxyMetrics;
 pub use scrub::ScrubMetrics;
 pub use store::StoreMetrics;
+pub use traces::TraceMetrics;
 pub use upstream::UpstreamMetrics;
 
 use prometheus::{IntCounter, IntGauge, Registry};
@@ -61,6 +63,8 @@ pub struct Metrics {
     pub draining: IntGauge,
     /// Lines that the log lost.
     pub log_dropped: IntCounter,
+    /// The traces' group.
+    pub traces: TraceMetrics,
     upstreams: UpstreamFamilies,
 }
 
@@ -98,6 +102,20 @@ impl Default for Metrics {
             "1 from the moment that it is told to stop: new clients are served for shutdown.delay, then none, and what runs is \
              finished within shutdown.drain.",
         );
-        Self { registry, draining, edge, proxy, fill, store, scrub, certificates, reloads, log_dropped, upstreams }
+        let traces = TraceMetrics::new(&declare);
+        Self {
+            registry,
+            draining,
+            edge,
+            proxy,
+            fill,
+            store,
+            scrub,
+            certificates,
+            reloads,
+            log_dropped,
+            traces,
+            upstreams,
+        }
     }
 }

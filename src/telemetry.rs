@@ -6,8 +6,9 @@
 //!
 //! The access log is one event per request with the target [`ACCESS`], so that it is switched by itself.
 //!
-//! Out of scope: metrics (see `metrics`) and traces.
+//! Out of scope: metrics (see `metrics`), and the sending of traces (`otlp`), whose options stand here.
 
+mod collector;
 mod line;
 mod queue;
 mod recent;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
+pub use self::collector::Collector;
 use self::line::Lines;
 use self::queue::Queue;
 pub use self::recent::{Recent, Told};
@@ -91,6 +93,12 @@ crate::options! {
         pub traceparent: bool = true,
         /// Whether responses say in `Server-Timing` how long they took to begin.
         pub server_timing: bool = false,
+        /// Where traces are sent to, in the protocol of OpenTelemetry (OTLP over HTTP, protobuf): a span for each request, and one for
+        /// each request to an upstream. Only in a program that was built with the feature `otlp`; every other refuses the option.
+        pub otlp: Option<Collector> = None,
+        /// The share of traces that is sent, of those that begin here: 1 for all, 0 for none. A trace that is taken over is sent if
+        /// its sampled flag says so.
+        pub otlp_share: Share = Share::ALL,
     }
 }
 

@@ -4,7 +4,14 @@
 //! What a client sends is parsed into two numbers and a flag, or ignored; what is sent on is written from those. The context goes with
 //! the task that answers a request ([`scope`]) and, by `trail::carry`, with those it starts. `tracestate` is not read.
 //!
-//! Out of scope: who collects traces.
+//! Where traces are exported (the feature `otlp`), a trace that is sampled goes with the [`Recorder`] that takes its spans: one of the
+//! request that is answered (`edge/access`), and one of each request to an upstream ([`Asking`]).
+//!
+//! Out of scope: who collects them, and how they get there (`otlp`).
+
+mod asking;
+mod recorder;
+mod span;
 
 use std::fmt;
 use std::future::Future;
@@ -12,6 +19,12 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::{NonZeroU64, NonZeroU128};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub use self::asking::Asking;
+pub use self::recorder::Recorder;
+#[cfg(feature = "otlp")]
+pub use self::recorder::{BOUND, Batch};
+pub use self::span::{Kind, Span, Value};
 
 /// The field.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -67,7 +80,7 @@ fn number(digits: &[u8]) -> Option<u128> {
 }
 
 /// The trace of one request, and its place there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Trace {
     /// The trace's id.
     pub id: NonZeroU128,
@@ -77,23 +90,53 @@ pub struct Trace {
     pub span: NonZeroU64,
     /// Whether somebody may record it.
     pub sampled: bool,
+    /// Whether upstreams are told of it.
+    pub told: bool,
+    /// Who takes its spans here, if anybody does.
+    pub recorder: Option<Recorder>,
 }
 
 impl Trace {
     /// A trace that begins here.
     pub fn begin() -> Self {
         let id = u128::from(unique()) << 64 | u128::from(unique());
-        Self { id: NonZeroU128::new(id).unwrap_or(NonZeroU128::MIN), parent: None, span: span(), sampled: false }
+        let id = NonZeroU128::new(id).unwrap_or(NonZeroU128::MIN);
+        Self { id, parent: None, span: new_span(), sampled: false, told: true, recorder: None }
     }
 
     /// The trace that a request with these header fields belongs to, else one that begins here.
     pub fn of(headers: &HeaderMap) -> Self {
         match Parent::of(headers) {
             Some(Parent { trace, span: parent, sampled }) => {
-                Self { id: trace, parent: Some(parent), span: span(), sampled }
+                Self { id: trace, parent: Some(parent), span: new_span(), sampled, told: true, recorder: None }
             }
             None => Self::begin(),
         }
+    }
+
+    /// The same, of which upstreams are not told.
+    #[must_use]
+    pub fn untold(self) -> Self {
+        Self { told: false, ..self }
+    }
+
+    /// The same, recorded where there is a recorder. For one that was taken over, who asked has decided; one that begins here
+    /// is sampled if `chosen` says so of a random number.
+    #[must_use]
+    pub fn recorded_by(mut self, recorder: Option<&Recorder>, chosen: impl FnOnce(u64) -> bool) -> Self {
+        let Some(recorder) = recorder else { return self };
+        // The lower half of an id is the part that is random for everybody who decides by it.
+        self.sampled = match self.parent {
+            Some(_) => self.sampled,
+            None => chosen((self.id.get() & u128::from(u64::MAX)).try_into().unwrap_or_default()),
+        };
+        self.recorder = self.sampled.then(|| recorder.clone());
+        self
+    }
+
+    /// What upstreams are told.
+    fn header(&self) -> Option<HeaderValue> {
+        self.told.then(|| HeaderValue::try_from(self.to_string()).ok()).flatten()
     }
 
     /// The trace's id as it is written, put into `digits`.
@@ -112,7 +155,8 @@ impl fmt::Display for Trace {
     }
 }
 
-fn span() -> NonZeroU64 {
+/// An id that no span has had.
+fn new_span() -> NonZeroU64 {
     NonZeroU64::new(unique()).unwrap_or(NonZeroU64::MIN)
 }
 
@@ -127,14 +171,14 @@ pub fn scope<F: Future>(trace: Option<Trace>, future: F) -> impl Future<Output =
     HERE.scope(trace, future)
 }
 
-/// The trace of the request that is being answered, where upstreams may be told it.
+/// The trace of the request that is being answered.
 pub fn here() -> Option<Trace> {
-    HERE.try_with(|trace| *trace).unwrap_or_default()
+    HERE.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// What to put into a request to an upstream.
+/// What to put into a request to an upstream, where it may be told.
 pub fn header() -> Option<HeaderValue> {
-    HeaderValue::try_from(here()?.to_string()).ok()
+    HERE.try_with(|trace| trace.as_ref().and_then(Trace::header)).unwrap_or_default()
 }
 
 /// Entry of the fuzz target `traceparent`.
@@ -145,7 +189,7 @@ pub fn header() -> Option<HeaderValue> {
 pub fn fuzz(input: &[u8]) {
     let Some(parent) = Parent::parse(input) else { return };
     let Parent { trace: id, span, sampled } = parent;
-    let written = Trace { id, parent: None, span, sampled }.to_string();
+    let written = Trace { id, span, sampled, ..Trace::begin() }.to_string();
     assert_eq!(input.len(), written.len());
     assert_eq!(&input[..53], &written.as_bytes()[..53]); // of the flags only one is sent on
     assert_eq!(Parent::parse(written.as_bytes()), Some(parent));
@@ -212,10 +256,12 @@ mod tests {
     async fn it_goes_with_the_task_and_is_sent_where_there_is_one() {
         assert_eq!(header(), None);
         let trace = Trace::of(&head(&[GOOD]));
-        let carried =
-            scope(Some(trace), async { tokio::spawn(crate::trail::carry(async { header().unwrap() })).await.unwrap() });
+        let carried = scope(Some(trace.clone()), async {
+            tokio::spawn(crate::trail::carry(async { header().unwrap() })).await.unwrap()
+        });
         assert_eq!(carried.await, trace.to_string());
         assert_eq!(scope(None, async { header() }).await, None);
+        assert_eq!(scope(Some(trace.untold()), async { header() }).await, None);
     }
 
     proptest! {

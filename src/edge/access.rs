@@ -3,7 +3,11 @@
 //! What stands in a line was parsed or made here; no byte of a request that was not understood gets there (R25). A secret that a
 //! client shows (R16) is told by its name.
 //!
+//! A request whose trace is recorded leaves a span as well (`span`).
+//!
 //! Out of scope: how lines are written, and what happens when nobody reads them (`telemetry`).
+
+mod span;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,7 +25,7 @@ use crate::metrics::{EdgeMetrics, Label as _, Outcome, ResponseEnd, Route as Lab
 use crate::proxy::answer::{Place, Provenance};
 use crate::proxy::request::Request;
 use crate::telemetry::{self, ACCESS};
-use crate::trace::Trace;
+use crate::trace::{Recorder, Trace};
 
 /// nginx's word for a request whose client left before there was an answer.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -33,12 +37,25 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub struct Book {
     metrics: EdgeMetrics,
     options: telemetry::Options,
+    /// Where traces go, if anywhere.
+    recorder: Option<Recorder>,
 }
 
 impl Book {
     /// Counts in these metrics, and writes lines by these options.
-    pub fn new(metrics: EdgeMetrics, options: telemetry::Options) -> Arc<Self> {
-        Arc::new(Self { metrics, options })
+    pub fn new(metrics: EdgeMetrics, options: telemetry::Options) -> Self {
+        Self { metrics, options, recorder: None }
+    }
+
+    /// The same; traces go there, if anywhere.
+    pub fn recorded_by(self, recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..self }
+    }
+
+    /// The trace of a request with this head.
+    fn trace(&self, headers: &HeaderMap) -> Trace {
+        let trace = if self.options.traceparent { Trace::of(headers) } else { Trace::begin().untold() };
+        trace.recorded_by(self.recorder.as_ref(), |random| self.options.otlp_share.takes(random))
     }
 }
 
@@ -49,6 +66,7 @@ pub struct Entry {
     book: Arc<Book>,
     begun: Instant,
     trace: Trace,
+    method: &'static str,
     route: Label,
     key: Option<Request>,
     answered: Option<(Outcome, StatusCode)>,
@@ -66,7 +84,6 @@ pub struct Entry {
 struct Line {
     client: Option<SocketAddr>,
     name: Option<Name>,
-    method: &'static str,
 }
 
 /// What a client showed that lets it in, by its name in the configuration or in the certificate.
@@ -81,14 +98,12 @@ pub enum Name {
 impl Entry {
     /// A request whose head is there.
     pub fn begin(book: &Arc<Book>, method: &Method, headers: &HeaderMap, peer: &Peer) -> Self {
-        let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| Line {
-            client: peer.address,
-            name: None,
-            method: word(method),
-        });
+        let line =
+            tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| Line { client: peer.address, name: None });
         Self {
             begun: Instant::now(),
-            trace: if book.options.traceparent { Trace::of(headers) } else { Trace::begin() },
+            trace: book.trace(headers),
+            method: word(method),
             route: Label::Other,
             key: None,
             answered: None,
@@ -101,9 +116,9 @@ impl Entry {
         }
     }
 
-    /// What upstreams are told of the trace that this belongs to.
-    pub fn trace_for_upstreams(&self) -> Option<Trace> {
-        self.book.options.traceparent.then_some(self.trace)
+    /// The trace that this belongs to, where it matters to who asks upstreams: it is told, or recorded.
+    pub fn trace(&self) -> Option<Trace> {
+        (self.trace.told || self.trace.recorder.is_some()).then(|| self.trace.clone())
     }
 
     /// What is asked for.
@@ -175,7 +190,7 @@ impl Entry {
             target: ACCESS,
             client = %ClientAddress(line.client),
             name = line.name.as_ref().map(display),
-            method = line.method,
+            method = self.method,
             route = self.route.text(),
             path = self.key.as_ref().map(Shortened).map(display),
             outcome = outcome.text(),
@@ -211,6 +226,7 @@ impl Drop for Entry {
         {
             metrics.hits.of(self.route, place).inc();
         }
+        self.record(outcome, status);
         if let Some(line) = &self.line
             && !self.is_left_out(outcome)
         {

@@ -19,10 +19,9 @@ use super::page::{self, Base};
 use super::respond::{self, Asked};
 use super::route::{Route, route};
 use crate::access::Visitor;
-use crate::metrics::{EdgeMetrics, Outcome};
+use crate::metrics::Outcome;
 use crate::proxy::answer::Answer;
 use crate::proxy::{About, request};
-use crate::telemetry;
 use crate::tls::Challenges;
 use crate::trace;
 use crate::trail::Trail;
@@ -64,10 +63,9 @@ pub struct Service<A> {
 }
 
 impl<A: Answers> Service<A> {
-    /// Serves what `answers` has, and to CAs the tokens of `challenges`; what each request leaves behind goes by the options of
-    /// `log`.
-    pub fn new(answers: A, metrics: EdgeMetrics, challenges: Challenges, log: &telemetry::Options) -> Self {
-        Self { answers, book: Book::new(metrics, log.clone()), challenges, clients: None }
+    /// Serves what `answers` has, and to CAs the tokens of `challenges`; what each request leaves behind goes into `book`.
+    pub fn new(answers: A, challenges: Challenges, book: Book) -> Self {
+        Self { answers, book: Arc::new(book), challenges, clients: None }
     }
 
     /// Within these limits of each client.
@@ -143,7 +141,7 @@ impl<A: Answers> Service<A> {
         let Ok(trail) = Trail::of(asked.headers) else { return (Outcome::Unknown, respond::looped(asked)) };
         let head = *asked.method == Method::HEAD;
         let visitor = visitor(peer, asked);
-        let answering = trace::scope(entry.trace_for_upstreams(), self.answers.answer(wanted, head, &visitor));
+        let answering = trace::scope(entry.trace(), self.answers.answer(wanted, head, &visitor));
         let mut answer = trail.scope(answering).await;
         entry.comes_from(answer.provenance.clone());
         // Whoever is not granted anything gets nothing here: not from a cache in between either.

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answers, BoundAddress, Bounds, Listen, Service, Stop, bind};
+use super::{Answers, Book, BoundAddress, Bounds, Listen, Service, Stop, bind};
 use crate::access::Visitor;
 use crate::metrics::{EdgeMetrics, Metrics, Outcome};
 use crate::options::Table as _;
@@ -107,7 +107,7 @@ impl Server {
         let metrics = Metrics::default().edge;
         let drain = CancellationToken::new();
         let stop = Stop { drain: drain.clone(), limit };
-        let service = Arc::new(Service::new(answers, metrics.clone(), challenges.clone(), &log()));
+        let service = Arc::new(Service::new(answers, challenges.clone(), Book::new(metrics.clone(), log())));
         let task = tokio::spawn(listeners.serve(service, metrics.clone(), bounds, stop));
         let addresses = bound.iter().map(tcp).collect();
         Self { plain, tls, addresses, challenges, acceptors, metrics, drain, task }

@@ -41,7 +41,7 @@ impl Witness {
     }
 
     pub(super) fn trace(&self) -> Option<Trace> {
-        self.trace
+        self.trace.clone()
     }
 
     pub(super) fn read_from(&self, place: Place) {

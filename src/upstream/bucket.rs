@@ -104,7 +104,7 @@ impl Bucket {
     ) -> Result<Response<Pieces>, Cause> {
         let key = directory::key(&self.base_path, target)?;
         let status = match (self.ask(lane, &key, range).await?, self.forbidden) {
-            (Told::Given(response), _) => return Ok(response.map(Pieces::Http)),
+            (Told::Given(response), _) => return Ok(pieces::over_http(response)),
             (Told::HasNot, _) => StatusCode::NOT_FOUND,
             (Told::Denied, Some(_)) => StatusCode::FORBIDDEN,
             (Told::Denied, None) => {

@@ -10,16 +10,23 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::directory::Reading;
+use crate::trace::Asking;
 
 /// A body that is coming.
 #[derive(Debug)]
 pub(super) enum Pieces {
-    /// Over HTTP.
-    Http(Incoming),
+    /// Over HTTP, with what is recorded of it.
+    Http(Incoming, Option<Asking>),
     /// From a file.
     File(Reading),
     /// Nothing: all that mattered was the head.
     Nothing,
+}
+
+/// An answer over HTTP.
+pub(super) fn over_http(mut response: Response<Incoming>) -> Response<Pieces> {
+    let asking = response.extensions_mut().remove::<Asking>();
+    response.map(|incoming| Pieces::Http(incoming, asking))
 }
 
 /// An answer that is only a status.
@@ -39,7 +46,17 @@ impl Body for Pieces {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match self.get_mut() {
-            Self::Http(incoming) => Pin::new(incoming).poll_frame(context).map_err(Failure::from),
+            Self::Http(incoming, asking) => {
+                let polled = Pin::new(incoming).poll_frame(context);
+                if let (Some(asking), Poll::Ready(frame)) = (asking, &polled) {
+                    match frame {
+                        Some(Ok(frame)) => asking.add(frame.data_ref().map_or(0, Bytes::len)),
+                        Some(Err(_)) => asking.failed("cut"),
+                        None => asking.ended(),
+                    }
+                }
+                polled.map_err(Failure::from)
+            }
             Self::File(reading) => reading.poll_piece(context).map_ok(Frame::data).map_err(Failure::from),
             Self::Nothing => Poll::Ready(None),
         }

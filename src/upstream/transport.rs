@@ -7,6 +7,7 @@
 //!
 //! Out of scope: permits and deadlines (`client`), and what an answer means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,8 @@ use super::reach::{Limit, Reach};
 use super::stale::{self, Watch};
 use super::{tunnel, wire};
 use crate::metrics::UpstreamMetrics;
-use crate::{telemetry, trace, trail};
+use crate::trace::{self, Asking, TRACEPARENT};
+use crate::{telemetry, trail};
 
 /// Which connections a request takes at the configured address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Elsewhere(pub(super) String);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Transport {
+    /// The upstream's, for traces.
+    name: Arc<str>,
     base: Url,
     meta: Pool,
     bulk: Pool,
@@ -68,6 +72,7 @@ impl Transport {
     pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
         let (limit, ways) = (Limit::new(), Ways::new(options)?);
         Ok(Self {
+            name: options.display_name().into(),
             base: options.url.base(),
             meta: dial::pool(options, &ways, Purpose::Small)?,
             bulk: dial::pool(options, &ways, Purpose::Nars)?,
@@ -205,6 +210,7 @@ impl Transport {
     ) -> Result<Response<Incoming>, Cause> {
         let uri = uri.parse().map_err(|_| Cause::Internal("its address cannot be asked for"))?;
         let (via, proxy_authorization) = self.read_by(&uri).await;
+        let mut asking = Asking::begin(&self.name, &uri);
         let mut request = request(uri, range)?;
         request.headers_mut().extend(more.clone());
         if let Some(shown) = &proxy_authorization {
@@ -213,22 +219,25 @@ impl Transport {
         let (again, sent) = (request.clone(), Instant::now());
         self.metrics.requests.inc();
         self.again.asked();
-        let said = match self.exchange(pool, request).await {
+        let said = match self.exchange(pool, told_of(request, asking.as_ref())).await {
             // Once, and not over a connection that was made for it: who closes those has answered as well as it can.
             Err(error) if wire::closed_before_answer(&error) && self.asks_again(&error, sent) => {
                 self.metrics.resends.inc();
                 self.metrics.requests.inc();
-                self.exchange(pool, again).await
+                asking = asking.map(|died| died.again(&self.name, again.uri()));
+                self.exchange(pool, told_of(again, asking.as_ref())).await
             }
             said => said,
         };
         match said {
-            Ok(response) if wire::transfer_is_odd(response.headers()) => {
-                Err(Cause::Header("a Transfer-Encoding other than chunked"))
+            Ok(response) => {
+                let response = watched(response, asking);
+                if wire::transfer_is_odd(response.headers()) {
+                    return Err(Cause::Header("a Transfer-Encoding other than chunked"));
+                }
+                told_by(via, proxy_authorization.is_some(), response)
             }
-            Ok(response) => told_by(via, proxy_authorization.is_some(), response),
-            Err(error) if error.is_connect() => Err(Cause::Connection(telemetry::chain(&error))),
-            Err(error) => Err(Cause::Unanswered(telemetry::chain(&error))),
+            Err(error) => Err(unanswered(&error, asking.as_ref())),
         }
     }
 
@@ -259,10 +268,36 @@ fn request(uri: Uri, range: Option<&HeaderValue>) -> Result<Request<Empty<Bytes>
     if let Some(passed) = trail::header() {
         request = request.header(trail::CDN_LOOP, passed);
     }
-    if let Some(trace) = trace::header() {
-        request = request.header(trace::TRACEPARENT, trace);
-    }
     request.body(Empty::new()).map_err(|_| Cause::Internal("its address cannot be asked for"))
+}
+
+/// The request with the trace that it belongs to, as a part of which it may be recorded.
+fn told_of(mut request: Request<Empty<Bytes>>, asking: Option<&Asking>) -> Request<Empty<Bytes>> {
+    if let Some(trace) = asking.map_or_else(trace::header, Asking::header) {
+        request.headers_mut().insert(TRACEPARENT, trace);
+    }
+    request
+}
+
+/// The answer, with which goes what is recorded of it.
+fn watched(mut response: Response<Incoming>, asking: Option<Asking>) -> Response<Incoming> {
+    if let Some(asking) = asking {
+        asking.answered(response.status());
+        response.extensions_mut().insert(asking);
+    }
+    response
+}
+
+/// Why there is no answer.
+fn unanswered(error: &Error, asking: Option<&Asking>) -> Cause {
+    let (word, cause) = match error.is_connect() {
+        true => ("connection", Cause::Connection(telemetry::chain(error))),
+        false => ("unanswered", Cause::Unanswered(telemetry::chain(error))),
+    };
+    if let Some(asking) = asking {
+        asking.failed(word);
+    }
+    cause
 }
 
 /// The answer, unless it is of the proxy that read the request.

@@ -13,7 +13,7 @@ use super::bucket::Bucket;
 use super::directory::{Directory, Index};
 use super::error::Cause;
 use super::options::Options;
-use super::pieces::Pieces;
+use super::pieces::{self, Pieces};
 use super::transport::{Lane, Transport};
 use super::url::Place;
 use crate::metrics::UpstreamMetrics;
@@ -79,7 +79,7 @@ impl Way {
         range: Option<&HeaderValue>,
     ) -> Result<Response<Pieces>, Cause> {
         match self {
-            Self::Http(transport) => Ok(transport.get(lane, target, range).await?.map(Pieces::Http)),
+            Self::Http(transport) => Ok(pieces::over_http(transport.get(lane, target, range).await?)),
             Self::Bucket(bucket) => bucket.get(lane, target, range).await,
             Self::Directory(directory) => directory.get(target, range).await,
         }

@@ -5,11 +5,11 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::super::Service;
 use super::super::testing::{
     CERTIFICATE, Fake, NAR_PATH, SOON, Server, exchange, get, handshake, handshake_over, http1, http2, http2_over, log,
     nar, nar_from, noise, soon, tcp, text,
 };
+use super::super::{Book, Service};
 use super::*;
 use crate::metrics::{ConnectionEnd, Metrics, Outcome, ResponseEnd, Route};
 
@@ -106,7 +106,8 @@ async fn a_unix_socket_is_made_for_all_and_removed_at_the_stop() {
 
     let drain = CancellationToken::new();
     let metrics = Metrics::default().edge;
-    let service = Arc::new(Service::new(Fake(|_| text("hello\n")), metrics.clone(), Challenges::default(), &log()));
+    let service =
+        Arc::new(Service::new(Fake(|_| text("hello\n")), Challenges::default(), Book::new(metrics.clone(), log())));
     let serving = tokio::spawn(listeners.serve(service, metrics, FEW, stop(&drain)));
     let mut client = UnixStream::connect(&path).await.unwrap();
     client.write_all(GET_INFO.as_bytes()).await.unwrap();
@@ -317,7 +318,7 @@ async fn a_new_certificate_is_for_the_next_handshake() {
     let address = tcp(&listeners.addresses()[0]);
     let drain = CancellationToken::new();
     let metrics = Metrics::default().edge;
-    let service = Arc::new(Service::new(Fake(|_| text("")), metrics.clone(), Challenges::default(), &log()));
+    let service = Arc::new(Service::new(Fake(|_| text("")), Challenges::default(), Book::new(metrics.clone(), log())));
     let serving = tokio::spawn(listeners.serve(service, metrics, FEW, stop(&drain)));
     let connect = async || {
         let stream = TcpStream::connect(address).await.unwrap();

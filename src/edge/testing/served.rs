@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::connection::{self, Shared};
-use super::super::{Answers, Clients, Entrance, Limits, Peer, Service};
+use super::super::{Answers, Book, Clients, Entrance, Limits, Peer, Service};
 use super::{CERTIFICATE, Fake, NAR_PATH, log};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::options::Table as _;
@@ -129,7 +129,7 @@ impl Served {
         let metrics = Metrics::default().edge;
         let limits = Limits::from_toml(limits).expect(limits);
         let clients = Clients::new(&limits, limits.bounds(0), metrics.limits.clone());
-        let service = Service::new(answers, metrics.clone(), Challenges::default(), &log());
+        let service = Service::new(answers, Challenges::default(), Book::new(metrics.clone(), log()));
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
             handler: Arc::new(service.limited_by(clients)),
