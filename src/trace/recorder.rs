@@ -59,7 +59,7 @@ mod queue {
                 return;
             }
             waiting.push_back(span);
-            let is_worth_a_wake = waiting.len() % WORTH_A_WAKE == 0;
+            let is_worth_a_wake = waiting.len().is_multiple_of(WORTH_A_WAKE);
             drop(waiting);
             if is_worth_a_wake {
                 self.0.many.notify_one();

@@ -34,6 +34,7 @@ mod narinfo;
 mod nix_client;
 mod nix_serve_quirks;
 mod old_urls;
+mod otlp;
 mod outage;
 mod overload;
 mod pages;

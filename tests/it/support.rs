@@ -14,6 +14,8 @@ pub mod authority;
 pub mod browser;
 pub mod cache;
 pub mod client;
+#[cfg(feature = "otlp")]
+pub mod collector;
 pub mod door;
 pub mod fixture;
 pub mod frames;

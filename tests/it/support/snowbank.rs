@@ -112,6 +112,12 @@ pub enum Count {
     Panics,
     /// 1 while the disk tier is in use.
     DiskUp,
+    /// Spans that the collector of traces took.
+    #[cfg(feature = "otlp")]
+    SpansSent,
+    /// Spans that it did not get.
+    #[cfg(feature = "otlp")]
+    SpansDropped,
 }
 
 impl Count {
@@ -137,6 +143,10 @@ impl Count {
             Self::Coalesced => "snowbank_proxy_coalesced_total",
             Self::Waiting => "snowbank_proxy_waiting",
             Self::Panics => "snowbank_edge_panics_total",
+            #[cfg(feature = "otlp")]
+            Self::SpansSent => "snowbank_trace_sent_total",
+            #[cfg(feature = "otlp")]
+            Self::SpansDropped => "snowbank_trace_dropped_total",
         }
     }
 
