@@ -82,7 +82,7 @@ disk = 200
             "FILE: upstream[1].connect_timeout = \"5\": expected a time such as \"2 s\", \"500 ms\" or \"30 days\"",
             "FILE: cache.fills = -1: expected a whole number, 0 or more",
             "FILE: log.format = \"xml\": expected \"text\" or \"json\"",
-            "FILE: log.colour: no such option; the options here are level, format, access, sample_hits, traceparent, server_timing",
+            "FILE: log.colour: no such option; the options here are level, format, access, sample_hits, traceparent, server_timing, otlp, otlp_share",
             "FILE: lisen: no such option; did you mean `listen`?",
         ]
     );

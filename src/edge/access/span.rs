@@ -36,6 +36,13 @@ impl Entry {
         }
     }
 
+    /// What is asked for. Where an upstream's URLs have a query, that may be what lets in.
+    fn path(&self) -> Option<String> {
+        let mut path = format!("/{}", Shortened(self.key.as_ref()?));
+        path.truncate(path.find('?').unwrap_or(path.len()));
+        Some(path)
+    }
+
     fn attributes(&self, outcome: Outcome, status: u16) -> Vec<(&'static str, Value)> {
         let method = if self.method == "other" { "_OTHER" } else { self.method };
         let mut attributes = Vec::with_capacity(10);
@@ -47,11 +54,10 @@ impl Entry {
             ("snowbank.outcome", Value::Word(outcome.text())),
             ("snowbank.ended", Value::Word(self.end.text())),
         ]);
-        let path = self.key.as_ref().map(|key| Value::Text(format!("/{}", Shortened(key))));
         let tier = self.provenance.tier().map(|tier| Value::Word(Place::text(tier)));
         let first_byte = self.first_byte.map(|time| Value::Seconds(time.as_secs_f64()));
         let more = [
-            ("url.path", path),
+            ("url.path", self.path().map(Value::Text)),
             ("snowbank.upstream", self.provenance.upstream().map(Value::Name)),
             ("snowbank.tier", tier),
             ("snowbank.first_byte", first_byte),

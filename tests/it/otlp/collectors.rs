@@ -177,7 +177,7 @@ async fn a_collector_behind_tls_is_trusted_as_the_system_does() {
     snowbank.http().get(&object.narinfo_target()).await.expect(200);
     collector.wait_for(2).await;
 
-    let distrusting = setup.start();
+    let distrusting = start(&collector.options());
     ask(&distrusting, 1).await;
     dropped(&distrusting, 1).await;
     assert_eq!(collector.spans().len(), 2, "nothing is sent to who cannot show a certificate");

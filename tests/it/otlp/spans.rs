@@ -59,7 +59,7 @@ async fn a_miss_is_a_span_with_one_for_its_upstream_below_it_and_a_hit_is_one_al
 
     client.get_with(&target, &[("traceparent", &traceparent(true))]).await.expect(200);
     let spans = collector.wait_for(3).await;
-    assert_eq!(told(&spans[2]), "narinfo hit 200 one memory complete");
+    assert_eq!(told(&spans[2]), "narinfo hit 200 - memory complete");
     assert!(spans[2].parent == PARENT && spans[2].id != miss.id);
 }
 
