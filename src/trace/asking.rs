@@ -51,7 +51,7 @@ impl Asking {
         let attributes = vec![
             ("http.request.method", Value::Word("GET")),
             ("url.scheme", Value::Word(if https { "https" } else { "http" })),
-            ("server.address", Value::Text(uri.host().unwrap_or_default().to_owned())),
+            ("server.address", Value::Text(uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned())),
             ("server.port", Value::Count(port.into())),
             ("snowbank.upstream", Value::Name(Arc::clone(upstream))),
         ];

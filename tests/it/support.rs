@@ -24,6 +24,8 @@ pub mod mutator;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;
+#[cfg(feature = "otlp")]
+pub mod otelcol;
 pub mod pebble;
 pub mod prometheus;
 pub mod proxies;

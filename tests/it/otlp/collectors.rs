@@ -3,6 +3,7 @@
 use crate::support::cache::{Key, Object};
 use crate::support::collector::{Collector, PATH};
 use crate::support::origin::{Gate, Origin, Reply};
+use crate::support::otelcol::Otelcol;
 use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::trust::eventually;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
@@ -181,4 +182,26 @@ async fn a_collector_behind_tls_is_trusted_as_the_system_does() {
     ask(&distrusting, 1).await;
     dropped(&distrusting, 1).await;
     assert_eq!(collector.spans().len(), 2, "nothing is sent to who cannot show a certificate");
+}
+
+#[tokio::test]
+async fn the_real_collector_understands_every_span() {
+    let Some(collector) = Otelcol::start() else { return };
+    let snowbank = start(&format!("otlp = {:?}\n", collector.url()));
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    snowbank.http().get_with(INFO, &[("traceparent", parent)]).await.expect(200);
+    eventually("it takes them", async || snowbank.counter(Count::SpansSent) == 1).await;
+    let printed = collector.wait_for("snowbank.first_byte");
+    for line in [
+        "service.name: Str(snowbank)",
+        "Trace ID       : 4bf92f3577b34da6a3ce929d0e0e4736",
+        "Parent ID      : 00f067aa0ba902b7",
+        "Name           : cache-info",
+        "Kind           : Server",
+        "http.response.status_code: Int(200)",
+        "snowbank.outcome: Str(local)",
+        "url.path: Str(/nix-cache-info)",
+    ] {
+        assert!(printed.contains(line), "no {line:?} in\n{printed}");
+    }
 }
