@@ -250,7 +250,8 @@ impl App {
         self.proxy.bound_waiting(self.config.limits.waiting());
         let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
         let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
-        let book = Book::new(self.metrics.edge.clone(), self.config.log.clone()).recorded_by(recorder);
+        let book = Book::new(self.metrics.edge.clone(), self.config.log.clone());
+        let book = book.logged_by(log.access()).recorded_by(recorder);
         let service = Service::new(self.proxy.clone(), challenges, book);
         let handler = Arc::new(service.limited_by(limits.clone()));
         let clients = tokio::spawn(self.listeners.serve(handler, self.metrics.edge.clone(), bounds, stop.clone()));

@@ -4,12 +4,12 @@
 //! lost without a word, since there is nowhere left to say it. Nor must one that nobody reads: its lines wait in a queue with
 //! a bound, and are dropped and counted there. Panics are told the same way.
 //!
-//! The access log is one event per request with the target [`ACCESS`], so that it is switched by itself.
+//! The access log is a line for each request, which goes past `tracing` ([`AccessLog`]) and is switched by itself.
 //!
 //! Out of scope: metrics (see `metrics`), and the sending of traces (`otlp`), whose options stand here.
 
+mod access;
 mod collector;
-mod line;
 mod queue;
 mod recent;
 mod share;
@@ -22,14 +22,11 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
+pub use self::access::{AccessLog, Field, Line};
 pub use self::collector::Collector;
-use self::line::Lines;
 use self::queue::Queue;
 pub use self::recent::{Recent, Told};
 pub use self::share::Share;
-
-/// The target of the access log's events.
-pub const ACCESS: &str = "access";
 
 crate::choice! {
     /// How a log line is written.
@@ -110,9 +107,15 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub struct Log {
     queue: Queue,
     recent: Recent,
+    access: Option<AccessLog>,
 }
 
 impl Log {
+    /// Where the lines of requests go, unless they are switched off.
+    pub fn access(&self) -> Option<AccessLog> {
+        self.access.clone()
+    }
+
     /// Counts the lines that are dropped from now on.
     pub fn count_dropped_in(&self, counter: IntCounter) {
         self.queue.count_in(counter);
@@ -159,19 +162,15 @@ pub fn init(options: &Options) -> Result<Log, InitError> {
         // It would report lines it cannot write with `eprintln!`, which panics when stderr itself cannot be written.
         .log_internal_errors(false);
     match options.format {
-        Format::Text => {
-            let lines = lines.with_ansi(colour).map_event_format(|rest| Lines { json: false, rest });
-            lines.finish().with(recent.clone()).try_init()
-        }
-        Format::Json => {
-            let lines = lines.json().flatten_event(true);
-            lines.map_event_format(|rest| Lines { json: true, rest }).finish().with(recent.clone()).try_init()
-        }
+        Format::Text => lines.with_ansi(colour).finish().with(recent.clone()).try_init(),
+        Format::Json => lines.json().flatten_event(true).finish().with(recent.clone()).try_init(),
     }
     .map_err(|_| InitError::Started)?;
     // The usual one writes to stderr itself, and would wait there for ever.
     std::panic::set_hook(Box::new(tell_of_panic));
-    Ok(Log { queue, recent })
+    let json = options.format == Format::Json;
+    let access = options.access.then(|| AccessLog { queue: queue.clone(), json });
+    Ok(Log { queue, recent, access })
 }
 
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
@@ -183,11 +182,10 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
 }
 
 fn filter(options: &Options) -> EnvFilter {
-    let access = if options.access { "info" } else { "off" };
     // Every level was parsed when it was read, so nothing is left out here.
     // foyer tells of its opening and closing at `info`, and of each damaged entry with a backtrace at `warn`; the store counts
     // those, and they are fetched again. A list may say otherwise.
-    EnvFilter::new(format!("foyer=error,{},{ACCESS}={access}", options.level))
+    EnvFilter::new(format!("foyer=error,{}", options.level))
 }
 
 /// An error and its causes on one line.
@@ -235,20 +233,18 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("a debug line");
             tracing::info!("an info line");
-            tracing::info!(target: ACCESS, "an access line");
         });
         let bytes = lines.0.lock().unwrap().clone();
-        let found = ["debug line", "info line", "access line"];
+        let found = ["debug line", "info line"];
         let text = String::from_utf8(bytes).unwrap();
         found.into_iter().filter(|f| text.contains(f)).collect::<Vec<_>>().join(", ")
     }
 
     #[test]
-    fn the_level_and_the_access_log_are_set_apart() {
-        assert_eq!(written(""), "info line, access line");
-        assert_eq!(written("access = false"), "info line");
-        assert_eq!(written("level = 'warn'"), "access line");
-        assert_eq!(written("level = 'warn,snowbank::telemetry=debug'\naccess = false"), "debug line, info line");
+    fn the_level_decides() {
+        assert_eq!(written(""), "info line");
+        assert_eq!(written("level = 'warn'"), "");
+        assert_eq!(written("level = 'warn,snowbank::telemetry=debug'"), "debug line, info line");
     }
 
     #[test]

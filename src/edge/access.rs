@@ -1,4 +1,4 @@
-//! The access log: one event for each request, written when its response has ended, and the counters beside it.
+//! The access log: one line for each request, written when its response has ended, and the counters beside it.
 //!
 //! What stands in a line was parsed or made here; no byte of a request that was not understood gets there (R25). A secret that a
 //! client shows (R16) is told by its name.
@@ -18,13 +18,14 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tracing::field::display;
 
-use super::address::{ClientAddress, Peer};
+use super::address::Peer;
 use super::body::BodyError;
 use super::route::Route;
+use crate::field;
 use crate::metrics::{EdgeMetrics, Label as _, Outcome, ResponseEnd, Route as Label};
-use crate::proxy::answer::{Place, Provenance};
+use crate::proxy::answer::Provenance;
 use crate::proxy::request::Request;
-use crate::telemetry::{self, ACCESS};
+use crate::telemetry::{self, AccessLog};
 use crate::trace::{Recorder, Trace};
 
 /// nginx's word for a request whose client left before there was an answer.
@@ -37,14 +38,21 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub struct Book {
     metrics: EdgeMetrics,
     options: telemetry::Options,
+    /// Where lines go, if anywhere.
+    log: Option<AccessLog>,
     /// Where traces go, if anywhere.
     recorder: Option<Recorder>,
 }
 
 impl Book {
-    /// Counts in these metrics, and writes lines by these options.
+    /// Counts in these metrics, by these options.
     pub fn new(metrics: EdgeMetrics, options: telemetry::Options) -> Self {
-        Self { metrics, options, recorder: None }
+        Self { metrics, options, log: None, recorder: None }
+    }
+
+    /// The same; lines go there, if anywhere.
+    pub fn logged_by(self, log: Option<AccessLog>) -> Self {
+        Self { log, ..self }
     }
 
     /// The same; traces go there, if anywhere.
@@ -60,7 +68,7 @@ impl Book {
 }
 
 /// A request, from its head to the end of its response. Whatever becomes of it, dropping the entry counts it and writes
-/// its event: there are as many as there were requests.
+/// its line: there are as many as there were requests.
 #[derive(Debug)]
 pub struct Entry {
     book: Arc<Book>,
@@ -98,8 +106,7 @@ pub enum Name {
 impl Entry {
     /// A request whose head is there.
     pub fn begin(book: &Arc<Book>, method: &Method, headers: &HeaderMap, peer: &Peer) -> Self {
-        let line =
-            tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| Line { client: peer.address, name: None });
+        let line = book.log.is_some().then_some(Line { client: peer.address, name: None });
         Self {
             begun: Instant::now(),
             trace: book.trace(headers),
@@ -185,24 +192,24 @@ impl Entry {
             && !self.book.options.sample_hits.takes(self.trace.span.get())
     }
 
-    fn write(&self, line: &Line, outcome: Outcome, status: u16, total: Duration) {
-        tracing::info!(
-            target: ACCESS,
-            client = %ClientAddress(line.client),
-            name = line.name.as_ref().map(display),
-            method = self.method,
-            route = self.route.text(),
-            path = self.key.as_ref().map(Shortened).map(display),
-            outcome = outcome.text(),
-            status,
-            upstream = self.provenance.upstream().as_deref(),
-            tier = self.provenance.tier().map(Place::text),
-            bytes = self.bytes,
-            first_byte = seconds(self.first_byte.unwrap_or(total)),
-            total = seconds(total),
-            ended = self.end.text(),
-            trace = self.trace.id_text(&mut [0; 32]),
-        );
+    fn write(&self, about: &Line, outcome: Outcome, status: u16, total: Duration) {
+        let Some(log) = &self.book.log else { return };
+        log.write(|line| {
+            line.address(field!("client"), about.client);
+            about.name.iter().for_each(|name| line.text(field!("name"), name));
+            line.word(field!("method"), self.method);
+            line.word(field!("route"), self.route.text());
+            self.key.iter().for_each(|key| line.text(field!("path"), &Shortened(key)));
+            line.word(field!("outcome"), outcome.text());
+            line.number(field!("status"), status.into());
+            self.provenance.upstream().iter().for_each(|upstream| line.text(field!("upstream"), upstream));
+            self.provenance.tier().iter().for_each(|tier| line.word(field!("tier"), tier.text()));
+            line.number(field!("bytes"), self.bytes);
+            line.time(field!("first_byte"), self.first_byte.unwrap_or(total));
+            line.time(field!("total"), total);
+            line.word(field!("ended"), self.end.text());
+            line.word(field!("trace"), self.trace.id_text(&mut [0; 32]));
+        });
     }
 }
 
@@ -213,14 +220,12 @@ impl Drop for Entry {
             None if std::thread::panicking() => (Outcome::Internal, StatusCode::INTERNAL_SERVER_ERROR.as_u16()),
             None => (Outcome::Abandoned, CLIENT_CLOSED_REQUEST),
         };
+        let total = self.begun.elapsed();
         let metrics = &self.book.metrics;
         metrics.requests.of(self.route, outcome).inc();
         metrics.responses.of(self.end).inc();
         metrics.response_bytes.of(self.route, outcome).inc_by(self.bytes);
-        metrics
-            .first_byte
-            .of(self.route, outcome)
-            .observe(self.first_byte.unwrap_or_else(|| self.begun.elapsed()).as_secs_f64());
+        metrics.first_byte.of(self.route, outcome).observe(self.first_byte.unwrap_or(total).as_secs_f64());
         if outcome == Outcome::Hit
             && let Some(place) = self.provenance.tier()
         {
@@ -230,14 +235,9 @@ impl Drop for Entry {
         if let Some(line) = &self.line
             && !self.is_left_out(outcome)
         {
-            self.write(line, outcome, status, self.begun.elapsed());
+            self.write(line, outcome, status, total);
         }
     }
-}
-
-/// Seconds, to the microsecond.
-fn seconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e6
 }
 
 /// A method as it is told: one that nobody knows is a client's text.

@@ -12,10 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
-
-use super::ACCESS;
 
 /// Bytes that may wait; as many again may be in the hands of the thread that writes.
 const MOST: usize = 1 << 20;
@@ -23,7 +20,7 @@ const MOST: usize = 1 << 20;
 /// How long lines wait that are in no hurry.
 const PAUSE: Duration = Duration::from_millis(20);
 /// So many bytes of them wait no longer.
-const BATCH: usize = 64 << 10;
+const BATCH: usize = 256 << 10;
 
 /// Where lines are put, one for each write. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +99,7 @@ impl Queue {
     }
 
     /// Takes a line, or drops it as a whole.
-    fn take(&self, line: &[u8], is_urgent: bool) {
+    pub(super) fn take(&self, line: &[u8], is_urgent: bool) {
         let mut state = self.state();
         let before = state.waiting.len();
         if before + line.len() > MOST {
@@ -131,24 +128,17 @@ impl<'a> MakeWriter<'a> for Queue {
     type Writer = Hand<'a>;
 
     fn make_writer(&'a self) -> Hand<'a> {
-        Hand { queue: self, is_urgent: true }
-    }
-
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Hand<'a> {
-        Hand { queue: self, is_urgent: metadata.target() != ACCESS }
+        Hand(self)
     }
 }
 
-/// Puts one line into the queue.
+/// Puts one line into the queue, in a hurry.
 #[derive(Debug)]
-pub(super) struct Hand<'a> {
-    queue: &'a Queue,
-    is_urgent: bool,
-}
+pub(super) struct Hand<'a>(&'a Queue);
 
 impl Write for Hand<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.take(line, self.is_urgent);
+        self.0.take(line, true);
         Ok(line.len())
     }
 
