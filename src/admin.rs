@@ -63,7 +63,7 @@ impl fmt::Display for Address {
 impl Options {
     /// Whether only programs on this machine reach it.
     pub fn is_loopback(&self) -> bool {
-        matches!(self.address, Some(Address::Tcp(address)) if address.ip().is_loopback())
+        matches!(self.address, Some(Address::Tcp(address)) if address.ip().to_canonical().is_loopback())
     }
 
     /// Where a command asks the server that runs with these options.

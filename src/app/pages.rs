@@ -170,13 +170,14 @@ fn refusal(request: &Request<Incoming>) -> Option<Response<Body>> {
 
 /// Whether the request is for an address of this machine, and not for a name that somebody else gave it.
 fn is_for_this_machine(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let authority = request.uri().authority().or(host.as_ref());
-    authority.is_none_or(|authority| {
+    let is_ours = |authority: &Authority| {
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
         bare.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost")
-    })
+    };
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    request.uri().authority().is_none_or(is_ours)
+        && hosts.all(|host| Authority::try_from(host.as_bytes()).is_ok_and(|host| is_ours(&host)))
 }
 
 impl edge::Handler for Pages {

@@ -33,20 +33,22 @@ impl Origin {
     }
 
     /// Reads and checks it once more, while a server runs that was started with `runs`. Nobody is there who would be waited
-    /// for, so that only a regular file is read. One that says nothing is taken for a file whose writer was interrupted, or
-    /// found the disk full, and not for a wish to have the defaults, unless these are what runs.
+    /// for, so that only a regular file is read. One that names no upstream any more is taken for a file whose writer was
+    /// interrupted, or found the disk full, and not for a wish to have the default, unless that is what runs.
     ///
     /// # Errors
     /// As of [`Origin::load`].
     pub fn load_again(&self, runs: &Config) -> Result<Config, Mistakes> {
         let Some(path) = self.file.as_deref() else { return self.load() };
         let text = file::read_text(path, LONGEST).map(|(_, mut text)| std::mem::take(&mut *text));
-        let says_nothing = text.as_ref().is_ok_and(|text| text.parse().is_ok_and(|read: toml::Table| read.is_empty()));
+        let upstreams = |text: &String| text.parse().map(|read: toml::Table| read.contains_key("upstream"));
+        let names_none = self.flags.upstream.is_empty() && matches!(text.as_ref().map(upstreams), Ok(Ok(false)));
         let config = Config::load_text(Some((path, text)), &self.flags, &self.environment)?;
-        if says_nothing && config != *runs {
+        if names_none && config.upstream != runs.upstream {
             let mut mistakes = Mistakes::default();
-            mistakes
-                .say(&path.display().to_string(), "it is empty: restart the server if the defaults are what you want");
+            let text = "it has no [[upstream]] any more: was it written whole? Restart the server if the default, \
+                        https://cache.nixos.org, is what you want";
+            mistakes.say(&path.display().to_string(), text);
             return Err(mistakes);
         }
         Ok(config)

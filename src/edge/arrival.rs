@@ -124,6 +124,17 @@ mod tests {
         assert!(counted(b"").await.is_ok());
     }
 
+    #[tokio::test]
+    async fn who_is_exempt_takes_no_places_of_its_neighbours() {
+        let clients = clients("[client]\nconnections = 1\nexempt = ['2001:db8::1']");
+        let arrive = |address| arrives(&clients, peer(Some(address), Listener::default()), b"");
+        let exempt = [arrive("[2001:db8::1]:1").await.unwrap(), arrive("[2001:db8::1]:2").await.unwrap()];
+        let neighbour = arrive("[2001:db8::2]:1").await.expect("its own");
+        assert_eq!(arrive("[2001:db8::2]:2").await.err(), Some(ConnectionEnd::Limited));
+        assert!(arrive("[2001:db8::1]:3").await.is_ok());
+        drop((exempt, neighbour));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_no_header() {
         let (clients, drain) = (clients(""), CancellationToken::new());

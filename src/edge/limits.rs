@@ -73,6 +73,8 @@ pub struct Clients(Arc<Shared>);
 struct Shared {
     in_force: ArcSwap<InForce>,
     places: Arc<Places>,
+    /// Of those that are exempt: in a network they may have neighbours who are not.
+    exempt_places: Arc<Places>,
     crowd: Arc<Crowd>,
     /// Bounds of all clients together, from the start on.
     of_all: Bounds,
@@ -126,9 +128,9 @@ impl Clients {
     pub fn new(limits: &Limits, of_all: Bounds, metrics: LimitMetrics) -> Self {
         let in_force = ArcSwap::from_pointee(InForce::new(limits, None, &metrics));
         let told = LimitReached::ALL.iter().map(|_| Seldom::new()).collect();
-        let (places, hasher) = (Arc::default(), RandomState::new());
+        let (places, exempt_places, hasher) = (Arc::default(), Arc::default(), RandomState::new());
         let crowd = Arc::new(Crowd::new(limits.requests, metrics.in_flight.clone(), metrics.most_in_flight.clone()));
-        Self(Arc::new(Shared { in_force, places, crowd, of_all, metrics, told, hasher }))
+        Self(Arc::new(Shared { in_force, places, exempt_places, crowd, of_all, metrics, told, hasher }))
     }
 
     /// Puts other limits in force; those that are the same go on with what clients have used.
@@ -225,7 +227,7 @@ impl Clients {
 
     /// A place for a new connection of one that is exempt, who has as many as there are. (What it abandons is counted still.)
     pub fn welcome(&self, client: Client) -> Option<Seat> {
-        self.0.places.take(client, usize::MAX, Semaphore::MAX_PERMITS)
+        self.0.exempt_places.take(client, usize::MAX, Semaphore::MAX_PERMITS)
     }
 
     fn refuse(&self, client: Client, limit: LimitReached) {

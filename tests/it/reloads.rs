@@ -161,7 +161,7 @@ async fn twenty_broken_files_change_nothing_and_are_told() {
     assert_eq!(status, 200);
 }
 
-/// A file that was cut to nothing must not make cache.nixos.org the upstream of a private cache, and one that blocks who
+/// A file that was cut must not make cache.nixos.org the upstream of a private cache, and one that blocks who
 /// reads it must not block the reloads after it, nor the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_takes_no_empty_file_and_waits_for_no_pipe() {
@@ -172,8 +172,11 @@ async fn a_reload_takes_no_empty_file_and_waits_for_no_pipe() {
         assert!(status == 422 && text.contains(told), "{told}: {status} {text}");
         assert_eq!(priority(&snowbank.http()).await, 77, "{told}");
     };
-    refused(String::new(), "snowbank.toml: it is empty").await;
-    refused("\n# nothing but words\n".to_owned(), "snowbank.toml: it is empty").await;
+    let none = "snowbank.toml: it has no [[upstream]] any more";
+    refused(String::new(), none).await;
+    refused("\n# nothing but words\n".to_owned(), none).await;
+    let config = setup.config();
+    refused(config[..config.find("[[upstream]]").expect("one")].to_owned(), none).await;
     refused("# long\n".repeat(1 << 18), "it has more than 1048576 bytes").await;
     let file = setup.home().join("snowbank.toml");
     for kind in ["pipe", "directory"] {

@@ -82,7 +82,17 @@ fn on_loopback_operators_ask_for_an_address_and_not_for_a_name() {
     for host in ["127.0.0.1:9090", "[::1]:9090", "localhost", "LOCALHOST:1", "snowbank.localhost.", "10.0.0.1"] {
         assert_eq!(snowbank.operator_at(host, "GET", "/status", "").0, 200, "{host}");
     }
-    for host in ["rebound.example.org:9090", "localhost.example.org", "127.0.0.1.example.org", "notlocalhost", "a"] {
+    for host in [
+        "rebound.example.org:9090",
+        "localhost.example.org",
+        "127.0.0.1.example.org",
+        "notlocalhost",
+        "a",
+        "a_b@",
+        "a b",
+        "",
+        "localhost:x",
+    ] {
         for (method, path) in [("GET", "/status"), ("GET", "/metrics"), ("GET", "/"), ("POST", "/reload")] {
             let (status, text) = snowbank.operator_at(host, method, path, "");
             assert!(status == 403 && text.contains("[admin] is on loopback"), "{host} {path}: {status} {text}");
