@@ -40,10 +40,13 @@ pub async fn arrive(
             }
         }
     }
-    let Some((clients, address)) = clients.zip(counted(&peer)) else { return Ok((peer, None)) };
-    let client = Client::at(Some(address));
-    let seat = if clients.exempt(Some(address)) { clients.welcome(client) } else { clients.arrive(client) };
-    Ok((peer, Some(seat.ok_or(ConnectionEnd::Limited)?)))
+    match clients.zip(counted(&peer)) {
+        Some((clients, address)) if !clients.exempt(Some(address)) => {
+            let seat = clients.arrive(Client::at(Some(address))).ok_or(ConnectionEnd::Limited)?;
+            Ok((peer, Some(seat)))
+        }
+        _ => Ok((peer, None)),
+    }
 }
 
 /// Whose connection it is, where those are counted. Behind a peer that tells of each request whose it is are many clients, and

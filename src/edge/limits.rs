@@ -37,7 +37,6 @@ use governor::clock::{Clock, ReasonablyRealtime};
 use governor::middleware::NoOpMiddleware;
 use governor::{Quota, RateLimiter};
 use http::StatusCode;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -73,8 +72,6 @@ pub struct Clients(Arc<Shared>);
 struct Shared {
     in_force: ArcSwap<InForce>,
     places: Arc<Places>,
-    /// Of those that are exempt: in a network they may have neighbours who are not.
-    exempt_places: Arc<Places>,
     crowd: Arc<Crowd>,
     /// Bounds of all clients together, from the start on.
     of_all: Bounds,
@@ -128,9 +125,9 @@ impl Clients {
     pub fn new(limits: &Limits, of_all: Bounds, metrics: LimitMetrics) -> Self {
         let in_force = ArcSwap::from_pointee(InForce::new(limits, None, &metrics));
         let told = LimitReached::ALL.iter().map(|_| Seldom::new()).collect();
-        let (places, exempt_places, hasher) = (Arc::default(), Arc::default(), RandomState::new());
+        let (places, hasher) = (Arc::default(), RandomState::new());
         let crowd = Arc::new(Crowd::new(limits.requests, metrics.in_flight.clone(), metrics.most_in_flight.clone()));
-        Self(Arc::new(Shared { in_force, places, exempt_places, crowd, of_all, metrics, told, hasher }))
+        Self(Arc::new(Shared { in_force, places, crowd, of_all, metrics, told, hasher }))
     }
 
     /// Puts other limits in force; those that are the same go on with what clients have used.
@@ -223,11 +220,6 @@ impl Clients {
             self.refuse(client, LimitReached::OpenConnections);
         }
         seat
-    }
-
-    /// A place for a new connection of one that is exempt, who has as many as there are. (What it abandons is counted still.)
-    pub fn welcome(&self, client: Client) -> Option<Seat> {
-        self.0.exempt_places.take(client, usize::MAX, Semaphore::MAX_PERMITS)
     }
 
     fn refuse(&self, client: Client, limit: LimitReached) {

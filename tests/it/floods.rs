@@ -103,7 +103,9 @@ async fn rapid_resets_are_stopped() {
     origin.serve(&asked.narinfo_target(), Reply::bytes(asked.narinfo(&[&key])).gate_before_head(&gate));
     // So that each is waiting still when it is reset.
     let lines = format!("public_keys = [{:?}]\nnarinfo_timeout = \"60 s\"", key.public());
-    let snowbank = Setup::new().upstream_with(&origin.url(), &lines).start();
+    // As a client from elsewhere; this machine has no limits of its own.
+    let limits = "[limits.client]\nexempt = []\n";
+    let snowbank = Setup::new().upstream_with(&origin.url(), &lines).also(limits).start();
     let path = honest.narinfo_target();
     snowbank.http().get(&path).await.expect(200);
     let alone = percentiles(&snowbank.http(), &path, &AtomicBool::new(false)).await;
