@@ -7,6 +7,10 @@
 //! A file system may take as long as it likes, above all one over a network. So each step runs on a thread that may block,
 //! of which a directory has [`THREADS`]: whoever waits for one gives up within the budgets of any other upstream, and what
 //! hangs takes no more threads than these.
+//!
+//! A library is written to as well (`write`).
+
+mod write;
 
 use std::fs::{File, Metadata};
 use std::future::Future;
@@ -24,6 +28,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, stat
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
+pub(super) use self::write::Growing;
 use super::error::Cause;
 use super::options::Options;
 use super::pieces::{self, Pieces};
