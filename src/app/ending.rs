@@ -52,7 +52,8 @@ impl Ending {
         // A disk or an upstream that hangs must not hold up the end. A disk that is still being opened may: what was put
         // meanwhile is written to it.
         let background = async {
-            self.proxy.stop().await;
+            // What is whole by now may still be written; what is being fetched for nobody is broken off.
+            tokio::join!(self.proxy.finish_library(FINISH - FINISH / 10), self.proxy.stop());
             for task in self.background {
                 let _ = task.await;
             }

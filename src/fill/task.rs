@@ -52,7 +52,9 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
             fill.verified(Arc::clone(&manifest));
             fills.inner.store.keep_body(Arc::clone(&manifest)).await;
             partial::forget(&fills, &fill);
-            fills.prove_later(manifest, &plan, source);
+            if !fills.prove_later(manifest, &plan, source.clone()) {
+                plan.judge.whole(&source, &plan);
+            }
         }
         Err(broken) => {
             // Otherwise it has been decided already whether what came is worth it.

@@ -292,6 +292,7 @@ struct Verdicts {
 impl Judge for Verdicts {
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            self.lacks(source, plan);
             let (Some(refusal), upstream) = (broken.refusal, &source.upstream) else { return };
             let Some(claim) = &plan.claim else {
                 // Only who asked said that what is there has this hash: nobody was caught at anything.
@@ -322,6 +323,16 @@ impl Judge for Verdicts {
                 store.remove_entry(&narinfo_key(hash));
             }
         })
+    }
+
+    fn lacks(&self, source: &Source, plan: &Plan) {
+        if let Some(claim) = &plan.claim {
+            self.pipeline.doubt_in_library(&source.upstream, claim.hash);
+        }
+    }
+
+    fn whole(&self, source: &Source, plan: &Plan) {
+        self.pipeline.offer_whole(source, plan);
     }
 }
 

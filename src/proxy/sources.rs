@@ -144,7 +144,8 @@ impl Pipeline {
             return Err(Nowhere::not_found(text));
         }
         let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
-        let upstreams = self.policy.upstreams.iter();
+        // In the library the names of NARs begin with the path.
+        let upstreams = self.policy.caches();
         let sources =
             upstreams.filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
         let Meant { digest, compression, .. } = meant;

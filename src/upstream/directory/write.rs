@@ -6,9 +6,9 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, mkdirat, openat, renameat, statat, unlinkat};
@@ -16,13 +16,14 @@ use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use super::{Directory, blocking};
+use crate::clock::UnixSeconds;
 use crate::upstream::error::Cause;
 use crate::upstream::put::Put;
 
 /// Where files grow.
 const GROWING: &str = ".snowbank";
-/// When a file there is nobody's any more.
-const LEFT: Duration = Duration::from_secs(24 * 3600);
+/// After so many seconds (a day) a file there is nobody's any more.
+const LEFT: u64 = 24 * 3600;
 
 /// A file that is being written. Dropping it removes it.
 #[derive(Debug)]
@@ -173,15 +174,14 @@ fn make(path: &Path, name: String, key: &str) -> io::Result<(File, Left)> {
 /// Removes what a crash left: there is rarely more than a file or two.
 fn sweep(path: &Path) {
     let Ok(entries) = std::fs::read_dir(path.join(GROWING)) else { return };
-    let is_old = |metadata: Metadata| {
-        metadata.modified().is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LEFT))
-    };
+    let now = UnixSeconds::now().0;
+    let age = |metadata: Metadata| now.saturating_sub(u64::try_from(metadata.mtime()).unwrap_or(now));
     for entry in entries.flatten() {
         let is_ours = entry
             .file_name()
             .to_str()
             .is_some_and(|name| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit()));
-        if is_ours && entry.metadata().is_ok_and(is_old) {
+        if is_ours && entry.metadata().is_ok_and(|metadata| age(metadata) > LEFT) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -1,0 +1,121 @@
+//! What of the public space goes into the library, and what in it is doubted.
+//!
+//! A path is offered when its NAR has become whole and proven, and when a narinfo of another upstream is kept whose NAR is
+//! here. It is looked at once more when its turn comes: what is written is what a client would be given then. What nobody
+//! who reads it there could verify is not written: an upstream's word that nobody signed. Private spaces have no library
+//! (R15): it belongs to the policy of the public one.
+//!
+//! Out of scope: the queue, and how it is written (`library`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::entry::Entry;
+use super::nar::Meant;
+use super::options::Verify;
+use super::policy::Policy;
+use super::trust::{self, Verified, Voucher};
+use super::{Pipeline, Proxy};
+use crate::decompress;
+use crate::fill::{Plan, Source};
+use crate::library::{Holder, Holding};
+use crate::nix::store_path::HashPart;
+use crate::upstream::Upstream;
+
+impl Proxy {
+    /// Has the library say what it is, where it is written to.
+    pub fn prepare_library(&self) {
+        let public = self.in_force.load().public.clone();
+        if let Some(to) = public.policy.written_library() {
+            public.shared.library.prepare(to, Arc::new(public.clone()));
+        }
+    }
+
+    /// Writes what waits to be written into the library for at most `limit`.
+    pub async fn finish_library(&self, limit: std::time::Duration) {
+        self.spaces.public.library.finish(limit).await;
+    }
+}
+
+impl Policy {
+    /// The library, if it is written to.
+    fn written_library(&self) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| upstream.is_written())
+    }
+
+    /// The upstreams that are not the library.
+    pub(super) fn caches(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter().filter(|upstream| !upstream.is_library())
+    }
+}
+
+impl Pipeline {
+    /// Has a path written into the library, where there is one.
+    pub(super) fn offer(&self, hash: HashPart) {
+        if let Some(to) = self.policy.written_library() {
+            self.shared.library.offer(hash, to, Arc::new(self.clone()));
+        }
+    }
+
+    /// The same of a path whose narinfo has just come from an upstream, if its NAR is here.
+    pub(super) async fn offer_kept(&self, hash: HashPart, entry: &Entry, from: &Upstream) {
+        if self.policy.written_library().is_some() && !from.is_library() && self.has_nar_of(entry).await {
+            self.offer(hash);
+        }
+    }
+
+    /// A NAR is whole and proven.
+    pub(super) fn offer_whole(&self, source: &Source, plan: &Plan) {
+        let Some(claim) = &plan.claim else { return };
+        // What was read from the library is there.
+        if !source.upstream.is_library() || self.shared.library.is_doubted(claim.hash) {
+            self.offer(claim.hash);
+        }
+    }
+
+    /// Something that the library has of a path is not what it should be; of any other upstream that is its own matter.
+    pub(super) fn doubt_in_library(&self, upstream: &Upstream, hash: HashPart) {
+        if upstream.is_library() {
+            self.shared.library.doubt(hash);
+        }
+    }
+
+    async fn held(&self, hash: HashPart) -> Option<Holding> {
+        let entry = self.kept_entry(hash).await?;
+        let by_content = || entry.signed.voucher == Voucher::ContentAddress;
+        if entry.signed.ours == 0 && entry.signed.voucher != Voucher::Key && !by_content() {
+            return None;
+        }
+        let info = self.info_of(&entry)?;
+        let meant = Meant::by(&info);
+        let manifest = self.shared.store.manifest(meant.blob()).await.filter(|manifest| meant.is(manifest))?;
+        let holds = trust::claim(&info, entry.signed.voucher, entry.signed.ground).holds_for(&manifest);
+        // Where nobody looks inside, it is what its FileHash says, and readers look themselves.
+        let may_be_open = self.policy.options.verify == Verify::Off || !decompress::supports(info.compression);
+        if holds != Some(true) && !(holds.is_none() && may_be_open) {
+            return None;
+        }
+        Some(Holding { narinfo: self.served(&entry), nar: info.url, manifest, store: self.shared.store.clone() })
+    }
+}
+
+impl Holder for Pipeline {
+    fn holding(&self, hash: HashPart) -> BoxFuture<'_, Option<Holding>> {
+        self.held(hash).boxed()
+    }
+
+    fn may_stay(&self, hash: HashPart, narinfo: &[u8], holding: &Holding, doubted: bool) -> bool {
+        let Some(library) = self.policy.written_library() else { return true };
+        let Ok(verified) = Verified::check(narinfo, hash, library, self.policy.rules()) else { return false };
+        // Two that are both right: the first stays, unless it is the reason why somebody fetched anew.
+        let same = verified.url().as_str() == holding.nar && Meant::by(verified.info()).is(&holding.manifest);
+        same || !doubted
+    }
+
+    fn cache_info(&self) -> Bytes {
+        self.policy.cache_info(None).render().into()
+    }
+}
