@@ -174,7 +174,7 @@ impl Course<'_> {
         let of_library = source.upstream.is_library();
         match off {
             Off::Gone(_) => {
-                self.plan.judge.lacks(source, self.plan);
+                self.plan.judge.lacks(source, self.plan).await;
                 self.way.leave_out(source, under_way || of_library);
             }
             Off::Unasked(_) if under_way => {

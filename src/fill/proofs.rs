@@ -67,6 +67,11 @@ impl Fills {
         true
     }
 
+    /// Whether something is being proven in the background.
+    pub(super) fn has_unproven(&self) -> bool {
+        !self.inner.unproven.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Proves the plan's NAR in the background, if it is here.
     pub async fn prove_if_here(&self, plan: &Plan) {
         let (manifest, source) = (self.inner.store.manifest(plan.blob()).await, plan.sources.first());

@@ -8,22 +8,29 @@
 //! Out of scope: the queue, and how it is written (`library`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep};
 
 use super::entry::Entry;
 use super::nar::Meant;
+use super::narinfo::Found;
 use super::options::Verify;
 use super::policy::Policy;
 use super::trust::{self, Verified, Voucher};
-use super::{Pipeline, Proxy};
+use super::{Pipeline, Proxy, Shared, sources};
 use crate::decompress;
 use crate::fill::{Plan, Source};
 use crate::library::{Holder, Holding};
+use crate::nix::nar_url::NarUrl;
 use crate::nix::store_path::HashPart;
 use crate::upstream::Upstream;
+
+/// Between two looks whether NARs are proven, at the end of the program.
+const SETTLING: Duration = Duration::from_millis(20);
 
 impl Proxy {
     /// Has the library say what it is, where it is written to.
@@ -34,9 +41,16 @@ impl Proxy {
         }
     }
 
-    /// Writes what waits to be written into the library for at most `limit`.
-    pub async fn finish_library(&self, limit: std::time::Duration) {
-        self.spaces.public.library.finish(limit).await;
+    /// Writes what waits to be written into the library, and what is about to, for at most `limit`.
+    pub async fn finish_library(&self, limit: Duration) {
+        let Shared { fills, library, .. } = &*self.spaces.public;
+        let end = Instant::now() + limit;
+        if self.in_force.load().public.policy.written_library().is_some() {
+            while fills.are_settling() && Instant::now() < end {
+                sleep(SETTLING).await;
+            }
+        }
+        library.finish(end.saturating_duration_since(Instant::now())).await;
     }
 }
 
@@ -76,6 +90,22 @@ impl Pipeline {
         }
     }
 
+    /// The plan with the library asked first, which may have the NAR by now although it had not its narinfo: what another server
+    /// wrote is not fetched from upstream. Not while it seems not to answer, or was caught with something wrong.
+    pub(super) fn by_way_of_the_library(&self, meant: Meant, mut plan: Plan) -> Plan {
+        let may_be_asked =
+            |upstream: &&Arc<Upstream>| upstream.is_library() && upstream.answers() && !upstream.is_suspect();
+        let library = self.policy.upstreams.first().filter(may_be_asked);
+        let (Some(library), Some(hash)) = (library, meant.hash) else { return plan };
+        let is_in = plan.sources.iter().any(|source| source.upstream.is_library());
+        if !is_in && !self.shared.library.is_doubted(hash) {
+            let url = trust::nar_url(hash, &meant.digest, meant.compression);
+            let url = NarUrl::parse(&url, library.base());
+            plan.sources.splice(0..0, url.ok().map(|url| sources::source(library, &url)));
+        }
+        plan
+    }
+
     /// Something that the library has of a path is not what it should be; of any other upstream that is its own matter.
     pub(super) fn doubt_in_library(&self, upstream: &Upstream, hash: HashPart) {
         if upstream.is_library() {
@@ -84,7 +114,14 @@ impl Pipeline {
     }
 
     async fn held(&self, hash: HashPart) -> Option<Holding> {
-        let entry = self.kept_entry(hash).await?;
+        let entry = match self.kept_entry(hash).await {
+            // What was wrong in the library took the narinfo with it.
+            None if self.shared.library.is_doubted(hash) => match self.find_narinfo(hash).await.0 {
+                Found::Have(entry) | Found::Stale(entry) => entry,
+                _ => return None,
+            },
+            kept => kept?,
+        };
         let by_content = || entry.signed.voucher == Voucher::ContentAddress;
         if entry.signed.ours == 0 && entry.signed.voucher != Voucher::Key && !by_content() {
             return None;

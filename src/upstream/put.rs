@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::time::timeout;
 
 use super::answer::Said;
@@ -75,10 +76,13 @@ impl Upstream {
     /// "Unknown", as of [`Upstream::open`].
     pub async fn size_of(self: &Arc<Self>, key: &str) -> Result<Option<u64>, UpstreamError> {
         let target = format!("{}{key}", self.base_path());
-        Ok(match self.open(&target, 0, Some(0)).await? {
-            Said::Have(opened) => opened.total,
-            Said::HaveNot => None,
-        })
+        match self.open(&target, 0, Some(0)).await {
+            Ok(Said::Have(opened)) => Ok(opened.total),
+            Ok(Said::HaveNot) => Ok(None),
+            // There is no first byte.
+            Err(UpstreamError { cause: Cause::Status(StatusCode::RANGE_NOT_SATISFIABLE), .. }) => Ok(Some(0)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes an object as a whole. What is there is left, unless it is to be replaced; where the library knows no such

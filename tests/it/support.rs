@@ -22,6 +22,7 @@ pub mod mutator;
 pub mod nix;
 pub mod nix_serve;
 pub mod origin;
+pub mod pail;
 pub mod pebble;
 pub mod prometheus;
 pub mod proxies;
