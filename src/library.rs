@@ -15,6 +15,8 @@
 //! Out of scope: trust, and how a bucket or a directory is written to.
 
 pub mod options;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::{HashSet, VecDeque};

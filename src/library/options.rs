@@ -90,3 +90,41 @@ impl Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str, keys: usize) -> Vec<String> {
+        let mut mistakes = Mistakes::default();
+        Options::from_toml(text).unwrap().check("library", keys, &mut mistakes);
+        mistakes.lines().iter().map(|line| line.trim_start_matches(": ").to_owned()).collect()
+    }
+
+    #[test]
+    fn a_library_is_a_bucket_or_a_directory_whose_contents_can_be_believed() {
+        for text in ["url = 's3://a?endpoint=http://b'\ncredentials = 'instance'", "url = 'file:///srv/library'"] {
+            assert_eq!(mistakes(text, 1), [""; 0], "{text}");
+        }
+        for (text, keys, told) in [
+            ("url = 'https://cache.example.org'", 1, "library.url"),
+            ("url = 'file:///srv/library'", 0, "library: nothing that is in it could be believed"),
+            ("url = 'file:///srv/library'\ncredentials_file = '/keys'", 1, "library.credentials_file"),
+            ("url = 's3://a?profile=x'", 1, "library.credentials_file"),
+            ("url = 's3://a'\ntimeout = '0 s'", 1, "library.timeout"),
+        ] {
+            let mistakes = mistakes(text, keys);
+            assert!(mistakes.len() == 1 && mistakes[0].starts_with(told), "{text}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_read_as_an_upstream_that_is_never_waited_for_long() {
+        let options = Options::from_toml("url = 's3://a/b?region=x'\ntimeout = '1 s'\nca_file = '/ca'").unwrap();
+        let read = options.as_upstream(vec![]).unwrap();
+        assert_eq!((read.display_name().as_str(), read.when_down, read.url), (LIBRARY, WhenDown::Miss, options.url));
+        assert_eq!((read.narinfo_timeout, read.response_timeout), (Period::seconds(1), Period::seconds(2)));
+        assert_eq!(read.ca_file, options.ca_file);
+        assert!(!read.private);
+    }
+}

@@ -186,3 +186,6 @@ fn sweep(path: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
