@@ -9,7 +9,6 @@ use super::*;
 use crate::metrics::{Metrics, Written, WrittenAs};
 use crate::options::Table as _;
 use crate::store::{BlobId, CHUNK, ChunkKey};
-use crate::upstream;
 
 /// Holds one NAR under whatever path it is asked for, after a permit.
 #[derive(Debug)]
