@@ -154,9 +154,9 @@ impl App {
         let metrics = Metrics::default();
         let store = Store::memory_only(&config.store, metrics.store.clone());
         let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
-        let upstreams = reload::upstreams(&config, &[], &metrics)?;
         let signer = reload::signer(&config)?;
         let own_keys = signer.public_keys();
+        let upstreams = reload::upstreams(&config, &[], &own_keys, &metrics)?;
         let policies = reload::policies(&config, upstreams, signer)?;
         let proxy = Proxy::new(policies, store.clone(), fills, metrics.proxy.clone())?;
 
@@ -248,6 +248,7 @@ impl App {
         ));
         let challenges = self.certificates.as_ref().map(tls::Certificates::challenges).unwrap_or_default();
         self.proxy.bound_waiting(self.config.limits.waiting());
+        self.proxy.prepare_library();
         let limits = Clients::new(&self.config.limits, bounds, self.metrics.edge.limits.clone());
         let sweeping = tokio::spawn(limits.clone().sweep_until(stop.drain.clone()));
         let book = Book::new(self.metrics.edge.clone(), self.config.log.clone());

@@ -31,8 +31,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use crate::nix::signature::PublicKey;
 use crate::options::{Mistakes, Table, Value, parse};
-use crate::{access, admin, proxy, shutdown, store, telemetry, upstream};
+use crate::{access, admin, library, proxy, shutdown, store, telemetry, upstream};
 use crate::{edge, tls};
 
 crate::options! {
@@ -46,6 +47,8 @@ crate::options! {
         pub store: store::Options,
         /// The caches that are mirrored.
         pub upstream: Vec<upstream::Options> = defaults::upstreams(),
+        /// A durable cache that several servers share.
+        pub library: Option<library::Options> = None,
         /// Who may see private upstreams.
         pub access: Vec<access::Options> = Vec::new(),
         /// The cache that clients see.
@@ -140,6 +143,19 @@ impl Config {
     /// The directory for everything that is kept: the store's files, and the certificate made here.
     pub fn state_dir(&self) -> Option<&Path> {
         self.store.dir.as_deref()
+    }
+
+    /// The keys of all public upstreams that vouch for anything, each once (R15: what a private one's key vouches for is not
+    /// public).
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        let mut keys: Vec<PublicKey> = Vec::new();
+        let counts = |upstream: &&upstream::Options| !upstream.private && upstream.trust != upstream::Trust::Pass;
+        for key in self.upstream.iter().filter(counts).flat_map(|upstream| &upstream.public_keys) {
+            if !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+        keys
     }
 
     /// Whether a listener speaks TLS.

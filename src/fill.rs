@@ -121,11 +121,19 @@ pub enum Prove {
     First,
 }
 
-/// Who hears that a body is not what was claimed.
+/// Who hears what came of a plan: that a body is not what was claimed, above all.
 pub trait Judge: std::fmt::Debug + Send + Sync {
     /// What `source` sent is not what its narinfo claims, for the reason in `broken`. Some of it may have been read
     /// (`left`), which could not be taken back.
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()>;
+
+    /// `source` has not got the body that its narinfo names.
+    fn lacks<'a>(&'a self, _source: &'a Source, _plan: &'a Plan) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// The body is here as a whole and proven as far as the plan wants it; `source` sent the end of it.
+    fn whole(&self, _source: &Source, _plan: &Plan) {}
 }
 
 /// Who else has the bytes of a plan; asked only when the plan's own sources fail.
@@ -367,6 +375,11 @@ impl Fills {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// Whether a NAR that is whole is still being kept, or proven in the background.
+    pub fn are_settling(&self) -> bool {
+        self.lock().whole.values().any(|fill| fill.manifest().is_some()) || self.has_unproven()
     }
 
     /// Whether somebody waits for a place.

@@ -15,6 +15,8 @@ pub mod proxy;
 
 pub mod access;
 
+pub mod library;
+
 pub mod fill;
 
 pub mod store;

@@ -11,6 +11,7 @@ mod declare;
 mod edge;
 mod fill;
 mod labels;
+mod library;
 mod limits;
 pub mod openmetrics;
 mod proxy;
@@ -25,9 +26,10 @@ pub use declare::{CounterBy, CounterByTwo, Declare, Label, SecondsByTwo};
 pub use edge::EdgeMetrics;
 pub use fill::FillMetrics;
 pub use labels::{
-    AccessDecision, CertificateFailure, ConnectionEnd, FillFailure, Left, LimitReached, Outcome, Place, Refusal,
-    ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier, TlsSession, TlsVersion,
+    AccessDecision, CertificateFailure, ConnectionEnd, Dropped, FillFailure, Left, LimitReached, Outcome, Place,
+    Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier, TlsSession, TlsVersion, Written, WrittenAs,
 };
+pub use library::LibraryMetrics;
 pub use limits::LimitMetrics;
 pub use proxy::ProxyMetrics;
 pub use scrub::ScrubMetrics;

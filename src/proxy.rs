@@ -20,6 +20,7 @@ pub mod fetch;
 mod flights;
 mod hedge;
 mod kept;
+mod library;
 mod nar;
 mod narinfo;
 pub mod options;
@@ -58,6 +59,7 @@ use self::spaces::{InForce, Spaces, View};
 use self::waiting::{Waiter, Waiting};
 use crate::access::Visitor;
 use crate::fill::{Fills, Progress};
+use crate::library::Library;
 use crate::metrics::ProxyMetrics;
 use crate::store::{Store, Usage};
 use crate::upstream::Upstream;
@@ -78,6 +80,8 @@ struct Shared {
     store: Store,
     fills: Fills,
     waiting: Waiting,
+    /// Nothing comes to it from private spaces.
+    library: Library,
     metrics: ProxyMetrics,
 }
 
@@ -99,7 +103,8 @@ impl Proxy {
     /// There are private upstreams, and the system gives no random bytes to name their spaces with.
     pub fn new(policies: impl Into<Policies>, store: Store, fills: Fills, metrics: ProxyMetrics) -> io::Result<Self> {
         let waiting = Waiting::new(metrics.waiting.clone());
-        let spaces = Spaces::new(Shared { store, fills, waiting, metrics });
+        let library = Library::new(metrics.library.clone());
+        let spaces = Spaces::new(Shared { store, fills, waiting, library, metrics });
         let in_force = spaces.in_force(policies.into())?;
         Ok(Self { spaces: Arc::new(spaces), in_force: Arc::new(ArcSwap::from_pointee(in_force)) })
     }

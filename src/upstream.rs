@@ -3,7 +3,7 @@
 //! An answer has three values: have, have not, and unknown ([`Said`] in a `Result`). One that does not answer is not asked
 //! for a while (`health`). What an answer is worth is not decided here, and neither is who is asked when (both `proxy`).
 //!
-//! Out of scope: the store, and clients.
+//! One of them, the library, is written to as well (`put`). Out of scope: the store, and clients.
 
 mod again;
 mod answer;
@@ -24,6 +24,7 @@ pub mod options;
 mod pieces;
 mod place;
 mod proxy;
+mod put;
 mod reach;
 mod secret_file;
 mod stale;
@@ -38,8 +39,9 @@ mod way;
 mod wire;
 
 pub use answer::{Asked, Body, Opened, Said, Streamed};
-pub use client::Upstream;
+pub use client::{LIBRARY, Upstream};
 pub use directory::Index;
 pub use error::{Cause, UpstreamError};
 pub use health::Standing;
 pub use options::{Options, Trust, WhenDown};
+pub use put::{Kind, Put, Upload};

@@ -14,6 +14,7 @@ const NEXT_START: &[&str] =
 #[cfg(test)]
 const RELOAD: &[&str] = &[
     "upstream",
+    "library",
     "access",
     "cache.store_dir",
     "cache.priority",
@@ -65,6 +66,9 @@ mod tests {
     use crate::config::Environment;
     use crate::options::{Description, Mistakes, Shape};
 
+    /// With the tables that are not there by themselves.
+    const OPTIONAL: &str = "[tls.acme]\ndirectory = 'https://ca.example.org'\n[library]\nurl = 'file:///srv/library'";
+
     /// Every option that there is, those in tables by their places.
     fn options(description: &Description, at: &str) -> Vec<String> {
         let below = |field: &crate::options::Field| match field.shape {
@@ -91,7 +95,7 @@ mod tests {
     fn each_change_is_seen_and_named() {
         let mut mistakes = Mistakes::default();
         let root = Environment { root: true, ..Environment::default() };
-        let config = Config::read("[tls.acme]\ndirectory = 'https://ca.example.org'", &root, &mut mistakes).unwrap();
+        let config = Config::read(OPTIONAL, &root, &mut mistakes).unwrap();
         let table = config.write_table();
         for option in options(&Config::DESCRIPTION, "") {
             let mut other = table.clone();

@@ -18,6 +18,9 @@ use crate::store::Store;
 /// How long what runs in the background may take to end.
 const FINISH: Duration = Duration::from_secs(5);
 
+/// How much of that may be taken by what is to be written into the library.
+const LIBRARY: Duration = Duration::from_secs(3);
+
 /// Everything that runs.
 pub(super) struct Ending {
     pub(super) options: shutdown::Options,
@@ -52,6 +55,7 @@ impl Ending {
         // A disk or an upstream that hangs must not hold up the end. A disk that is still being opened may: what was put
         // meanwhile is written to it.
         let background = async {
+            self.proxy.finish_library(LIBRARY).await;
             self.proxy.stop().await;
             for task in self.background {
                 let _ = task.await;

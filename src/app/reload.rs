@@ -10,11 +10,13 @@ use std::sync::Arc;
 use super::{Config, Origin, Proxy, effect};
 use crate::access::Access;
 use crate::edge::{Clients, Listen};
+use crate::library;
 use crate::metrics::{Metrics, ReloadEnd};
+use crate::nix::signature::PublicKey;
 use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
 use crate::tls::Certificates;
-use crate::upstream::Upstream;
+use crate::upstream::{LIBRARY, Upstream};
 
 /// Reloads, one after the other.
 pub(super) struct Reloads {
@@ -83,7 +85,9 @@ impl Reloads {
     async fn put_in_force(&self, policies: Policies) -> Result<(), String> {
         let proxy = self.proxy.clone();
         let reloaded = tokio::runtime::Handle::current().spawn_blocking(move || proxy.reload(policies));
-        reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.proxy.prepare_library();
+        Ok(())
     }
 
     /// The names, the files and the CA; the files of before are looked at too.
@@ -106,8 +110,8 @@ impl Reloads {
         });
         let (config, signer, access) = loaded.await.map_err(|error| error.to_string())??;
         self.listeners_are_those_of_access(&config)?;
-        let upstreams =
-            upstreams(&config, &self.proxy.upstreams(), &self.metrics).map_err(|error| error.to_string())?;
+        let upstreams = upstreams(&config, &self.proxy.upstreams(), &signer.public_keys(), &self.metrics)
+            .map_err(|error| error.to_string())?;
         let policies = Policies::new(&config.cache, upstreams, signer, access);
         Ok((config, policies))
     }
@@ -150,20 +154,45 @@ pub(super) fn signer(config: &Config) -> anyhow::Result<Signer> {
     Ok(Signer::new(config.sign.clone(), keys))
 }
 
-/// The upstreams of a configuration. Those that are among `running` with the same options stay as they are.
+/// The upstreams of a configuration, the library among them; there our own keys vouch too. Those that are among `running` with
+/// the same options stay as they are.
 pub(super) fn upstreams(
     config: &Config,
     running: &[Arc<Upstream>],
+    own_keys: &[PublicKey],
     metrics: &Metrics,
 ) -> anyhow::Result<Vec<Arc<Upstream>>> {
     let built = config.upstream.iter().enumerate().map(|(place, options)| {
         let (name, rank) = (options.display_name(), options.rank(place));
-        let same = |upstream: &&Arc<Upstream>| upstream.rank() == rank && upstream.options() == options;
+        let same = |upstream: &&Arc<Upstream>| {
+            !upstream.is_library() && upstream.rank() == rank && upstream.options() == options
+        };
         match running.iter().find(same) {
             Some(upstream) => Ok(Arc::clone(upstream)),
             None => Upstream::new(options.clone(), rank, metrics.upstream(&name))
                 .map_err(|why| anyhow::anyhow!("upstream {name}: {why}")),
         }
     });
-    built.collect()
+    let library = config.library.as_ref().map(|options| library(config, options, running, own_keys, metrics));
+    built.chain(library).collect()
+}
+
+fn library(
+    config: &Config,
+    options: &library::Options,
+    running: &[Arc<Upstream>],
+    own_keys: &[PublicKey],
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<Upstream>> {
+    let mut keys = config.public_keys();
+    keys.extend(own_keys.iter().cloned());
+    let wanted = options.as_upstream(keys).map_err(|why| anyhow::anyhow!("{why}"))?;
+    let same = |upstream: &&Arc<Upstream>| {
+        upstream.is_library() && upstream.is_written() == options.write && *upstream.options() == wanted
+    };
+    match running.iter().find(same) {
+        Some(upstream) => Ok(Arc::clone(upstream)),
+        None => Upstream::library(wanted.clone(), options.write, metrics.upstream(LIBRARY))
+            .map_err(|why| anyhow::anyhow!("the library: {why}")),
+    }
 }

@@ -75,8 +75,9 @@ pub async fn run(config: Config, json: Option<&Path>) -> anyhow::Result<Verdict>
 
 async fn here(config: &Config, metrics: &Metrics, store: Store) -> anyhow::Result<Value> {
     let fills = Fills::new(store.clone(), config.cache.fills, metrics.fill.clone());
-    let upstreams = reload::upstreams(config, &[], metrics)?;
-    let policies = reload::policies(config, upstreams, reload::signer(config)?)?;
+    let signer = reload::signer(config)?;
+    let upstreams = reload::upstreams(config, &[], &signer.public_keys(), metrics)?;
+    let policies = reload::policies(config, upstreams, signer)?;
     let proxy = Proxy::new(policies, store, fills, metrics.proxy.clone())?;
     let mut told = Told::new();
     let report = proxy.examine(FULL, |report| told.tell(|| report.line())).await;

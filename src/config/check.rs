@@ -14,6 +14,7 @@ use super::Config;
 use super::flags::Places;
 use crate::edge::{Listen, ListenAddress};
 use crate::options::Mistakes;
+use crate::upstream::LIBRARY;
 
 /// Checks everything that needs no look at the machine.
 pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mistakes) {
@@ -34,6 +35,19 @@ pub(super) fn across_tables(config: &Config, places: &Places, mistakes: &mut Mis
     names_for_tls(config, served, places, mistakes);
     upstreams(config, served, places, mistakes);
     access::check(config, places, mistakes);
+    library(config, places, mistakes);
+}
+
+fn library(config: &Config, places: &Places, mistakes: &mut Mistakes) {
+    let Some(library) = &config.library else { return };
+    let keys = config.public_keys().len() + config.sign.key_files.len();
+    library.check(&format!("{}library", places.file), keys, mistakes);
+    for (n, upstream) in config.upstream.iter().enumerate() {
+        if upstream.display_name() == LIBRARY {
+            let accepted = "another name, because the library has this one";
+            mistakes.refuse(&format!("{}[{n}].name", places.upstream), &format!("{LIBRARY:?}"), accepted);
+        }
+    }
 }
 
 /// Checks every file that is named, the way it is loaded for serving.
@@ -43,6 +57,9 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
     if let Some(acme) = &config.tls.acme {
         let files = [("ca_file", &acme.ca_file), ("dns_hook", &acme.dns_hook), ("eab_key_file", &acme.eab_key_file)];
         named.extend(files.map(|(key, path)| (at(&format!("tls.acme.{key}")), path)));
+    }
+    if let Some(library) = &config.library {
+        named.push((at("library.ca_file"), &library.ca_file));
     }
     for (n, upstream) in config.upstream.iter().enumerate() {
         named.push((format!("{}[{n}].ca_file", places.upstream), &upstream.ca_file));
@@ -65,6 +82,12 @@ pub(super) fn files(config: &Config, places: &Places, mistakes: &mut Mistakes) {
         mistakes.say(&at("tls.acme.ca_file"), &why);
     }
     config.sign.check_files(&at("sign"), mistakes);
+    if let Some(library) = &config.library {
+        if let Some(Err(why)) = library.ca_file.as_deref().map(crate::tls::check_ca_file) {
+            mistakes.say(&at("library.ca_file"), &why);
+        }
+        library.check_files(&at("library"), mistakes);
+    }
     for (n, access) in config.access.iter().enumerate() {
         access.check_files(&format!("{}[{n}]", at("access")), mistakes);
     }

@@ -153,6 +153,8 @@ memory = '0 B'
 [tls]
 [admin]
 address = '127.0.0.1:80'
+[library]
+url = 'http://127.0.0.1/library'
 "
     );
     assert_eq!(
@@ -173,8 +175,15 @@ address = '127.0.0.1:80'
              \"0.0.0.0:443\" serves other machines over TLS",
             "FILE: upstream[1].name = \"a\": expected a name that is not that of upstream[0]",
             "FILE: upstream[2].url = \"http://localhost:443\": expected another server; this is listen[0] itself",
+            "FILE: library.url = \"http://127.0.0.1/library\": expected a bucket such as \"s3://bucket?region=eu-west-1\", or \
+             a directory such as \"file:///srv/library\"",
         ]
     );
+    let named = mistakes(&with_upstream("name = 'library'\n[library]\nurl = 'file:///srv/library'"));
+    let told = "FILE: upstream[0].name = \"library\": expected another name, because the library has this one";
+    assert_eq!(named, [told]);
+    let unbelievable = mistakes("[[upstream]]\nurl = 'https://a'\ntrust = 'origin'\n[library]\nurl = 'file:///srv'");
+    assert!(unbelievable.len() == 1 && unbelievable[0].starts_with("FILE: library: nothing"), "{unbelievable:?}");
 }
 
 #[test]

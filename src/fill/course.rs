@@ -170,8 +170,13 @@ impl Course<'_> {
     async fn after(&mut self, source: &Source, off: Off) -> bool {
         let received = self.fill.received();
         let under_way = received > 0;
+        // Its faults are nobody else's: whoever has the same bytes is asked in the same fill.
+        let of_library = source.upstream.is_library();
         match off {
-            Off::Gone(_) => self.way.leave_out(source, under_way),
+            Off::Gone(_) => {
+                self.plan.judge.lacks(source, self.plan).await;
+                self.way.leave_out(source, under_way || of_library);
+            }
             Off::Unasked(_) if under_way => {
                 self.left.get_or_insert_with(|| (source.clone(), Left::Unasked, received));
                 self.way.broke_off(source);
@@ -181,7 +186,7 @@ impl Course<'_> {
                 if broken.refusal.is_some() {
                     self.plan.judge.refuted(source, self.plan, &broken, false).await;
                 }
-                self.way.leave_out(source, under_way);
+                self.way.leave_out(source, under_way || of_library);
             }
             Off::Broke(_, left) => {
                 self.left = Some((source.clone(), left, received));
@@ -190,7 +195,7 @@ impl Course<'_> {
             Off::Wrong(broken) if self.has_one_sender() => {
                 let may_have_left = self.fill.may_have_left();
                 self.budget.forgive(self.fill.received());
-                self.way.leave_out(source, false);
+                self.way.leave_out(source, of_library);
                 let restarted = self.doubt();
                 if broken.refusal.is_some() {
                     self.plan.judge.refuted(source, self.plan, &broken, may_have_left).await;

@@ -280,7 +280,9 @@ async fn open(source: &Source, from: u64) -> Result<Opened, Off> {
             Err(Off::Gone(Broken::new(FillFailure::Gone, text)))
         }
         // The operator says what it means to clients that this upstream cannot be asked.
-        Err(error) if source.upstream.when_down() == WhenDown::Miss && !error.is_busy() => {
+        Err(error)
+            if source.upstream.is_library() || (source.upstream.when_down() == WhenDown::Miss && !error.is_busy()) =>
+        {
             Err(Off::Unasked(Broken::new(FillFailure::Down, error.to_string())))
         }
         Err(error) => Err(Off::Unasked(Broken::new(FillFailure::Unknown, error.to_string()))),

@@ -44,23 +44,32 @@ impl Claim {
 }
 
 impl Fills {
-    /// Proves a stored body that came from `source`, in the background, unless it was or is being proven.
-    pub(super) fn prove_later(&self, manifest: Arc<Manifest>, plan: &Plan, source: Source) {
-        let Some(claim) = plan.claim.clone() else { return };
+    /// Proves a stored body that came from `source`, in the background, unless it was or is being proven. Whether it is to
+    /// be proven at all still.
+    pub(super) fn prove_later(&self, manifest: Arc<Manifest>, plan: &Plan, source: Source) -> bool {
+        let Some(claim) = plan.claim.clone() else { return false };
         let done = plan.prove == Prove::Never || claim.holds_for(&manifest).is_some();
         if done || !decompress::supports(plan.compression) {
-            return;
+            return false;
         }
-        let Some(waiting) = Waiting::begin(self, manifest.blob) else { return };
+        let Some(waiting) = Waiting::begin(self, manifest.blob) else { return true };
         let (fills, plan, stop) = (self.clone(), plan.clone(), self.inner.stop.clone());
         self.inner.tasks.spawn(stop.run_until_cancelled_owned(async move {
             let _waiting = waiting;
-            if let Err(broken) = fills.prove_stored(&manifest, &plan, &claim, Pace::Background).await
-                && broken.refusal.is_some()
-            {
-                plan.judge.refuted(&source, &plan, &broken, true).await;
+            match fills.prove_stored(&manifest, &plan, &claim, Pace::Background).await {
+                Ok(_) => plan.judge.whole(&source, &plan),
+                Err(broken) if broken.refusal.is_some() => {
+                    plan.judge.refuted(&source, &plan, &broken, true).await;
+                }
+                Err(_) => {}
             }
         }));
+        true
+    }
+
+    /// Whether something is being proven in the background.
+    pub(super) fn has_unproven(&self) -> bool {
+        !self.inner.unproven.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Proves the plan's NAR in the background, if it is here.

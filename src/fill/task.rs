@@ -52,7 +52,9 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
             fill.verified(Arc::clone(&manifest));
             fills.inner.store.keep_body(Arc::clone(&manifest)).await;
             partial::forget(&fills, &fill);
-            fills.prove_later(manifest, &plan, source);
+            if !fills.prove_later(manifest, &plan, source.clone()) {
+                plan.judge.whole(&source, &plan);
+            }
         }
         Err(broken) => {
             // Otherwise it has been decided already whether what came is worth it.
@@ -85,9 +87,11 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The turns that the plan's first source has to give.
+/// The turns that the plan's first source has to give; of one that is asked after the library, as it will have most of the
+/// work.
 async fn turns(plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
-    let Some(source) = plan.sources.first() else { return Some((None, None)) };
+    let beside = plan.sources.iter().find(|source| !source.upstream.is_library());
+    let Some(source) = beside.or(plan.sources.first()) else { return Some((None, None)) };
     let turns = async { (source.upstream.turn_to_fill().await, verify::turn(plan, &source.upstream).await) };
     timeout(PLACE, turns).await.ok()
 }

@@ -225,6 +225,44 @@ label! {
 }
 
 label! {
+    /// What is written into the library.
+    pub enum Written as "kind" {
+        /// `nix-cache-info`
+        Info = "cache-info",
+        /// A narinfo.
+        NarInfo = "narinfo",
+        /// A NAR.
+        Nar = "nar",
+    }
+}
+
+label! {
+    /// What became of something that was to be in the library.
+    pub enum WrittenAs as "result" {
+        /// It was not there, and is now.
+        Created = "created",
+        /// It was there.
+        There = "there",
+        /// It is there in place of something wrong.
+        Replaced = "replaced",
+    }
+}
+
+label! {
+    /// Why a path was not written into the library.
+    pub enum Dropped as "reason" {
+        /// Too many others wait.
+        Full = "full",
+        /// The library did not take it.
+        Failed = "failed",
+        /// Parts of it are not here any more.
+        Hole = "hole",
+        /// The program ended before it was its turn.
+        Stopping = "stopping",
+    }
+}
+
+label! {
     /// Where a read of the store was answered from.
     pub enum Place as "place" {
         /// The memory tier.

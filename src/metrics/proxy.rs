@@ -4,6 +4,7 @@ use prometheus::{IntCounter, IntGauge};
 
 use super::declare::{CounterBy, Declare};
 use super::labels::AccessDecision;
+use super::library::LibraryMetrics;
 
 /// What the proxy counts.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct ProxyMetrics {
     pub waiting: IntGauge,
     /// Requests about which the `[[access]]` tables had something to say.
     pub access: CounterBy<AccessDecision>,
+    /// What is written into the library.
+    pub library: LibraryMetrics,
 }
 
 impl ProxyMetrics {
@@ -48,6 +51,7 @@ impl ProxyMetrics {
                  not (refused): their token is wrong or was revoked, or another condition of its table does not hold. Both \
                  are answered alike where they ask for what is public.",
             ),
+            library: LibraryMetrics::new(declare),
         }
     }
 }

@@ -63,7 +63,9 @@ impl Pipeline {
 
     /// What was kept under another configuration: kept again under this one, or dropped.
     async fn kept_anew(&self, hash: HashPart, entry: &Entry, upstream: &Upstream, basis: Basis) -> Option<Entry> {
-        let verified = Verified::check_kept(&entry.without_ours(), &entry.note, hash, upstream, self.policy.rules());
+        // In the library a signature of ours may be all that vouches.
+        let text = if upstream.is_library() { entry.body.clone() } else { entry.without_ours() };
+        let verified = Verified::check_kept(&text, &entry.note, hash, upstream, self.policy.rules());
         let verified = verified.ok().filter(|verified| {
             // What is not bound by a key or by its own content came from another place than the one trusted now.
             basis.origin == entry.basis.origin || matches!(verified.voucher(), Voucher::Key | Voucher::ContentAddress)
@@ -231,7 +233,11 @@ impl Pipeline {
         let verified = verified.seen_in(manifest);
         let lifetime = Lifetime { fetched: entry.fetched, expires: entry.expires };
         match verified.is_proven() {
-            true => Some(self.keep(upstream, &verified, lifetime).await),
+            true => {
+                let entry = self.keep(upstream, &verified, lifetime).await;
+                self.offer_kept(hash, &entry, upstream).await;
+                Some(entry)
+            }
             false => None,
         }
     }

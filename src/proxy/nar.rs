@@ -380,7 +380,7 @@ impl Pipeline {
 
     async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
         let place = self.place_to_wait()?;
-        let (fill, started) = self.shared.fills.start(plan);
+        let (fill, started) = self.shared.fills.start(self.by_way_of_the_library(meant, plan));
         let outcome = if started { Outcome::Miss } else { Outcome::Follower };
         self.following(meant, &fill, outcome, place).await
     }

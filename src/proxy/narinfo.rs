@@ -177,6 +177,7 @@ impl Pipeline {
                 let entry = self.entry_of(&upstream, &verified, lifetime);
                 publish.say(Found::Have(entry.clone()));
                 self.put_entry(key, &entry).await;
+                self.offer_kept(hash, &entry, &upstream).await;
                 self.keep_alias(&verified).await;
                 self.compare(hash, &upstream, &verified, others).await;
             }
@@ -283,6 +284,21 @@ impl Pipeline {
     }
 
     pub(super) async fn ask_one(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
+        let asked = self.ask_this(upstream, hash).await;
+        if !upstream.is_library() {
+            return asked;
+        }
+        if let Asked::Refused(..) | Asked::Doubtful(..) = asked {
+            self.doubt_in_library(upstream, hash);
+        }
+        // Whatever is wrong with it, the others decide.
+        match asked {
+            Asked::Unknown(why) => Asked::Down(why),
+            asked => asked,
+        }
+    }
+
+    async fn ask_this(&self, upstream: &Arc<Upstream>, hash: HashPart) -> Asked {
         let begun = Instant::now();
         let said = upstream.narinfo(&format!("{hash}.narinfo"), MAX_LEN).await;
         if said.is_ok() {
@@ -325,6 +341,7 @@ impl Pipeline {
     fn no_narinfo(&self, upstream: &Upstream, hash: HashPart) -> Asked {
         let text = format!("upstream {} answered with something that is no narinfo at all", upstream.name());
         self.refuse(upstream, hash, Refusal::NotANarinfo, &text);
+        self.doubt_in_library(upstream, hash);
         Asked::Unknown(text)
     }
 
@@ -349,7 +366,7 @@ impl Pipeline {
         Asked::Refused(root, text)
     }
 
-    async fn has_nar_of(&self, entry: &Entry) -> bool {
+    pub(super) async fn has_nar_of(&self, entry: &Entry) -> bool {
         let Some(meant) = self.info_of(entry).as_ref().map(Meant::by) else { return false };
         self.shared.store.manifest(meant.blob()).await.is_some_and(|manifest| meant.is(&manifest))
     }

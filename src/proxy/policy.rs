@@ -26,7 +26,7 @@ use crate::upstream::{Trust, Upstream};
 #[derive(Debug)]
 pub struct Policy {
     pub(super) options: Options,
-    /// In the order in which they are asked; neighbours of the same rank side by side.
+    /// In the order in which they are asked, the library first; neighbours of the same rank side by side.
     pub(super) upstreams: Vec<Arc<Upstream>>,
     pub(super) by_name: HashMap<Arc<str>, (Arc<Upstream>, Basis)>,
     grounds: HashSet<Ground>,
@@ -81,7 +81,7 @@ impl Policy {
     /// These upstreams, under these options, signed by this signer.
     pub fn new(options: Options, mut upstreams: Vec<Arc<Upstream>>, signer: impl Into<Arc<Signer>>) -> Self {
         let signer = signer.into();
-        upstreams.sort_by_key(|upstream| upstream.rank());
+        upstreams.sort_by_key(|upstream| (!upstream.is_library(), upstream.rank()));
         let by_name = upstreams.iter().map(|upstream| {
             let basis = Basis::of(upstream, &options, &signer);
             (Arc::clone(upstream.name()), (Arc::clone(upstream), basis))
@@ -109,9 +109,9 @@ impl Policy {
         }
     }
 
-    /// The upstreams in groups of the same rank.
+    /// The upstreams in groups of the same rank; the library is one by itself.
     pub(super) fn groups(&self) -> impl Iterator<Item = &[Arc<Upstream>]> {
-        self.upstreams.chunk_by(|a, b| a.rank() == b.rank())
+        self.upstreams.chunk_by(|a, b| a.rank() == b.rank() && a.is_library() == b.is_library())
     }
 
     /// The rules narinfos are checked by.

@@ -289,9 +289,26 @@ struct Verdicts {
     pipeline: Pipeline,
 }
 
+impl Verdicts {
+    /// Forgets the kept narinfo that makes this claim of these bytes. What is wrong is so under every policy; what somebody
+    /// else claims of the same bytes is another matter.
+    async fn forget_narinfo(&self, meant: &Meant, claim: &Claim) {
+        let (pipeline, key) = (&self.pipeline, narinfo_key(claim.hash));
+        let kept = pipeline.shared.store.entry(key).await.and_then(|bytes| Entry::decode(&bytes));
+        if kept.and_then(|entry| pipeline.info_of(&entry)).is_some_and(|info| {
+            Meant::by(&info) == *meant && (info.nar_hash, info.nar_size) == (claim.nar_hash, claim.nar_size)
+        }) {
+            pipeline.shared.store.remove_entry(&key);
+        }
+    }
+}
+
 impl Judge for Verdicts {
     fn refuted<'a>(&'a self, source: &'a Source, plan: &'a Plan, broken: &'a Broken, left: bool) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            if let Some(claim) = &plan.claim {
+                self.pipeline.doubt_in_library(&source.upstream, claim.hash);
+            }
             let (Some(refusal), upstream) = (broken.refusal, &source.upstream) else { return };
             let Some(claim) = &plan.claim else {
                 // Only who asked said that what is there has this hash: nobody was caught at anything.
@@ -313,15 +330,33 @@ impl Judge for Verdicts {
             let record = Record::new(kind, upstream.name(), claimed, left, format!("{refusal}: {broken}"));
             let record = record.after(pipeline.quarantined(&meant).await);
             pipeline.put_record(&meant, &record).await;
-            let store = &pipeline.shared.store;
-            // What is wrong is so under every policy; what somebody else claims of the same bytes is another matter.
-            let kept = store.entry(narinfo_key(hash)).await.and_then(|bytes| Entry::decode(&bytes));
-            if kept.and_then(|entry| pipeline.info_of(&entry)).is_some_and(|info| {
-                Meant::by(&info) == meant && (info.nar_hash, info.nar_size) == (claim.nar_hash, claim.nar_size)
-            }) {
-                store.remove_entry(&narinfo_key(hash));
-            }
+            self.forget_narinfo(&meant, claim).await;
         })
+    }
+
+    fn lacks<'a>(&'a self, source: &'a Source, plan: &'a Plan) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // Of any other upstream it is found out by who asks, who looks for others then.
+            let Some(claim) = plan.claim.as_ref().filter(|_| source.upstream.is_library()) else { return };
+            // Asked for what its narinfo names, not for what it might have besides.
+            let kept = self.pipeline.kept_entry(claim.hash).await;
+            if kept.is_none_or(|entry| entry.upstream != **source.upstream.name()) {
+                return;
+            }
+            self.pipeline.doubt_in_library(&source.upstream, claim.hash);
+            // For a moment its narinfo is not offered: other upstreams may have the path in other bytes by now.
+            let meant = Meant { hash: Some(claim.hash), digest: plan.digest, compression: plan.compression };
+            let text = format!("upstream {} has not got it", source.upstream.name());
+            let claimed = (claim.nar_hash, claim.nar_size);
+            let record = Record::new(Kind::Absent, source.upstream.name(), claimed, false, text);
+            let record = record.after(self.pipeline.quarantined(&meant).await);
+            self.pipeline.shared.store.put_entry(quarantine_key(&meant), record.encode()).await;
+            self.forget_narinfo(&meant, claim).await;
+        })
+    }
+
+    fn whole(&self, source: &Source, plan: &Plan) {
+        self.pipeline.offer_whole(source, plan);
     }
 }
 

@@ -154,7 +154,8 @@ impl Pipeline {
     /// Where something is `kept`, unknown stays unknown, whatever `when_down` says: what is kept is served then.
     async fn ask_small(&self, small: &Small, path: &str, kept: bool) -> Answered {
         let (mut unknown, mut sure) = (None, true);
-        for group in self.policy.groups() {
+        // Nobody signs them, so the library has none.
+        for group in self.policy.groups().filter(|group| !group.iter().any(|upstream| upstream.is_library())) {
             let mut answers: FuturesUnordered<_> = group
                 .iter()
                 .map(|upstream| async move { (Arc::clone(upstream), upstream.small(path, KEPT).await) })

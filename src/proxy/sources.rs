@@ -144,7 +144,8 @@ impl Pipeline {
             return Err(Nowhere::not_found(text));
         }
         let path = format!("nar/{}.nar{}", meant.digest.nix32(), meant.compression.extension());
-        let upstreams = self.policy.upstreams.iter();
+        // In the library the names of NARs begin with the path.
+        let upstreams = self.policy.caches();
         let sources =
             upstreams.filter_map(|upstream| Some(source(upstream, &NarUrl::parse(&path, upstream.base()).ok()?)));
         let Meant { digest, compression, .. } = meant;
@@ -253,6 +254,7 @@ impl Locate for Locator {
                 }
                 (true, None) => Err(Nowhere::not_found("no upstream has this NAR any more")),
             };
+            let plan = plan.map(|plan| if again { plan } else { self.proxy.by_way_of_the_library(self.meant, plan) });
             plan.map(|plan| plan.sources).map_err(|nowhere| {
                 let reason = if nowhere.is_not_found() { FillFailure::Gone } else { FillFailure::Unknown };
                 Broken::new(reason, nowhere.into_text())
@@ -261,6 +263,6 @@ impl Locate for Locator {
     }
 }
 
-fn source(upstream: &Arc<Upstream>, url: &NarUrl) -> Source {
+pub(super) fn source(upstream: &Arc<Upstream>, url: &NarUrl) -> Source {
     Source { upstream: Arc::clone(upstream), target: url.target(upstream.base()) }
 }

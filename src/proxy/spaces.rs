@@ -79,7 +79,7 @@ impl Spaces {
     /// The spaces of these policies.
     pub(super) fn in_force(&self, policies: Policies) -> io::Result<InForce> {
         let Policies { public, private, access } = policies;
-        let public_rank = public.upstreams.first().map_or(u32::MAX, |upstream| upstream.rank());
+        let public_rank = public.caches().next().map_or(u32::MAX, |upstream| upstream.rank());
         let mut found = Vec::with_capacity(private.len());
         for policy in private {
             let Some(upstream) = policy.upstreams.first() else { continue };
@@ -104,10 +104,10 @@ impl Spaces {
         if let Some(known) = private.get(&name) {
             return Ok(Arc::clone(known));
         }
-        let Shared { store, fills, waiting, metrics } = &*self.public;
+        let Shared { store, fills, waiting, library, metrics } = &*self.public;
         let store = store.private(&name)?;
         let (fills, waiting, metrics) = (fills.beside(store.clone()), waiting.clone(), metrics.clone());
-        let shared = Arc::new(Shared { store, fills, waiting, metrics });
+        let shared = Arc::new(Shared { store, fills, waiting, library: library.clone(), metrics });
         private.insert(name, Arc::clone(&shared));
         Ok(shared)
     }

@@ -8,17 +8,18 @@
 //! may not be read. Unless `forbidden` decides, it means "have not" as long as `nix-cache-info`, which each cache has, may
 //! be read (R18).
 //!
-//! Out of scope: redirects, which would take a signature to another host; listing; writing.
+//! A library is written to as well (`write`). Out of scope: redirects, which would take a signature to another host; listing.
 
 mod answer;
 mod connector;
 mod keys;
 mod profile;
+mod write;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use tokio::sync::Mutex;
@@ -27,6 +28,8 @@ use tokio::time::Instant;
 use self::answer::Told;
 use self::keys::Keys;
 pub(super) use self::keys::check;
+pub(super) use self::write::Parts;
+use self::write::Writing;
 use super::again::Again;
 use super::directory;
 use super::error::Cause;
@@ -37,6 +40,7 @@ use super::url::BucketName;
 use super::wire;
 use crate::metrics::UpstreamMetrics;
 use crate::nix::cache_info;
+use crate::nix::hash::Sha256;
 
 /// For how long what was said of it counts.
 const PROVEN: Duration = Duration::from_secs(2);
@@ -54,6 +58,8 @@ pub(super) struct Bucket {
     forbidden: Option<Forbidden>,
     /// What was said of `nix-cache-info` last.
     proven: Mutex<Option<(Instant, Result<(), Cause>)>>,
+    /// Of a bucket that is written to.
+    writing: Option<Writing>,
 }
 
 impl Bucket {
@@ -61,7 +67,12 @@ impl Bucket {
     ///
     /// # Errors
     /// A file cannot be used, or the environment names half a key, with the reason in words.
-    pub(super) fn new(options: &Options, name: &BucketName, metrics: UpstreamMetrics) -> Result<Self, String> {
+    pub(super) fn new(
+        options: &Options,
+        name: &BucketName,
+        metrics: UpstreamMetrics,
+        writes: bool,
+    ) -> Result<Self, String> {
         let base = options.url.base();
         let keys = Keys::new(options, name)?;
         let upstream = options.display_name();
@@ -69,11 +80,14 @@ impl Bucket {
             None => tracing::info!("upstream {upstream} is asked without credentials"),
             Some(keys) => tracing::info!("upstream {upstream} is asked with {keys}"),
         }
+        let transport = Transport::new(options, metrics)?;
+        let writing = if writes { Some(Writing::new(options, transport.ways())?) } else { None };
         Ok(Self {
             name: name.clone(),
             origin: base.origin().ascii_serialization(),
             base_path: base.path().to_owned(),
-            transport: Transport::new(options, metrics)?,
+            transport,
+            writing,
             keys,
             forbidden: options.forbidden,
             proven: Mutex::new(None),
@@ -141,7 +155,7 @@ impl Bucket {
     ) -> Result<Told, Cause> {
         let signature = match keys {
             None => HeaderMap::new(),
-            Some(keys) => signature(keys, &self.name.region, uri)?,
+            Some(keys) => signature(keys, &self.name.region, Method::GET, uri, None)?,
         };
         let response = self.transport.once(lane, uri, range, &signature).await?;
         Ok(answer::read(response, &self.name.name, keys.is_some()).await)
@@ -184,17 +198,25 @@ impl Bucket {
     }
 }
 
-/// What a request for `uri` is signed with. The host and the date are in it; a range is not, and need not be.
-fn signature(keys: &AwsCredential, region: &str, uri: &str) -> Result<HeaderMap, Cause> {
+/// What a request for `uri` is signed with, whose body has this SHA-256 where there is one. The host and the date are in it; a
+/// range is not, and need not be.
+fn signature(
+    keys: &AwsCredential,
+    region: &str,
+    method: Method,
+    uri: &str,
+    body: Option<&Sha256>,
+) -> Result<HeaderMap, Cause> {
     const UNFIT: Cause = Cause::Internal("its keys have characters that no header has");
     let fits = |text: &str| HeaderValue::from_str(text).is_ok();
     if !fits(&keys.key_id) || keys.token.as_deref().is_some_and(|token| !fits(token)) {
         return Err(UNFIT); // the signer would panic
     }
     let mut request = HttpRequest::new(HttpRequestBody::empty());
+    *request.method_mut() = method;
     *request.uri_mut() = uri.parse().map_err(|_| Cause::Internal("its address cannot be asked for"))?;
     AwsAuthorizer::new(keys, "s3", region)
-        .try_authorize(&mut request, None)
+        .try_authorize(&mut request, body.map(|body| body.as_bytes().as_slice()))
         .map_err(|_| Cause::Internal("the request could not be signed"))?;
     let mut headers = std::mem::take(request.headers_mut());
     for name in [header::AUTHORIZATION, header::HeaderName::from_static("x-amz-security-token")] {

@@ -30,15 +30,28 @@ use crate::nix::signature::PublicKeys;
 /// For so many seconds (an hour) an upstream that sent a wrong NAR is suspected of doing it again.
 const SUSPECT: u64 = 3600;
 
+/// What the library is called.
+pub const LIBRARY: &str = "library";
+
+/// What it is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// A cache that others fill.
+    Cache,
+    /// The library, which is asked first; and whether we fill it.
+    Library { writes: bool },
+}
+
 /// An upstream that can be asked.
 #[derive(Debug)]
 pub struct Upstream {
     name: Arc<str>,
     base: Url,
     options: Options,
+    role: Role,
     keys: PublicKeys,
     rank: u32,
-    way: Way,
+    pub(super) way: Way,
     meta_permits: Arc<Semaphore>,
     bulk_permits: Arc<Semaphore>,
     pass_on_permits: Arc<Semaphore>,
@@ -61,17 +74,26 @@ impl Upstream {
     /// # Errors
     /// The extra CA file cannot be used, with the reason in words.
     pub fn new(options: Options, rank: u32, metrics: UpstreamMetrics) -> Result<Arc<Self>, String> {
-        let way = Way::new(&options, metrics.clone())?;
-        Ok(Self::over(way, options, rank, metrics))
+        let way = Way::new(&options, metrics.clone(), false)?;
+        Ok(Self::over(way, Role::Cache, options, rank, metrics))
     }
 
     /// The same upstream, of which only what another program kept of it is there; it is not asked itself.
     pub fn kept(options: Options, rank: u32, index: Arc<Index>, metrics: UpstreamMetrics) -> Arc<Self> {
         let way = Way::kept(&options, index, metrics.clone());
-        Self::over(way, options, rank, metrics)
+        Self::over(way, Role::Cache, options, rank, metrics)
     }
 
-    fn over(way: Way, options: Options, rank: u32, metrics: UpstreamMetrics) -> Arc<Self> {
+    /// The library, to be read, and to be written to where `writes` says so; nothing is connected yet.
+    ///
+    /// # Errors
+    /// As of [`Upstream::new`].
+    pub fn library(options: Options, writes: bool, metrics: UpstreamMetrics) -> Result<Arc<Self>, String> {
+        let way = Way::new(&options, metrics.clone(), writes)?;
+        Ok(Self::over(way, Role::Library { writes }, options, 0, metrics))
+    }
+
+    fn over(way: Way, role: Role, options: Options, rank: u32, metrics: UpstreamMetrics) -> Arc<Self> {
         let base = options.url.base();
         let tls = !options.url.is_plain_http();
         let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
@@ -87,6 +109,7 @@ impl Upstream {
             keys: PublicKeys::new(options.public_keys.clone()),
             rank,
             way,
+            role,
             base,
             options,
             meta_permits: Arc::new(Semaphore::new(meta_permits)),
@@ -116,6 +139,16 @@ impl Upstream {
     /// Its priority group: lower is asked earlier, the same is asked side by side.
     pub fn rank(&self) -> u32 {
         self.rank
+    }
+
+    /// Whether it is the library: asked before all others, and never the reason for "unknown".
+    pub fn is_library(&self) -> bool {
+        self.role != Role::Cache
+    }
+
+    /// Whether it is the library, and written to.
+    pub fn is_written(&self) -> bool {
+        self.role == Role::Library { writes: true }
     }
 
     /// What its narinfos must prove.
@@ -213,7 +246,7 @@ impl Upstream {
     }
 
     /// The base's path, which ends in `/`.
-    fn base_path(&self) -> &str {
+    pub(super) fn base_path(&self) -> &str {
         self.base.path()
     }
 }

@@ -42,7 +42,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Connections of one upstream.
-pub(super) type Pool = Client<HttpsConnector<Dial>, Empty<Bytes>>;
+pub(super) type Pool = PoolOf<Empty<Bytes>>;
+
+/// The same for requests with this kind of body.
+pub(super) type PoolOf<B> = Client<HttpsConnector<Dial>, B>;
 
 /// What connections are made for.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +102,11 @@ impl Ways {
 ///
 /// # Errors
 /// A file of certificates cannot be used, with the reason in words.
-pub(super) fn pool(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Result<Pool, String> {
+pub(super) fn pool<B>(options: &Options, ways: &Ways, purpose: Purpose<'_>) -> Result<PoolOf<B>, String>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
     let own = match purpose {
         Purpose::Small | Purpose::Nars => options.client_certificate(),
         Purpose::Elsewhere(_) => None,

@@ -8,9 +8,11 @@
 //! of which a directory has [`THREADS`]: whoever waits for one gives up within the budgets of any other upstream, and what
 //! hangs takes no more threads than these.
 //!
-//! What another program kept of an upstream is asked for in the same way, by an [`Index`] of it.
+//! What another program kept of an upstream is asked for in the same way, by an [`Index`] of it. A library is written to as
+//! well (`write`).
 
 mod index;
+mod write;
 
 use std::fs::{File, Metadata};
 use std::future::Future;
@@ -28,6 +30,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, stat
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
+pub(super) use self::write::Growing;
 use super::error::Cause;
 use super::options::Options;
 use super::pieces::{self, Pieces};

@@ -191,7 +191,7 @@ impl Options {
         if let Some(few @ 0..2) = self.connections {
             mistakes.refuse(&key(at, "connections"), &few, "at least 2: one for NARs and one for everything else");
         }
-        place::check(self, at, mistakes);
+        self.check_place(at, mistakes);
         self.check_credentials(at, mistakes);
         self.check_client_certificate(at, mistakes);
         self.check_proxy(at, mistakes);
@@ -210,6 +210,11 @@ impl Options {
 }
 
 impl Options {
+    /// Checks what the address makes of the other options; `at` is the table's place.
+    pub fn check_place(&self, at: &str, mistakes: &mut Mistakes) {
+        place::check(self, at, mistakes);
+    }
+
     fn check_credentials(&self, at: &str, mistakes: &mut Mistakes) {
         let given = [
             ("netrc_file", self.netrc_file.is_some()),

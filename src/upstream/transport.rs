@@ -87,6 +87,16 @@ impl Transport {
         })
     }
 
+    /// The ways that lead to it.
+    pub(super) fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
+    /// What the proxy is shown that reads requests for this address, if there is one and it wants anything.
+    pub(super) async fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
+        self.read_by(uri).await.1
+    }
+
     /// The kind of credentials that the upstream is shown, if any.
     pub(super) fn credentials_shown(&self) -> Option<String> {
         self.credentials.shown()

@@ -47,6 +47,11 @@ impl UpstreamUrl {
         &self.place
     }
 
+    /// Whether it is a binary cache over HTTP, which nothing can be written into.
+    pub fn is_http(&self) -> bool {
+        self.place == Place::Http
+    }
+
     /// Whether TLS is spoken.
     pub fn is_https(&self) -> bool {
         self.at.scheme() == "https"

@@ -27,14 +27,14 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// Blocking: reads files.
+    /// `writes`: whether it is to be written to as well. Blocking: reads files.
     ///
     /// # Errors
     /// A file cannot be used, with the reason in words.
-    pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
+    pub(super) fn new(options: &Options, metrics: UpstreamMetrics, writes: bool) -> Result<Self, String> {
         Ok(match options.url.place() {
             Place::Http => Self::Http(Box::new(Transport::new(options, metrics)?)),
-            Place::Bucket(name) => Self::Bucket(Box::new(Bucket::new(options, name, metrics)?)),
+            Place::Bucket(name) => Self::Bucket(Box::new(Bucket::new(options, name, metrics, writes)?)),
             Place::Directory(path) => Self::Directory(Directory::new(options, path, metrics)),
         })
     }

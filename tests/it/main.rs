@@ -24,6 +24,7 @@ mod hostile;
 mod hostile_h2;
 mod keys;
 mod liars;
+mod library;
 mod limits;
 mod load;
 mod migration;

@@ -26,6 +26,7 @@ pub mod nix_serve;
 pub mod origin;
 #[cfg(feature = "otlp")]
 pub mod otelcol;
+pub mod pail;
 pub mod pebble;
 pub mod prometheus;
 pub mod proxies;

@@ -15,6 +15,8 @@ use crate::nix::excerpt::Excerpt;
 /// How much of the text beside an error is read, and how long it is waited for.
 const LONGEST: usize = 16 << 10;
 const LIMIT: Duration = Duration::from_secs(1);
+/// The longest word that is understood: ids of uploads have a hundred bytes and more.
+const LONGEST_WORD: usize = 512;
 
 /// An answer, understood.
 #[derive(Debug)]
@@ -62,11 +64,17 @@ pub(super) async fn read(response: Response<Incoming>, name: &str, signed: bool)
     let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
     let region = region.map(str::to_owned);
     let text = timeout(LIMIT, beginning(response.into_body())).await.unwrap_or_default();
-    let region = region.or_else(|| within(&text, "Region"));
-    understood(status, within(&text, "Code").as_deref(), region.as_deref(), name, signed)
+    let region = region.or_else(|| within(&text, "Region", is_word));
+    understood(status, within(&text, "Code", is_word).as_deref(), region.as_deref(), name, signed)
 }
 
-fn understood(status: StatusCode, code: Option<&str>, region: Option<&str>, name: &str, signed: bool) -> Told {
+pub(super) fn understood(
+    status: StatusCode,
+    code: Option<&str>,
+    region: Option<&str>,
+    name: &str,
+    signed: bool,
+) -> Told {
     match (status, code) {
         // By another status somebody quotes the bucket, or is none.
         (StatusCode::NOT_FOUND | StatusCode::GONE, Some("NoSuchKey")) => Told::HasNot,
@@ -94,7 +102,7 @@ fn understood(status: StatusCode, code: Option<&str>, region: Option<&str>, name
 }
 
 /// What comes of a body up to a length that errors have.
-async fn beginning(mut body: Incoming) -> String {
+pub(super) async fn beginning(mut body: Incoming) -> String {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(piece) = frame.into_data() else { continue };
@@ -106,13 +114,17 @@ async fn beginning(mut body: Incoming) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// What stands between the first `<name>` and `</name>`, if it is one word.
-fn within(text: &str, name: &str) -> Option<String> {
+/// What stands between the first `<name>` and `</name>`, if it is one word of such bytes.
+pub(super) fn within(text: &str, name: &str, may_have: fn(u8) -> bool) -> Option<String> {
     let (_, after) = text.split_once(&format!("<{name}>"))?;
     let (word, _) = after.split_once(&format!("</{name}>"))?;
     let word = word.trim();
-    let is_word = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-    ((1..=64).contains(&word.len()) && word.bytes().all(is_word)).then(|| word.to_owned())
+    ((1..=LONGEST_WORD).contains(&word.len()) && word.bytes().all(may_have)).then(|| word.to_owned())
+}
+
+/// What codes and regions consist of.
+pub(super) fn is_word(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._".contains(&b)
 }
 
 #[cfg(test)]
@@ -154,10 +166,10 @@ mod tests {
     #[test]
     fn a_word_is_found_in_the_text_of_an_error() {
         let text = "<?xml version=\"1.0\"?>\n<Error><Code>NoSuchKey</Code><Message>x</Message></Error>";
-        assert_eq!(within(text, "Code").as_deref(), Some("NoSuchKey"));
+        assert_eq!(within(text, "Code", is_word).as_deref(), Some("NoSuchKey"));
         for text in ["", "<Code>", "<Code></Code>", "<Code>a b</Code>", "</Code><Code>x", "<Code>a\nb</Code>"] {
-            assert_eq!(within(text, "Code"), None, "{text}");
+            assert_eq!(within(text, "Code", is_word), None, "{text}");
         }
-        assert_eq!(within(&format!("<Code>{}</Code>", "x".repeat(65)), "Code"), None);
+        assert_eq!(within(&format!("<Code>{}</Code>", "x".repeat(LONGEST_WORD + 1)), "Code", is_word), None);
     }
 }

@@ -10,8 +10,8 @@ fn every_example_is_accepted() {
         .map(|entry| format!("config/{}", entry.expect("an entry").file_name().to_string_lossy()))
         .collect();
     files.sort_unstable();
-    assert!(files.len() >= 6, "{files:?}");
-    for overlay in ["acme", "cert-manager"] {
+    assert!(files.len() >= 7, "{files:?}");
+    for overlay in ["acme", "cert-manager", "replicas"] {
         files.push(format!("deploy/kubernetes/overlays/{overlay}/snowbank.toml"));
     }
     files.extend(["container", "kubernetes/base", "systemd"].map(|dir| format!("deploy/{dir}/snowbank.toml")));

@@ -3,7 +3,8 @@
 use super::{Machine, printed, seconds_to_stop, text, tool, tree};
 use std::process::Output;
 
-const DIRECTORIES: [&str; 4] = ["base", "overlays/acme", "overlays/cert-manager", "overlays/monitoring"];
+const DIRECTORIES: [&str; 5] =
+    ["base", "overlays/acme", "overlays/cert-manager", "overlays/monitoring", "overlays/replicas"];
 /// The version that manifests are rendered for; helm's own default depends on how it was built.
 const VERSION: &str = "1.33.0";
 
@@ -71,6 +72,8 @@ fn every_overlay_is_what_kubernetes_accepts() {
         assert!(monitored.contains(&format!("kind: {kind}\n")), "{kind}");
     }
     assert!(monitored.contains("overview.json: |"), "the dashboards");
+    let shared = kustomize("overlays/replicas").expect("it was there");
+    assert!(shared.contains("replicas: 3\n") && shared.contains("[library]") && !shared.contains("optional: true"));
 }
 
 #[test]
@@ -80,7 +83,7 @@ fn kubernetes_waits_for_the_end() {
         rest.lines().next().and_then(|line| line.trim().parse().ok()).expect("seconds")
     };
     let limit = grace(&text("deploy/kubernetes/base/statefulset.yaml"));
-    for file in ["base", "overlays/acme", "overlays/cert-manager"] {
+    for file in ["base", "overlays/acme", "overlays/cert-manager", "overlays/replicas"] {
         let config = text(&format!("deploy/kubernetes/{file}/snowbank.toml"));
         assert!(limit > seconds_to_stop(&config), "{file}");
         assert!(config.contains("delay = \"15 s\"") && config.contains("[admin]\naddress = \"[::]:9090\""), "{file}");

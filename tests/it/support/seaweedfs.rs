@@ -28,9 +28,6 @@ pub struct SeaweedFs {
     dir: tempfile::TempDir,
 }
 
-/// Keys that may do everything.
-const ADMIN: [&str; 2] = ["ADMINKEY", "adminsecret"];
-
 impl SeaweedFs {
     /// Read by everybody.
     pub const PUBLIC: &str = "public";
@@ -40,6 +37,8 @@ impl SeaweedFs {
     pub const UNLISTABLE: &str = "unlistable";
     /// Read by nobody.
     pub const SHUT: &str = "shut";
+    /// Key and secret of one who may do everything.
+    pub const ADMIN: [&str; 2] = ["ADMINKEY", "adminsecret"];
     /// Key and secret of one who may read.
     pub const READER: [&str; 2] = ["READERKEY", "readersecret+/="];
 
@@ -105,7 +104,7 @@ impl SeaweedFs {
     }
 
     fn curl(&self, arguments: &[&str]) -> Output {
-        let user = ADMIN.join(":");
+        let user = Self::ADMIN.join(":");
         let signed = ["-sS", "-f", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user];
         Command::new("curl").args(signed).args(arguments).output().expect("curl is installed; tests/run does it")
     }
@@ -179,7 +178,7 @@ fn who_may_what() -> String {
     // Who may read everywhere is told of a bucket that it is not there.
     let identities = serde_json::json!([
         { "name": "anonymous", "actions": read },
-        { "name": "admin", "credentials": keys(ADMIN), "actions": ["Admin", "Read", "Write", "List"] },
+        { "name": "admin", "credentials": keys(SeaweedFs::ADMIN), "actions": ["Admin", "Read", "Write", "List"] },
         { "name": "reader", "credentials": keys(SeaweedFs::READER), "actions": ["Read"] },
     ]);
     serde_json::json!({ "identities": identities }).to_string()
