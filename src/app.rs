@@ -6,9 +6,11 @@
 pub mod certificates;
 mod effect;
 mod ending;
+pub mod export;
 mod fetching;
 pub mod health;
 pub mod import;
+mod offline;
 mod operator;
 mod pages;
 mod reload;

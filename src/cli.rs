@@ -61,6 +61,8 @@ pub enum Next {
     Certificates(Box<Config>, bool),
     /// Ask the server at this [admin] address whether it is ready.
     Healthcheck(SocketAddr),
+    /// Write this into the directory as a binary cache.
+    Export(Box<Config>, PathBuf, Wish),
     /// Have the server at this [admin] address fetch this.
     Warm(SocketAddr, Wish),
     /// Tell how the server at this [admin] address stands, as JSON if asked so.
@@ -105,6 +107,10 @@ pub fn run(
         },
         Command::Import { source, dirs } => match source.origin(environment).load() {
             Ok(config) => Ok(Next::Import(Box::new(config), dirs)),
+            Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
+        },
+        Command::Export { source, to, list, no_closure, paths } => match source.origin(environment).load() {
+            Ok(config) => Ok(Next::Export(Box::new(config), to, Wish { paths, file: list, alone: no_closure })),
             Err(mistakes) => say(err, &format!("{mistakes}\n"), EX_USAGE),
         },
         Command::Certificates { source, json } => match source.origin(environment).load() {
@@ -226,6 +232,28 @@ enum Command {
         /// Where it lies
         #[arg(value_name = "DIR", required = true)]
         dirs: Vec<PathBuf>,
+    },
+    /// Write paths as a binary cache into a directory
+    ///
+    /// Each path with everything that it refers to, from the store or else from the upstreams: a cache on a stick, which an upstream
+    /// `file:///DIR`, `nix copy --from` or any server of files gives out. What no key signed is left out. The server must not run
+    /// on this store (see --dir, and --upstream to export from a server that runs). Exits with 0 when everything is there, 1 when
+    /// something is not, 2 when it could not be done.
+    Export {
+        #[command(flatten)]
+        source: Source,
+        /// The directory; made if it is not there
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// A file with more paths, one in each line; `-` is stdin
+        #[arg(long = "from", value_name = "FILE")]
+        list: Option<PathBuf>,
+        /// Only the paths themselves
+        #[arg(long)]
+        no_closure: bool,
+        /// Store paths, or the 32 characters of their hashes
+        #[arg(value_name = "PATH", required_unless_present = "list")]
+        paths: Vec<String>,
     },
     /// Tell how the certificates of the running server stand
     ///

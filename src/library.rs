@@ -126,6 +126,14 @@ impl Library {
         self.put(Task { path: Some(hash), to: Arc::clone(to), holder });
     }
 
+    /// Writes a path now, for who waits for it; whether its holder has anything of it that should be there.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub async fn write(&self, hash: HashPart, to: &Arc<Upstream>, holder: Arc<dyn Holder>) -> Result<bool, String> {
+        write::once(&self.inner, &Task { path: Some(hash), to: Arc::clone(to), holder }).await
+    }
+
     /// Something that the library has of this path is wrong, or missing: it is replaced when it is written next.
     pub fn doubt(&self, hash: HashPart) {
         let mut doubted = self.inner.doubted();

@@ -37,6 +37,10 @@ fn main() -> ExitCode {
             let log = config.log.clone();
             judged(&log, app::import::run(*config, dirs), &app::import::Verdict::Whole)
         }
+        Ok(Next::Export(config, to, wish)) => {
+            let log = config.log.clone();
+            judged(&log, app::export::run(*config, to, wish), &app::export::Verdict::Whole)
+        }
         Ok(Next::Warm(address, wish)) => match asking(app::warm::run(address, wish)) {
             Ok(app::warm::Verdict::Whole) => ExitCode::SUCCESS,
             Ok(app::warm::Verdict::Partial) => ExitCode::FAILURE,

@@ -1,4 +1,4 @@
-//! Having many paths here, one by one or with all that they refer to: what `import` and `warm` do.
+//! Having many paths here, one by one or with all that they refer to: what `import`, `warm` and `export` do.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -69,6 +69,16 @@ pub(super) async fn fetch(
     proxy: &Proxy,
     roots: impl IntoIterator<Item = HashPart>,
     wanted: Wanted,
+    tell: impl FnMut(&Tally),
+) -> Tally {
+    fetch_by(|hash| async move { (hash, proxy.fetch(hash).await) }, roots, wanted, tell).await
+}
+
+/// The same by `one`, which has one of them here.
+pub(super) async fn fetch_by<F: Future<Output = (HashPart, Fetched)>>(
+    one: impl Fn(HashPart) -> F,
+    roots: impl IntoIterator<Item = HashPart>,
+    wanted: Wanted,
     mut tell: impl FnMut(&Tally),
 ) -> Tally {
     let (mut tally, mut known, mut left) = (Tally::default(), HashSet::new(), VecDeque::new());
@@ -78,7 +88,7 @@ pub(super) async fn fetch(
         while running.len() < AT_A_TIME
             && let Some(hash) = left.pop_front()
         {
-            running.push(async move { (hash, proxy.fetch(hash).await) });
+            running.push(one(hash));
         }
         tally.known = known.len() as u64;
         tell(&tally);

@@ -7,20 +7,17 @@
 //! It is believed no more than the upstreams themselves: signatures and hashes are checked as ever, and what does not hold
 //! stays out. The store must be free: the server is started afterwards.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
-
 use super::fetching::{Tally, Wanted, fetch};
-use super::reload;
 use super::told::{Told, say};
+use super::{offline, reload};
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::store::{OpenError, Store};
+use crate::store::Store;
 use crate::upstream::{Index, Upstream};
 
 /// How it went, for the exit status.
@@ -39,7 +36,7 @@ pub enum Verdict {
 pub async fn run(config: Config, dirs: Vec<PathBuf>) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::Whole;
     let metrics = Metrics::default();
-    let store = open(&config, &metrics).await?;
+    let store = offline::store(&config, &metrics, "stop it, import, start it again").await?;
     for dir in &dirs {
         let done = import(&config, &metrics, &store, dir).await;
         match done {
@@ -53,27 +50,6 @@ pub async fn run(config: Config, dirs: Vec<PathBuf>) -> anyhow::Result<Verdict> 
     }
     store.close().await;
     Ok(verdict)
-}
-
-/// The store, where no server has it.
-async fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Store> {
-    let dir = config.store.dir.as_deref().context("store.dir is not set: there is nowhere to import to")?;
-    anyhow::ensure!(config.store.wants_disk(), "store.disk = 0: what is imported would be gone with this command");
-    // What root makes in it, its owner could not open.
-    let (owner, me) = (std::fs::metadata(dir).map_or(0, |found| found.uid()), rustix::process::geteuid().as_raw());
-    anyhow::ensure!(
-        owner == me || me != 0,
-        "{} is another user's: run this as the user of the server (README, Moving from nginx)",
-        dir.display()
-    );
-    let store = Store::memory_only(&config.store, metrics.store.clone());
-    match store.open_disk().await {
-        Ok(()) => Ok(store),
-        Err(OpenError::InUse { dir }) => {
-            anyhow::bail!("{} is in use by a running server: stop it, import, start it again", dir.display())
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 async fn import(config: &Config, metrics: &Metrics, store: &Store, dir: &Path) -> anyhow::Result<Tally> {

@@ -65,7 +65,7 @@ pub async fn run(address: SocketAddr, wish: Wish) -> anyhow::Result<Verdict> {
 }
 
 /// The list as the server wants it.
-fn list(wish: &Wish) -> anyhow::Result<Bytes> {
+pub(super) fn list(wish: &Wish) -> anyhow::Result<Bytes> {
     let mut text = wish.paths.join("\n");
     text.push('\n');
     let limit = LONGEST_LIST as u64;

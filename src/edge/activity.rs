@@ -29,7 +29,8 @@ const LEAST_PROGRESS: u64 = 60_000;
 /// waits for, once. (The HTTP/2 library ends a connection whose resets come in the same read as the requests; those that come
 /// a moment later it does not count.)
 const ABANDONED: u64 = 150;
-/// The same on each connection of a client that has abandoned too much on all of them ([`Patience`]).
+/// The same on each connection of a client that has abandoned too much on all of them ([`Patience`]), unless it is being served: behind
+/// one address may be many clients, who give up together on an upstream that is slow, with downloads that go on.
 const ABANDONED_OF_MANY: u64 = 32;
 
 /// What happened on one connection so far. Counters only: nothing is ordered by them.
@@ -38,6 +39,8 @@ pub struct Activity {
     in_flight: AtomicUsize,
     /// Who waits for requests to end.
     behind: AtomicWaker,
+    /// Those of them that have an answer: the client is being served.
+    served: AtomicUsize,
     requests: AtomicU64,
     abandoned: AtomicU64,
     /// What is borne of the client, where clients are counted; and whether it was, to the end.
@@ -59,7 +62,8 @@ impl Activity {
 
     /// The client asks only to abandon what it asked for.
     pub fn is_flood(&self) -> bool {
-        let borne = if self.is_over.load(Relaxed) { ABANDONED_OF_MANY } else { ABANDONED };
+        let is_over = self.is_over.load(Relaxed) && self.served.load(Relaxed) == 0;
+        let borne = if is_over { ABANDONED_OF_MANY } else { ABANDONED };
         let abandoned = self.abandoned.load(Relaxed);
         abandoned > borne && abandoned > self.requests.load(Relaxed) / 2
     }
@@ -121,6 +125,7 @@ pub struct InFlight {
 impl InFlight {
     /// There is an answer: what ends from now on was not abandoned before.
     pub fn answered(mut self) -> Self {
+        self.activity.served.fetch_add(1, Relaxed);
         self.answered = true;
         self
     }
@@ -142,8 +147,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.note_untaken(false);
         self.activity.in_flight.fetch_sub(1, SeqCst);
-        if !self.answered {
-            self.activity.note_abandoned();
+        match self.answered {
+            true => _ = self.activity.served.fetch_sub(1, Relaxed),
+            false => self.activity.note_abandoned(),
         }
         self.activity.behind.wake();
     }
@@ -348,6 +354,12 @@ mod tests {
             floods += usize::from(activity.is_flood());
         }
         assert!((5..20).contains(&floods), "{floods}: what is borne of all is used up on the way");
+        let served = connection();
+        let download = served.begin().answered();
+        abandon(&served, ABANDONED_OF_MANY + 1);
+        assert!(!served.is_flood(), "it is being served");
+        drop(download);
+        assert!(served.is_flood());
         let other = connection();
         abandon(&other, ABANDONED_OF_MANY);
         assert!(!other.is_flood(), "few");

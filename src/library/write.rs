@@ -37,7 +37,7 @@ pub(super) async fn task(library: &Arc<Inner>, task: &Task) {
     let mut pause = PAUSE;
     for left in (0..TRIES).rev() {
         let error = match attempt(library, task).await {
-            Ok(()) => return,
+            Ok(_) => return,
             Err(Unwritten::Hole) => return library.metrics.dropped.of(Dropped::Hole).inc(),
             Err(Unwritten::Failed(error)) => error,
         };
@@ -55,17 +55,26 @@ pub(super) async fn task(library: &Arc<Inner>, task: &Task) {
     }
 }
 
-async fn attempt(library: &Arc<Inner>, task: &Task) -> Result<(), Unwritten> {
+/// The same, once, with why not.
+pub(super) async fn once(library: &Arc<Inner>, task: &Task) -> Result<bool, String> {
+    attempt(library, task).await.map_err(|unwritten| match unwritten {
+        Unwritten::Hole => "a part of its NAR is not here any more".to_owned(),
+        Unwritten::Failed(error) => error.to_string(),
+    })
+}
+
+/// Whether there is anything to be there.
+async fn attempt(library: &Arc<Inner>, task: &Task) -> Result<bool, Unwritten> {
     prepare(library, task).await?;
-    let Some(hash) = task.path else { return Ok(()) };
-    let Some(holding) = task.holder.holding(hash).await else { return Ok(()) };
+    let Some(hash) = task.path else { return Ok(true) };
+    let Some(holding) = task.holder.holding(hash).await else { return Ok(false) };
     let writing = Writing { library, to: &task.to, hash, doubted: library.is_doubted(hash) };
     writing.nar(&holding).await?;
     writing.narinfo(task, &holding).await?;
     if writing.doubted {
         library.settle(hash);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Has the library say what it is, once.

@@ -41,6 +41,25 @@ impl Proxy {
         }
     }
 
+    /// Writes a path that is here into the library, for who waits for it.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub async fn write_into_library(&self, hash: HashPart) -> Result<(), String> {
+        let public = self.in_force.load().public.clone();
+        let to = public.policy.written_library().ok_or("there is no library to write to")?;
+        let Shared { fills, library, .. } = &*public.shared;
+        loop {
+            // Looked at before: what is proven since is seen.
+            let may_change = fills.are_settling();
+            match library.write(hash, to, Arc::new(public.clone())).await? {
+                true => return Ok(()),
+                false if may_change => sleep(SETTLING).await,
+                false => return Err("no key signed it, so nobody could verify it there; [sign] would".to_owned()),
+            }
+        }
+    }
+
     /// Writes what waits to be written into the library, and what is about to, for at most `limit`.
     pub async fn finish_library(&self, limit: Duration) {
         let Shared { fills, library, .. } = &*self.spaces.public;

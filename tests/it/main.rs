@@ -14,6 +14,7 @@ mod certificates;
 mod connections;
 mod deploy;
 mod ending;
+mod export;
 mod failover;
 mod false_misses;
 mod faults;
