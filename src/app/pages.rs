@@ -34,6 +34,9 @@ const RELOAD: &str = "/reload";
 /// Has what is kept of a path forgotten.
 const PURGE: &str = "/purge";
 
+/// What machines call themselves.
+const LOCAL: [&str; 4] = ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
+
 /// Time for a list of paths to come.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 
@@ -173,7 +176,7 @@ fn is_for_this_machine(request: &Request<Incoming>) -> bool {
     let is_ours = |authority: &Authority| {
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
-        bare.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost")
+        bare.parse::<IpAddr>().is_ok() || LOCAL.contains(&host.as_str()) || host.ends_with(".localhost")
     };
     let mut hosts = request.headers().get_all(header::HOST).iter();
     request.uri().authority().is_none_or(is_ours)
@@ -182,7 +185,9 @@ fn is_for_this_machine(request: &Request<Incoming>) -> bool {
 
 impl edge::Handler for Pages {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
-        if self.is_loopback && !is_for_this_machine(&request) {
+        // Whether it is ready is no secret, and who balances loads asks by whatever name.
+        let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz");
+        if self.is_loopback && !is_probe && !is_for_this_machine(&request) {
             let text = "[admin] is on loopback: ask for an IP address or localhost, not for a name\n";
             return page(admin::Page::text(403, text));
         }

@@ -16,12 +16,14 @@ use crate::nix::signature::PublicKey;
 use crate::proxy::Policies;
 use crate::proxy::sign::Signer;
 use crate::tls::Certificates;
-use crate::upstream::{LIBRARY, Upstream};
+use crate::upstream::{self, LIBRARY, Upstream};
 
 /// Reloads, one after the other.
 pub(super) struct Reloads {
     /// What the program was started with: what needs a restart is held against it.
     started_with: Config,
+    /// The upstreams in force.
+    upstreams: Vec<upstream::Options>,
     origin: Arc<Origin>,
     proxy: Proxy,
     certificates: Option<Certificates>,
@@ -38,7 +40,8 @@ impl Reloads {
         limits: Clients,
         metrics: Metrics,
     ) -> Self {
-        Self { started_with, origin, proxy, certificates, limits, metrics }
+        let upstreams = started_with.upstream.clone();
+        Self { started_with, upstreams, origin, proxy, certificates, limits, metrics }
     }
 
     /// Whether there is anything to read again.
@@ -62,6 +65,7 @@ impl Reloads {
         self.metrics.reloads.of(end).inc();
         match read {
             Ok(config) => {
+                self.upstreams.clone_from(&config.upstream);
                 self.limits.reload(&config.limits);
                 self.proxy.bound_waiting(config.limits.waiting());
                 let waiting = effect::with_the_next_start(&self.started_with, &config);
@@ -101,9 +105,9 @@ impl Reloads {
     }
 
     async fn read(&self) -> Result<(Config, Policies), String> {
-        let (origin, runs) = (Arc::clone(&self.origin), self.started_with.clone());
+        let (origin, in_force) = (Arc::clone(&self.origin), self.upstreams.clone());
         let loaded = tokio::task::spawn_blocking(move || {
-            let config = origin.load_again(&runs).map_err(|mistakes| mistakes.to_string())?;
+            let config = origin.load_again(&in_force).map_err(|mistakes| mistakes.to_string())?;
             let signer = signer(&config).map_err(|error| error.to_string())?;
             let access = Access::load(&config.access).map_err(|error| error.to_string())?;
             Ok::<_, String>((config, signer, access))

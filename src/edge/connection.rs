@@ -41,7 +41,7 @@ use super::arrival::arrive;
 use super::body::{Body, H2_SLICE};
 use super::cork::cork;
 use super::handshake::{Permits, part, shake};
-use super::limits::{Clients, Seat};
+use super::limits::{Clients, Seat, Seldom};
 use super::respond;
 use crate::metrics::{ConnectionEnd, EdgeMetrics, TlsSession, TlsVersion};
 use crate::tls::{self, Acceptor};
@@ -59,6 +59,9 @@ const H2_RECEIVE_WINDOW: u32 = 65_535;
 /// after all that was sent before it, so the second must leave a slow reader the time to get through that.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(60);
 const H2_PING_LIMIT: Duration = Duration::from_secs(240);
+
+/// Floods can come as fast as connections.
+static FLOODS_TOLD: Seldom = Seldom::new();
 
 /// How long, at least, a connection without a request stays when the drain begins; at most twice as long.
 const PARTING: Duration = Duration::from_secs(1);
@@ -332,12 +335,18 @@ async fn drive<H, C: Connection>(
             biased;
             result = poll_fn(|cx| {
                 if activity.is_flood() {
-                    return Poll::Ready(Err("the client abandons what it asks for".into()));
+                    return Poll::Ready(None);
                 }
                 // Read on without them, and a flood of resets would heap up tasks, before which no other client has its turn.
                 ready!(activity.poll_caught_up(H2_STREAMS as usize, cx));
-                poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx)
+                poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx).map(Some)
             }) => {
+                let Some(result) = result else {
+                    if let Some(left_out) = FLOODS_TOLD.due() {
+                        tracing::warn!(%peer, left_out, "a client abandons what it asks for: its connection is closed");
+                    }
+                    return ConnectionEnd::Flood;
+                };
                 return match result {
                     Ok(()) => ConnectionEnd::Closed,
                     // A client may close as soon as it reads our GOAWAY, while we still write the end of it.

@@ -265,7 +265,8 @@ fn valid_host(host: &[u8]) -> bool {
         None => !host.is_empty(), // RFC 9110 section 4.2.1
     };
     // RFC 3986 section 3.2.3 has the empty port.
-    is_host && (matches!(port, "" | ":") || authority.port_u16().is_some())
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_host && (matches!(port, "" | ":") || port.strip_prefix(':').is_some_and(is_number))
 }
 
 /// RFC 9112 section 3.2: a path, or for who takes this for a proxy a whole URL; the other two forms are for CONNECT and

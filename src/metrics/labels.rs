@@ -195,6 +195,8 @@ label! {
         Handshake = "handshake",
         /// The client broke off, or broke the protocol.
         Error = "error",
+        /// The client asked only to abandon what it asked for.
+        Flood = "flood",
         /// No request for a minute or two.
         Idle = "idle",
         /// The client no longer read.

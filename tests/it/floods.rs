@@ -134,6 +134,8 @@ async fn rapid_resets_are_stopped() {
         assert!(most <= MOST_RESETS, "{most}");
     }
     assert_eq!(snowbank.counter(Count::Panics), 0);
+    assert!(snowbank.metrics().contains("snowbank_edge_connections_total{end=\"flood\"} "), "{}", snowbank.metrics());
+    snowbank.log_line("a client abandons what it asks for: its connection is closed", 0);
     snowbank.https().get(&honest.narinfo_target()).await.expect(200);
 }
 

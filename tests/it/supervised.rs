@@ -98,6 +98,7 @@ fn on_loopback_operators_ask_for_an_address_and_not_for_a_name() {
             assert!(status == 403 && text.contains("[admin] is on loopback"), "{host} {path}: {status} {text}");
         }
     }
+    assert_eq!(snowbank.operator_at("lb.example.org", "GET", "/readyz", "").0, 200);
     assert!(snowbank.stop().success());
 }
 

@@ -235,5 +235,5 @@ async fn a_client_that_asks_only_to_abandon_is_dropped() {
     }
     assert!(client.is_finished());
     served.end_in_time().await;
-    assert_eq!(metrics.connections.of(ConnectionEnd::Error).get(), 1);
+    assert_eq!(metrics.connections.of(ConnectionEnd::Flood).get(), 1);
 }

@@ -51,6 +51,8 @@ async fn a_host_is_demanded_once_and_well_formed() {
         ("Host: a:\r\n", "200"),
         ("", "400"),
         ("Host: :80\r\n", "400"),
+        ("Host: a:+80\r\n", "400"),
+        ("Host: a:65536\r\n", "400"),
         ("Host: [zz]\r\n", "400"),
         ("Host: [::1\r\n", "400"),
         ("Host: [::1]x\r\n", "400"),
