@@ -31,7 +31,7 @@ fn a_closure_is_installed_from_a_directory() {
     let fixture = fixture();
     let origin = static_cache::serve(&fixture.cache("xz"));
     let setup = Setup::in_front_of(&origin, fixture.key()).store("disk = \"512 MiB\"\nmemory = \"64 MiB\"");
-    let (stick, paths) = (setup.home().join("a stick/cache"), fixture.infos().len());
+    let (stick, paths) = (setup.home().join("stick/cache"), fixture.infos().len());
     let everything = fixture.path("everything");
     let (status, told) = export(&setup, &["--to", text(&stick), everything]);
     assert!(status == Some(0) && told.contains(&format!("{paths} of {paths} exported, 0 not")), "{told}");
@@ -45,7 +45,7 @@ fn a_closure_is_installed_from_a_directory() {
     assert!(gone.is_file());
     assert_eq!(origin.total(), asked, "{:?}", origin.requests());
     // Without a network, in front of the stick.
-    let behind = Setup::new().upstream(&format!("file://{}", text(&stick).replace(' ', "%20")), fixture.key());
+    let behind = Setup::new().upstream(&format!("file://{}", text(&stick)), fixture.key());
     let snowbank = behind.store("disk = \"512 MiB\"\nmemory = \"64 MiB\"").start();
     let machine = Machine::new(&[&fixture.key().public()]);
     machine.substitute("everything", &snowbank.http_url(), None);

@@ -11,7 +11,8 @@ mod spans;
 fn a_program_without_the_feature_refuses_the_option_and_says_why() {
     use crate::support::snowbank::{Setup, run};
 
-    let path = Setup::new().also("[log]\notlp = \"http://127.0.0.1:4318/v1/traces\"\n").write();
+    let setup = Setup::new().also("[log]\notlp = \"http://127.0.0.1:4318/v1/traces\"\n");
+    let path = setup.write();
     let output = run(&["check-config", path.to_str().expect("a path of text")]);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
