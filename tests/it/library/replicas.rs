@@ -144,6 +144,7 @@ fn three_servers_over_one_bucket_serve_real_nix_whoever_dies() {
         // One of them was killed in the middle of some.
         let most = if n == 0 { 2 } else { 1 };
         assert!(fetched.values().all(|count| *count <= most), "server {n}: {fetched:?}");
+        println!("server {n} fetched {} of {} NARs from upstream", fetched.len(), fixture.infos().len());
     }
     // All of it is in the bucket by now; then nobody asks upstream, whoever dies and comes back empty.
     for replica in &replicas {
