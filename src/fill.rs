@@ -214,6 +214,12 @@ pub trait Locate: Send + Sync {
     /// # Errors
     /// `Gone`: no upstream has it any more. `Unknown`: one that might could not be asked.
     fn sources(&self, again: bool) -> BoxFuture<'_, Result<Vec<Source>, Broken>>;
+
+    /// A source has not got the bytes, or others (`refused`).
+    fn failed(&self, _source: &Source, _refused: bool) {}
+
+    /// The hole is filled.
+    fn filled(&self) {}
 }
 
 /// How long a fill waits for its turn: less than the 300 s after which Nix gives up on a silent server.

@@ -155,10 +155,10 @@ impl Library {
         if timeout(limit, inner.tasks.wait()).await.is_ok() {
             return;
         }
+        let left = inner.metrics.queue.get();
         inner.stop.cancel();
         inner.tasks.wait().await;
-        let (left, mut queue) = (inner.metrics.queue.get(), inner.queue());
-        queue.tasks.clear();
+        inner.queue().tasks.clear();
         inner.metrics.queue.set(0);
         inner.metrics.dropped.of(Dropped::Stopping).inc_by(u64::try_from(left).unwrap_or_default());
         tracing::info!(
@@ -181,7 +181,7 @@ impl Library {
         inner.metrics.queue.inc();
         if queue.workers < WORKERS {
             queue.workers += 1;
-            let worker = Worker { inner: Arc::clone(inner), path: None };
+            let worker = Worker { inner: Arc::clone(inner), at: None, counts: true };
             let stop = inner.stop.clone();
             inner.tasks.spawn(stop.run_until_cancelled_owned(worker.run()));
         }
@@ -210,32 +210,47 @@ impl Inner {
 /// Writes until nothing waits. Its place, and that of what it was at, is given up however it ends (R35).
 struct Worker {
     inner: Arc<Inner>,
-    path: Option<HashPart>,
+    at: Option<Task>,
+    /// Whether it counts among the workers.
+    counts: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
-        while let Some(task) = self.next() {
-            self.path = task.path;
-            write::task(&self.inner, &task).await;
-            self.inner.metrics.queue.dec();
-            if let Some(path) = self.path.take() {
-                self.inner.queue().paths.remove(&path);
+        while self.next() {
+            if let Some(task) = &self.at {
+                write::task(&self.inner, task).await;
             }
+            self.done();
         }
     }
 
-    fn next(&self) -> Option<Task> {
-        self.inner.queue().tasks.pop_front()
+    fn next(&mut self) -> bool {
+        let mut queue = self.inner.queue();
+        self.at = queue.tasks.pop_front();
+        if self.at.is_none() {
+            // At once: who offers from now on must not rely on this one.
+            queue.workers -= 1;
+            self.counts = false;
+        }
+        self.at.is_some()
+    }
+
+    fn done(&mut self) {
+        if let Some(task) = self.at.take() {
+            self.inner.metrics.queue.dec();
+            if let Some(path) = task.path {
+                self.inner.queue().paths.remove(&path);
+            }
+        }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let mut queue = self.inner.queue();
-        queue.workers -= 1;
-        if let Some(path) = self.path {
-            queue.paths.remove(&path);
+        self.done();
+        if self.counts {
+            self.inner.queue().workers -= 1;
         }
     }
 }

@@ -170,8 +170,8 @@ impl Course<'_> {
     async fn after(&mut self, source: &Source, off: Off) -> bool {
         let received = self.fill.received();
         let under_way = received > 0;
-        // Its faults are nobody else's: whoever has the same bytes is asked in the same fill.
-        let of_library = source.upstream.is_library();
+        // The library's faults are nobody else's: where only it was to be asked, whoever has the same bytes is asked too.
+        let of_library = self.plan.sources.iter().all(|source| source.upstream.is_library());
         match off {
             Off::Gone(_) => {
                 self.plan.judge.lacks(source, self.plan).await;

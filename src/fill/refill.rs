@@ -30,14 +30,17 @@ pub(super) async fn run(fills: Fills, registered: Registered, locate: Arc<dyn Lo
         return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
     };
     let mut asked = Vec::new();
-    let mut refilled = refill_from_any(&fills, &fill, &manifest, locate.sources(false).await, &mut asked).await;
+    let mut refilled = refill_from_any(&fills, &fill, &manifest, &*locate, false, &mut asked).await;
     if let Err(first) = refilled {
         // Others may have it, who were not asked because one of these knew it.
-        let second = refill_from_any(&fills, &fill, &manifest, locate.sources(true).await, &mut asked).await;
+        let second = refill_from_any(&fills, &fill, &manifest, &*locate, true, &mut asked).await;
         refilled = second.map_err(|second| graver(first, second));
     }
     match refilled {
-        Ok(()) => fill.verified(manifest),
+        Ok(()) => {
+            fill.verified(manifest);
+            locate.filled();
+        }
         Err(broken) => {
             // Whoever made the body anew under the same URL has other bytes; only a FileHash binds them.
             let made_anew = broken.refusal.is_some() && !is_named_by_its_bytes(&manifest);
@@ -66,11 +69,12 @@ async fn refill_from_any(
     fills: &Fills,
     fill: &Fill,
     manifest: &Manifest,
-    sources: Result<Vec<Source>, Broken>,
+    locate: &dyn Locate,
+    again: bool,
     asked: &mut Vec<Source>,
 ) -> Result<(), Broken> {
     let mut last = Broken::new(FillFailure::Gone, "no upstream has this NAR any more");
-    for source in sources? {
+    for source in locate.sources(again).await? {
         if asked.iter().any(|known| known.is(&source)) {
             continue;
         }
@@ -81,6 +85,9 @@ async fn refill_from_any(
                 tracing::warn!(upstream = %source.upstream.name(), outcome = %broken.reason, "hole not filled: {broken}");
                 if let Some(refusal) = broken.refusal {
                     source.upstream.metrics().refused.of(refusal).inc();
+                }
+                if broken.refusal.is_some() || broken.reason == FillFailure::Gone {
+                    locate.failed(&source, broken.refusal.is_some());
                 }
                 last = graver(last, broken);
             }

@@ -21,6 +21,9 @@ crate::options! {
         /// Whether it is written to. With false it is only read, with keys that may read only: by servers that are not to
         /// be trusted with what all of them serve.
         pub write: bool = true,
+        /// Further keys that what is in it may be signed with, besides those of the public upstreams and those that this server signs
+        /// with: one of yours that was replaced, or another server's. They count for the library and for no upstream.
+        pub public_keys: Vec<PublicKey> = Vec::new(),
         /// A file with the keys for the bucket, as `credentials_file` of an upstream.
         pub credentials_file: Option<PathBuf> = None,
         /// Where the keys for the bucket come from without a `credentials_file`, as `credentials` of an upstream.
@@ -36,7 +39,7 @@ crate::options! {
 }
 
 impl Options {
-    /// As the upstream that it is read as, whose narinfos need a signature by one of these keys.
+    /// As the upstream that it is read as, whose narinfos need a signature by one of these keys, or of its own.
     ///
     /// # Errors
     /// Never, in practice: what was accepted here is accepted there.
@@ -48,7 +51,8 @@ impl Options {
             return Err(mistakes);
         };
         options.name = LIBRARY.parse::<Name>().ok();
-        options.public_keys = keys;
+        let more: Vec<_> = self.public_keys.iter().filter(|key| !keys.contains(key)).cloned().collect();
+        options.public_keys = [keys, more].concat();
         options.when_down = WhenDown::Miss;
         options.credentials_file.clone_from(&self.credentials_file);
         options.credentials = self.credentials;
@@ -71,7 +75,7 @@ impl Options {
             mistakes.refuse(&key(at, "url"), &format!("\"{}\"", self.url), accepted);
             return;
         }
-        if keys == 0 {
+        if keys == 0 && self.public_keys.is_empty() {
             let why = "nothing that is in it could be believed: no public upstream has `public_keys`, and sign.key_files has no key";
             mistakes.say(at, why);
         }

@@ -18,11 +18,14 @@ struct Held {
     asked: AtomicUsize,
     permits: Semaphore,
     stays: bool,
+    /// Asked for this one it dies.
+    deadly: Option<HashPart>,
 }
 
 impl Holder for Held {
     fn holding(&self, hash: HashPart) -> BoxFuture<'_, Option<Holding>> {
         async move {
+            assert_ne!(Some(hash), self.deadly, "on purpose");
             self.permits.acquire().await.ok()?.forget();
             self.asked.fetch_add(1, Ordering::Relaxed);
             Some(Holding {
@@ -76,7 +79,14 @@ async fn shelf(size: usize) -> Shelf {
         digests,
     };
     let (asked, permits) = (AtomicUsize::new(0), Semaphore::new(0));
-    let held = Arc::new(Held { manifest: Some(Arc::new(manifest)), store, asked, permits, stays: true });
+    let held = Arc::new(Held {
+        manifest: Some(Arc::new(manifest)),
+        store,
+        asked,
+        permits,
+        stays: true,
+        deadly: Some(path(666)),
+    });
     let (library, metrics) = (Library::new(metrics.proxy.library.clone()), metrics.proxy.library);
     Shelf { dir, library, metrics, to, held, nar }
 }
@@ -192,4 +202,19 @@ async fn doubts_are_bounded() {
     let library = Library::new(Metrics::default().proxy.library);
     (0..DOUBTED + 5).for_each(|n| library.doubt(path(n)));
     assert!(library.is_doubted(path(0)) && !library.is_doubted(path(DOUBTED)));
+}
+
+#[tokio::test]
+async fn r35_a_path_that_kills_its_worker_keeps_no_other_from_being_written() {
+    let shelf = shelf(1).await;
+    shelf.held.permits.add_permits(9);
+    for _ in 0..WORKERS + 1 {
+        shelf.offer(666);
+        while shelf.metrics.queue.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    shelf.offer(1);
+    shelf.library.finish(Duration::from_secs(30)).await;
+    assert!(shelf.read(&format!("{}.narinfo", path(1))).is_some());
 }

@@ -175,3 +175,98 @@ impl Holder for Pipeline {
         self.policy.cache_info(None).render().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{HASH, Theirs, hash, ours, pipeline, policy, unsigned};
+    use super::*;
+    use crate::clock::UnixSeconds;
+    use crate::metrics::Metrics;
+    use crate::options::Table as _;
+    use crate::proxy::kept::Lifetime;
+    use crate::upstream;
+
+    const LIFETIME: Lifetime = Lifetime { fetched: UnixSeconds(1), expires: UnixSeconds(u64::MAX) };
+
+    fn library(writes: bool) -> Arc<Upstream> {
+        let options = crate::library::Options::from_toml("url = 's3://shelf/a?endpoint=http://127.0.0.1:1'").unwrap();
+        let options = options.as_upstream(vec![Theirs::new("k-1", 1).public()]).unwrap();
+        Upstream::library(options, writes, Metrics::default().upstream("library")).unwrap()
+    }
+
+    fn cache(name: &str, rank: u32) -> Arc<Upstream> {
+        let options = format!("url = 'http://127.0.0.1:1/{name}'\nname = '{name}'\ntrust = 'origin'");
+        let options = upstream::Options::from_toml(&options).unwrap();
+        Upstream::new(options, rank, Metrics::default().upstream(name)).unwrap()
+    }
+
+    #[test]
+    fn it_is_asked_before_all_others_and_alone() {
+        let policy = policy(&[cache("b", 10), cache("a", 0), library(true), cache("c", 10)], vec![]);
+        let groups: Vec<Vec<&str>> =
+            policy.groups().map(|group| group.iter().map(|upstream| &**upstream.name()).collect()).collect();
+        assert_eq!(groups, [vec!["library"], vec!["a"], vec!["b", "c"]]);
+        assert!(policy.caches().all(|upstream| !upstream.is_library()) && policy.caches().count() == 3);
+    }
+
+    #[tokio::test]
+    async fn a_nar_is_asked_of_it_first_under_the_name_that_it_would_have_there() {
+        let (library, a) = (library(true), cache("a", 10));
+        let pipeline = pipeline(policy(&[Arc::clone(&library), Arc::clone(&a)], vec![]));
+        let info = unsigned(b"a NAR");
+        let text = info.render(&pipeline.policy.options.store_dir);
+        let verified = Verified::check(text.as_bytes(), hash(HASH), &a, pipeline.policy.rules()).unwrap();
+        let (meant, plan) = (Meant::by(&info), pipeline.plan_from(&a, &verified));
+        let sources = |meant| pipeline.by_way_of_the_library(meant, plan.clone()).sources;
+        let found = sources(meant);
+        assert_eq!(found.len(), 2);
+        assert!(Arc::ptr_eq(&found[0].upstream, &library) && Arc::ptr_eq(&found[1].upstream, &a));
+        assert_eq!(found[0].target, format!("/shelf/a/nar/{HASH}-{}.nar", info.nar_hash.nix32()));
+        // Of bytes without a path there is no name; and not where something was wrong.
+        assert_eq!(sources(Meant { hash: None, ..meant }).len(), 1);
+        pipeline.shared.library.doubt(hash(HASH));
+        assert_eq!(sources(meant).len(), 1);
+        let other = Meant { hash: Some(hash("00000000000000000000000000000000")), ..meant };
+        assert_eq!(sources(other).len(), 2);
+        library.suspect();
+        assert_eq!(sources(other).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn r1_what_readers_could_not_verify_is_not_held() {
+        let info = unsigned(b"a NAR");
+        for (key, signs) in [(None, false), (Some(ours("ours-1")), true)] {
+            let a = cache("a", 10);
+            let pipeline = pipeline(policy(&[library(true), Arc::clone(&a)], key.into_iter().collect()));
+            let text = info.render(&pipeline.policy.options.store_dir);
+            let verified = Verified::check(text.as_bytes(), hash(HASH), &a, pipeline.policy.rules()).unwrap();
+            let inside =
+                crate::store::Inside { nar_hash: *info.nar_hash.as_bytes(), nar_size: info.nar_size, addressed: false };
+            let manifest = crate::store::Manifest {
+                blob: Meant::by(&info).blob(),
+                size: 5,
+                file_hash: *info.nar_hash.as_bytes(),
+                compression: 0,
+                inside: None,
+                announced: Some(verified.claim().announced()),
+                digests: vec![crate::store::Manifest::digest(b"a NAR")],
+            };
+            let open = Arc::new(manifest);
+            pipeline.keep(&a, &verified, LIFETIME).await;
+            assert!(pipeline.held(hash(HASH)).await.is_none(), "its NAR is not here");
+            pipeline.shared.store.keep_body(Arc::clone(&open)).await;
+            assert!(pipeline.held(hash(HASH)).await.is_none(), "nor proven");
+            let proven =
+                Arc::new(crate::store::Manifest { inside: Some(inside), ..crate::store::Manifest::clone(&open) });
+            pipeline.shared.store.replace_manifest(&open, Arc::clone(&proven)).await;
+            let verified = verified.seen_in(&proven);
+            let entry = pipeline.keep(&a, &verified, LIFETIME).await;
+            let held = pipeline.held(hash(HASH)).await;
+            assert_eq!(held.is_some(), signs);
+            if let Some(held) = held {
+                assert_eq!(held.narinfo, pipeline.served(&entry));
+                assert!(held.nar.starts_with(&format!("nar/{HASH}-")));
+            }
+        }
+    }
+}

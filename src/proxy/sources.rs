@@ -1,6 +1,7 @@
 //! Where a NAR's bytes can be had: from the upstream whose narinfo is kept, else from whoever announces them now.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
@@ -188,7 +189,7 @@ impl Pipeline {
 
     /// Finds the sources again when a reader meets a hole.
     pub(super) fn locator(&self, meant: Meant) -> Arc<dyn Locate> {
-        Arc::new(Locator { proxy: self.under_way(), meant })
+        Arc::new(Locator { proxy: self.under_way(), meant, repairs: AtomicBool::new(false) })
     }
 }
 
@@ -240,6 +241,8 @@ impl Announcing {
 struct Locator {
     proxy: Pipeline,
     meant: Meant,
+    /// The library had not the right bytes.
+    repairs: AtomicBool,
 }
 
 impl Locate for Locator {
@@ -260,6 +263,23 @@ impl Locate for Locator {
                 Broken::new(reason, nowhere.into_text())
             })
         })
+    }
+
+    fn failed(&self, source: &Source, refused: bool) {
+        if let Some(hash) = self.meant.hash.filter(|_| source.upstream.is_library()) {
+            self.repairs.store(true, Ordering::Relaxed);
+            if refused {
+                self.proxy.doubt_in_library(&source.upstream, hash);
+            }
+        }
+    }
+
+    fn filled(&self) {
+        if self.repairs.swap(false, Ordering::Relaxed)
+            && let Some(hash) = self.meant.hash
+        {
+            self.proxy.offer(hash);
+        }
     }
 }
 

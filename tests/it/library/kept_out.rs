@@ -64,9 +64,14 @@ async fn r15_what_is_in_the_library_is_believed_by_public_keys_only() {
         .upstream_with(&public.url(), &format!("name = \"public\"\n{}", by_keys(&[&outer])))
         .upstream_with(&work.url(), &format!("name = \"work\"\nprivate = true\n{}", by_keys(&[&inner])))
         .also("[[access]]\nupstreams = [\"work\"]\nnetworks = [\"192.0.2.1\"]\n");
-    let snowbank = with_library(setup, &shelf.url()).start();
+    let snowbank = with_library(setup.clone(), &shelf.url()).start();
     snowbank.http().get(&object.narinfo_target()).await.expect(404);
     snowbank.http().get(&object.served_target()).await.expect(404);
+    assert!(snowbank.stop().success());
+    // Unless the operator says that it counts there.
+    let table = format!("[library]\nurl = {:?}\npublic_keys = [{:?}]", shelf.url(), inner.public());
+    let snowbank = setup.also(&table).start();
+    fetch(&snowbank, &object).await;
 }
 
 #[tokio::test]

@@ -218,3 +218,30 @@ async fn a_nar_that_is_gone_is_fetched_and_written_again() {
     .await;
     whole_without_upstream(&[new], &key, &shelf).await;
 }
+
+#[tokio::test]
+async fn a_hole_is_filled_from_the_library_or_the_library_from_what_filled_it() {
+    let (key, object) = (Key::new("up-1"), Object::new("holed", 3_000_000));
+    for what in ["right", "wrong", "gone"] {
+        let (origin, shelf) = filled(std::slice::from_ref(&object), &key).await;
+        let before = shelf.files();
+        let setup = beside(&origin, &key, &shelf.url());
+        let snowbank = setup.start();
+        fetch(&snowbank, &object).await;
+        assert!(snowbank.stop().success());
+        crate::holes::damage(setup.dir(), &object.file, 5);
+        match what {
+            "wrong" => flip(&shelf, &object, 5 * 262_000 + 70_000),
+            "gone" => std::fs::remove_file(shelf.file(&object.served_target())).expect("the NAR"),
+            _ => {}
+        }
+        origin.forget();
+        let snowbank = setup.start();
+        snowbank.wait_for_disk();
+        snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
+        assert_eq!(snowbank.counter(Count::ChunksRefilled), 1, "{what}");
+        let asked = origin.count(&object.file_target());
+        assert_eq!(asked, usize::from(what != "right"), "{what}");
+        until_right(&shelf, &object, &before[&object.narinfo_target()[1..]], what).await;
+    }
+}

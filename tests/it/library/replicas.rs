@@ -89,6 +89,44 @@ async fn a_real_bucket_is_written_and_read() {
     third.log_line("upstream library may not be written to with the keys from its credentials_file (AccessDenied)", 0);
 }
 
+#[tokio::test]
+async fn r17_what_is_damaged_in_a_real_bucket_is_replaced() {
+    let Some(part) = Part::new("damaged") else { return };
+    let (origin, key) = (Origin::start(), Key::new("up-1"));
+    let objects =
+        [Object::new("s3-flipped", 30_000), Object::new("s3-cut", 9_000_000), Object::new("s3-unsigned", 3_000)];
+    objects.iter().for_each(|object| origin.publish(object, &key));
+    let first = part.beside(&origin, &key).start();
+    for object in &objects {
+        fetch(&first, object).await;
+    }
+    until_written(&first, 3).await;
+    let mut flipped = objects[0].file.to_vec();
+    flipped[9_000] ^= 1;
+    let unsigned = Object { url: objects[2].served_target()[1..].to_owned(), ..objects[2].clone() }.narinfo(&[]);
+    let [flipped_at, cut_at] = [0, 1].map(|n: usize| format!("{}{}", part.name, objects[n].served_target()));
+    let unsigned_at = format!("{}{}", part.name, objects[2].narinfo_target());
+    let cut = &objects[1].file[..8_000_000];
+    let damage: [(&str, &[u8]); 3] = [(&flipped_at, &flipped), (&cut_at, cut), (&unsigned_at, unsigned.as_bytes())];
+    part.seaweedfs.put(SeaweedFs::PUBLIC, &damage);
+    let second = part.beside(&origin, &key).start();
+    for object in &objects {
+        fetch(&second, object).await;
+    }
+    let replaced = || super::written_as(&second, "nar", "replaced") + super::written_as(&second, "narinfo", "replaced");
+    within("all three are replaced", async {
+        while replaced() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let nothing = Origin::start();
+    let third = part.beside(&nothing, &key).start();
+    for object in &objects {
+        fetch(&third, object).await;
+    }
+}
+
 /// A server with an empty store, and the origin that counts what it asks.
 struct Replica {
     origin: Origin,
@@ -144,6 +182,7 @@ fn three_servers_over_one_bucket_serve_real_nix_whoever_dies() {
         // One of them was killed in the middle of some.
         let most = if n == 0 { 2 } else { 1 };
         assert!(fetched.values().all(|count| *count <= most), "server {n}: {fetched:?}");
+        println!("server {n} fetched {} of {} NARs from upstream", fetched.len(), fixture.infos().len());
     }
     // All of it is in the bucket by now; then nobody asks upstream, whoever dies and comes back empty.
     for replica in &replicas {

@@ -163,7 +163,7 @@ async fn a_library_that_takes_nothing_for_a_while_is_tried_again() {
 
 #[tokio::test]
 async fn what_waits_is_written_before_the_end() {
-    let (key, object, shelf) = (Key::new("up-1"), Object::new("last", 30_000_000), Shelf::new());
+    let (key, object, shelf) = (Key::new("up-1"), Object::new("last", 12_000_000), Shelf::new());
     let origin = origin_of(std::slice::from_ref(&object), &key);
     let snowbank = beside(&origin, &key, &shelf.url()).start();
     fetch(&snowbank, &object).await;
