@@ -43,10 +43,10 @@ impl Fault {
         }
     }
 
-    /// As what it counts. On a busy machine a drip may be a silence.
+    /// As what it counts. On a busy machine any of them may be a silence first.
     fn lefts(self) -> &'static [Left] {
         match self {
-            Self::Close | Self::Reset => &[Left::Cut],
+            Self::Close | Self::Reset => &[Left::Cut, Left::Stalled],
             Self::Stall => &[Left::Stalled],
             Self::Drip => &[Left::Slow, Left::Stalled],
         }
