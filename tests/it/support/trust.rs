@@ -82,10 +82,20 @@ impl Snowbank {
         Refusals::read(&self.metrics())
     }
 
-    /// The lines of the log, warnings and worse, that hold all of these texts.
+    /// The lines of the log, warnings and worse, that hold all of these texts. A line is read a moment after what it tells of can be
+    /// seen elsewhere, so the first one is waited for.
     pub fn warnings_with(&self, texts: &[&str]) -> Vec<String> {
         let grave = |line: &String| line.contains("WARN") || line.contains("ERROR");
-        self.log().into_iter().filter(|line| grave(line) && texts.iter().all(|text| line.contains(text))).collect()
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            let lines =
+                self.log().into_iter().filter(|line| grave(line) && texts.iter().all(|text| line.contains(text)));
+            let lines: Vec<String> = lines.collect();
+            if !lines.is_empty() || Instant::now() > deadline {
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
