@@ -9,7 +9,7 @@ use super::snowbank::{Setup, Snowbank};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Every reason for which something of an upstream is refused.
 pub const REASONS: [&str; 16] = [
