@@ -1,0 +1,40 @@
+//! The benchmark's own network: a namespace with nothing in it but loopback, and the same congestion control for all.
+//!
+//! The program starts itself again under `unshare --net`, because a network can only be left before there are threads;
+//! under `taskset` too, so that it and every load program it starts stay away from the servers' core.
+
+use crate::machine;
+use crate::options::Options;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+/// Not the machine's own choice: BBR without the fq queue doubles the CPU time of plain bytes, for every server.
+pub const CONGESTION_CONTROL: &str = "cubic";
+
+/// Where the namespace has it.
+pub const CONGESTION_FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// Runs this program with the same arguments in a new namespace, and ends as it does.
+pub fn run_inside(options: &Options) -> ExitCode {
+    let (server, load) = machine::cores();
+    if server == load {
+        eprintln!("bench: only one core here: servers and load share it, rates tell nothing");
+    }
+    let own = std::env::current_exe().expect("the path of this program");
+    let mut command = Command::new("unshare");
+    command.arg("--net").args(["taskset", "--cpu-list", &load.to_string()]).arg(own);
+    command.args(std::env::args_os().skip(1)).args(["--inside", "--server-core", &server.to_string()]);
+    if options.newer_nginx.is_none() {
+        eprintln!("bench: no newer nginx (tests/bench/newer-nginx builds one): only the one on the PATH is compared");
+    }
+    let status = command.status().expect("unshare runs; tests/bench/run installs it");
+    ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+}
+
+/// Inside: loopback is up, and connections are controlled as told.
+pub fn set_up() {
+    let up =
+        Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs; tests/bench/run installs it");
+    assert!(up.success(), "loopback does not come up");
+    fs::write(CONGESTION_FILE, CONGESTION_CONTROL).expect("the kernel has cubic");
+}
