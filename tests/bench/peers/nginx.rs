@@ -78,7 +78,7 @@ http {{
             proxy_cache_lock_age 1h;
             proxy_cache_use_stale error timeout updating;
             proxy_cache_background_update on;
-            proxy_max_temp_file_size 4g;
+            proxy_max_temp_file_size 4096m;
         }}
     }}
 }}
