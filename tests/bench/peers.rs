@@ -43,9 +43,13 @@ impl Kind {
     /// The program.
     pub fn program(self, bench: &Bench) -> PathBuf {
         match self {
-            Self::Snowbank => bench.options.snowbank.clone(),
+            // Servers run in their own directories.
+            Self::Snowbank => std::path::absolute(&bench.options.snowbank).expect("a path"),
             Self::Nginx => "nginx".into(),
-            Self::NewerNginx => bench.options.newer_nginx.clone().expect("asked for only where there is one"),
+            Self::NewerNginx => {
+                let program = bench.options.newer_nginx.as_ref().expect("asked for only where there is one");
+                std::path::absolute(program).expect("a path")
+            }
             Self::Haproxy => "haproxy".into(),
         }
     }
