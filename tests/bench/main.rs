@@ -38,6 +38,7 @@ mod rounds;
 
 use clap::Parser as _;
 use options::Options;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -53,14 +54,22 @@ fn main() -> ExitCode {
     }
     namespace::set_up();
     let bench = bench::Bench::new(options);
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for case in cases::chosen(&bench.options) {
         eprintln!("==> {}: {}", case.name, case.what);
-        for row in (case.run)(&bench) {
-            println!("{}", report::table(&row));
-            rows.push(row);
-        }
+        // One that cannot go on has said why; an hour of the others' figures is not lost for that.
+        let Ok(made) = catch_unwind(AssertUnwindSafe(|| (case.run)(&bench))) else {
+            failed.push(case.name);
+            continue;
+        };
+        made.iter().for_each(|row| println!("{}", report::table(row)));
+        rows.extend(made);
+        report::write_json(&bench, &rows);
     }
-    report::write(&bench, &rows);
-    ExitCode::SUCCESS
+    report::close(&bench);
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("bench: FAILED: {}", failed.join(", "));
+    ExitCode::FAILURE
 }

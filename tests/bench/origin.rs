@@ -63,10 +63,11 @@ impl Origin {
         objects.insert(path.nar_target(), Object::Nar(Arc::clone(path)));
     }
 
-    /// How far away it is from now on, and how many bytes a connection carries per second; 0 for as many as it can.
-    pub fn place(&self, distance: Duration, width: u64) {
+    /// How far away it is until the guard is dropped, and how many bytes a connection carries per second; 0 for as many as it can.
+    pub fn place(&self, distance: Duration, width: u64) -> Away<'_> {
         self.state.distance.store(distance.as_micros() as u64, Relaxed);
         self.state.width.store(width, Relaxed);
+        Away(&self.state)
     }
 
     /// Requests that it got, of whatever kind.
@@ -77,6 +78,16 @@ impl Origin {
     /// Requests for NARs among them.
     pub fn nar_requests(&self) -> u64 {
         self.state.nars.load(Relaxed)
+    }
+}
+
+/// As long as this is there, the origin is far.
+pub struct Away<'a>(&'a State);
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.distance.store(0, Relaxed);
+        self.0.width.store(0, Relaxed);
     }
 }
 

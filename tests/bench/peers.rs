@@ -214,7 +214,7 @@ impl Server {
 
     /// Until what it does in the background is done: writing, checking what is in NARs, moving files.
     pub fn wait_until_it_rests(&self) {
-        const LOOK: Duration = Duration::from_millis(200);
+        const LOOK: Duration = Duration::from_millis(100);
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             let ((), spent) = self.cost_of(|| sleep(LOOK));

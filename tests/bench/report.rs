@@ -78,18 +78,13 @@ fn ratio(own: f64, other: f64) -> Option<f64> {
     (other != 0.0).then_some(own / other)
 }
 
-/// Prints what the figures were made with, and writes everything to the file that was asked for.
-pub fn write(bench: &Bench, rows: &[Row]) {
-    let date = OffsetDateTime::now_utc().date().to_string();
+/// Prints what the figures were made with.
+pub fn close(bench: &Bench) {
     let machine = machine::describe();
-    println!(
-        "\n{date}, {}, congestion control {}",
-        machine["cpu"].as_str().unwrap_or("?"),
-        machine["congestion_control"]
-    );
-    let kinds = bench.present(&[Kind::Snowbank, Kind::Nginx, Kind::NewerNginx, Kind::Haproxy]);
-    let versions: Vec<(Kind, String)> = kinds.into_iter().map(|kind| (kind, kind.version(bench))).collect();
-    for (kind, version) in &versions {
+    let told =
+        ["cpu", "kernel", "congestion_control"].map(|name| machine[name].as_str().unwrap_or_default().to_owned());
+    println!("\n{}, {}, {} rounds", today(), told.join(", "), bench.options.rounds());
+    for (kind, version) in versions(bench) {
         println!("{}: {version}", kind.name());
     }
     if bench.options.newer_nginx.is_none() {
@@ -98,20 +93,33 @@ pub fn write(bench: &Bench, rows: &[Row]) {
     if bench.options.short {
         println!("the short form: that it runs is all that it shows, its numbers mean nothing");
     }
+}
+
+/// Writes everything so far to the file that was asked for.
+pub fn write_json(bench: &Bench, rows: &[Row]) {
     let Some(file) = &bench.options.json else { return };
     let versions: serde_json::Map<String, Value> =
-        versions.into_iter().map(|(kind, text)| (kind.name().to_owned(), text.into())).collect();
+        versions(bench).into_iter().map(|(kind, text)| (kind.name().to_owned(), text.into())).collect();
     let document = json!({
-        "date": date,
+        "date": today(),
         "command": command(bench),
         "short": bench.options.short,
         "rounds": bench.options.rounds(),
-        "machine": machine,
+        "machine": machine::describe(),
         "versions": versions,
         "rows": rows.iter().map(in_json).collect::<Vec<_>>(),
     });
     let text = serde_json::to_string_pretty(&document).expect("numbers and words");
     std::fs::write(file, text + "\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+fn today() -> String {
+    OffsetDateTime::now_utc().date().to_string()
+}
+
+fn versions(bench: &Bench) -> Vec<(Kind, String)> {
+    let kinds = bench.present(&[Kind::Snowbank, Kind::Nginx, Kind::NewerNginx, Kind::Haproxy]);
+    kinds.into_iter().map(|kind| (kind, kind.version(bench))).collect()
 }
 
 /// The command that makes this again.

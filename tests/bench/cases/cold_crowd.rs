@@ -5,7 +5,6 @@ use crate::bench::Bench;
 use crate::load::curl::{self, Download};
 use crate::peers::{Kind, Server};
 use crate::rounds::{CPU, FIRST_BYTE, FOLLOWERS, MEMORY, Row, TOTAL, UPSTREAM, alternate};
-use std::time::Duration;
 
 pub const CASE: Case = Case {
     name: "cold-crowd",
@@ -18,8 +17,8 @@ const CLIENTS: usize = 50;
 fn run(bench: &Bench) -> Row {
     let path = &bench.family("crowd", &[bench.options.size(100_000_000, 2_000_000)])[0];
     let mut kinds = bench.present(&[Kind::Snowbank, Kind::Nginx, Kind::NewerNginx]);
-    bench.origin.place(cold_nar::DISTANCE, cold_nar::WIDTH);
-    let row = alternate(bench, (CASE.name, "100 MB"), &mut kinds, |kind| {
+    let _away = bench.origin.place(cold_nar::DISTANCE, cold_nar::WIDTH);
+    alternate(bench, (CASE.name, "100 MB"), &mut kinds, |kind| {
         let server = Server::start(bench, *kind, cold_nar::tiers(bench));
         server.warm_narinfo(path);
         let before = bench.origin.nar_requests();
@@ -39,7 +38,5 @@ fn run(bench: &Bench) -> Row {
             (MEMORY, server.memory() / 1e6),
             (UPSTREAM, upstream as f64),
         ]
-    });
-    bench.origin.place(Duration::ZERO, 0);
-    row
+    })
 }

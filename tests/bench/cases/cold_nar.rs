@@ -24,8 +24,8 @@ pub const WIDTH: u64 = 20_000_000;
 fn run(bench: &Bench) -> Row {
     let path = &bench.family("cold", &[bench.options.size(100_000_000, 2_000_000)])[0];
     let mut kinds = bench.present(&[Kind::Snowbank, Kind::Nginx, Kind::NewerNginx]);
-    bench.origin.place(DISTANCE, WIDTH);
-    let row = alternate(bench, (CASE.name, "100 MB"), &mut kinds, |kind| {
+    let _away = bench.origin.place(DISTANCE, WIDTH);
+    alternate(bench, (CASE.name, "100 MB"), &mut kinds, |kind| {
         let server = Server::start(bench, *kind, tiers(bench));
         server.warm_narinfo(path);
         let before = bench.origin.nar_requests();
@@ -40,9 +40,7 @@ fn run(bench: &Bench) -> Row {
             (MEMORY, server.memory() / 1e6),
             (UPSTREAM, upstream as f64),
         ]
-    });
-    bench.origin.place(Duration::ZERO, 0);
-    row
+    })
 }
 
 /// What a server may keep in the cases with cold NARs.

@@ -18,8 +18,8 @@ fn run(bench: &Bench) -> Row {
     let paths = bench.family("cold-narinfo", &vec![1000; count as usize]);
     let targets: Vec<String> = paths.iter().map(|path| path.narinfo_target()).collect();
     let mut kinds = bench.present(&[Kind::Snowbank, Kind::Nginx, Kind::NewerNginx, Kind::Haproxy]);
-    bench.origin.place(Duration::from_millis(30), 0);
-    let row = alternate(bench, (CASE.name, &format!("{count} of them")), &mut kinds, |kind| {
+    let _away = bench.origin.place(Duration::from_millis(30), 0);
+    alternate(bench, (CASE.name, &format!("{count} of them")), &mut kinds, |kind| {
         let server = Server::start(bench, *kind, warm_narinfo::TIERS);
         let load = H2load {
             base: format!("https://127.0.0.1:{}", server.tls),
@@ -40,7 +40,5 @@ fn run(bench: &Bench) -> Row {
             (P99, load.p99),
             (UPSTREAM, (bench.origin.requests() - before) as f64),
         ]
-    });
-    bench.origin.place(Duration::ZERO, 0);
-    row
+    })
 }

@@ -44,13 +44,9 @@ pub fn warm_narinfos(bench: &Bench, servers: &[Server]) -> Vec<String> {
 }
 
 fn h1(bench: &Bench, server: &Server, targets: &[String]) -> Load {
-    wrk(bench, server, targets, (8, bench.options.size(3, 1)))
-}
-
-/// HTTP/1.1 on this many connections for so many seconds.
-pub fn wrk(bench: &Bench, server: &Server, targets: &[String], (connections, seconds): (u64, u64)) -> Load {
     let base = format!("https://127.0.0.1:{}", server.tls);
-    Wrk { base, connections, seconds, targets, dir: bench.dir(), missing: false }.run()
+    let seconds = bench.options.size(3, 1);
+    Wrk { base, connections: 8, seconds, targets, dir: bench.dir(), missing: false }.run()
 }
 
 fn h2(bench: &Bench, server: &Server, targets: &[String]) -> Load {

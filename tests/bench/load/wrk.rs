@@ -44,7 +44,9 @@ impl Wrk<'_> {
         fs::write(&list, self.targets.join("\n")).expect("a list of targets");
         fs::write(&script, SCRIPT).expect("a script");
         let mut command = Command::new("wrk");
-        command.args(["-t", "1", "-c", &self.connections.to_string(), "-d", &format!("{}s", self.seconds), "-s"]);
+        command.args(["-t", "1", "-c", &self.connections.to_string(), "-d", &format!("{}s", self.seconds)]);
+        // Late is late and no failure: the latencies tell it.
+        command.args(["--timeout", "60s", "-s"]);
         let text = output(command.arg(&script).arg(&self.base).env("BENCH_TARGETS", &list));
         let result =
             text.lines().find_map(|line| line.strip_prefix("RESULT ")).unwrap_or_else(|| panic!("no result:\n{text}"));
