@@ -60,6 +60,13 @@ pub fn memory(server: u32) -> u64 {
     tree(server).into_iter().map(pss).sum()
 }
 
+/// Bytes that all processes had read from block devices, not from the page cache.
+pub fn read_from_disk(server: u32) -> u64 {
+    let read =
+        |process: u32| crate::machine::field(&format!("/proc/{process}/io"), "read_bytes").parse::<u64>().unwrap_or(0);
+    tree(server).into_iter().map(read).sum()
+}
+
 fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -16,7 +16,14 @@ pub struct Bench {
     maker: Maker,
     certificate: Certificate,
     next_port: Cell<u16>,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // What is left is removed by the next run.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
 }
 
 /// One for all servers: ECDSA P-256.
@@ -28,8 +35,11 @@ pub struct Certificate {
 
 impl Bench {
     pub fn new(options: Options) -> Self {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let certificate = Certificate::new(dir.path());
+        // Always the same: gigabytes that an interrupted run left behind do not pile up.
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("a directory");
+        let certificate = Certificate::new(&dir);
         let maker = Maker::new();
         let public_key = maker.public_key();
         // All ports of the namespace are free, and those of connections begin far above.
@@ -38,7 +48,7 @@ impl Bench {
     }
 
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     pub fn certificate(&self) -> &Certificate {

@@ -30,6 +30,7 @@ pub const P99: Metric = less("p99 ms");
 pub const MEMORY: Metric = less("memory MB");
 pub const MEMORY_BEYOND: Metric = less("peak memory beyond tiers MB");
 pub const UPSTREAM: Metric = less("upstream requests");
+pub const FROM_DISK: Metric = more("read from disk %");
 pub const FIRST_BYTE: Metric = less("first byte s");
 pub const FOLLOWERS: Metric = less("followers' median first byte s");
 pub const TOTAL: Metric = less("total s");

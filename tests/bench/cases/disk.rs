@@ -1,10 +1,11 @@
 //! NARs that are on disk and nowhere else: the page cache is dropped, and the memory tier holds none of them for long.
 
 use super::Case;
+use crate::account;
 use crate::bench::Bench;
 use crate::load::curl;
 use crate::peers::{Kind, Tiers};
-use crate::rounds::{CPU_PER_GB, GB_PER_SECOND, MEMORY, Row, UPSTREAM, alternate};
+use crate::rounds::{CPU_PER_GB, FROM_DISK, GB_PER_SECOND, MEMORY, Row, UPSTREAM, alternate};
 use rustix::fs::{Advice, fadvise, fsync};
 use std::fs::{self, File};
 use std::path::Path;
@@ -30,12 +31,15 @@ fn run(bench: &Bench) -> Row {
         let urls: Vec<String> =
             paths.iter().map(|path| format!("https://127.0.0.1:{}{}", server.tls, server.nar_target(path))).collect();
         let (began, before) = (Instant::now(), bench.origin.requests());
+        let read = account::read_from_disk(server.process());
         let (downloads, cpu) = server.cost_of(|| curl::get(&urls, 8));
         let seconds = began.elapsed().as_secs_f64();
+        let read = account::read_from_disk(server.process()) - read;
         let bytes: f64 = downloads.iter().map(|download| download.bytes).sum();
         vec![
             (CPU_PER_GB, cpu / bytes * 1e9),
             (GB_PER_SECOND, bytes / seconds / 1e9),
+            (FROM_DISK, read as f64 / bytes * 100.0),
             (MEMORY, server.memory() / 1e6),
             (UPSTREAM, (bench.origin.requests() - before) as f64),
         ]

@@ -7,6 +7,7 @@ use super::Place;
 use std::fs;
 
 /// How HTTP/2 is switched on.
+#[derive(Clone, Copy)]
 pub enum Listen {
     /// As a word of `listen`.
     Before125,
