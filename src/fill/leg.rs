@@ -222,6 +222,10 @@ impl Course<'_> {
             let crowd = || fills.is_crowded();
             alone.update(Instant::now(), fill.is_wanted(), crowd, piece.len(), *size).map_err(Off::Ends)?;
             take(fills, fill, plan, piece, notes).await;
+            if fill.is_in_the_way() {
+                let text = "it was fetched before anybody asked for it, and makes way for another";
+                return Err(Off::Ends(Broken::new(FillFailure::Abandoned, text)));
+            }
         }
         let received = fill.received();
         match size.or(opened.total) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, ROOMY, UNKNOWN_PROTOCOL, UNPACKED};
+use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, UNKNOWN_PROTOCOL, UNPACKED, bulk};
 use super::directory::Index;
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Standing};
@@ -96,13 +96,13 @@ impl Upstream {
     fn over(way: Way, role: Role, options: Options, rank: u32, metrics: UpstreamMetrics) -> Arc<Self> {
         let base = options.url.base();
         let tls = !options.url.is_plain_http();
-        let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
-            (Some(n), true) => (UNKNOWN_PROTOCOL, n),
-            (Some(n), false) => (n / 2, n - n / 2),
-            (None, true) => (UNKNOWN_PROTOCOL, ROOMY),
-            (None, false) => (CAREFUL, CAREFUL),
-        };
         let careful = options.connections.is_none() && !tls;
+        let bulk_permits = bulk(&options, careful);
+        let meta_permits = match (options.connections.map(|n| n.max(2) as usize), tls) {
+            (_, true) => UNKNOWN_PROTOCOL,
+            (Some(n), false) => n / 2,
+            (None, false) => CAREFUL,
+        };
         let passed_on = if careful { 1 } else { PASSED_ON };
         Arc::new(Self {
             name: options.display_name().into(),
