@@ -28,6 +28,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wide;
 mod witness;
 
 use std::collections::{HashMap, HashSet};
@@ -48,6 +49,7 @@ use prove::Prover;
 pub use reader::Reader;
 use state::HOLD_WHOLE;
 pub use state::{Broken, Fill, Ready};
+use wide::Parts;
 pub use witness::Witness;
 
 pub use crate::metrics::FillFailure;
@@ -244,6 +246,8 @@ struct Inner {
     /// NARs that are to be proven in the background.
     unproven: Mutex<HashSet<BlobId>>,
     contested: Contested,
+    /// Of all spaces.
+    parts: Parts,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -271,6 +275,7 @@ impl Fills {
         let waiting = Arc::new(Semaphore::new(MOST_WAITING));
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let parts = Parts::new(tasks.clone(), stop.clone());
         let (prover, unproven) = (Arc::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -282,6 +287,7 @@ impl Fills {
                 prover,
                 unproven,
                 contested,
+                parts,
                 tasks,
                 stop,
                 running,
@@ -296,6 +302,7 @@ impl Fills {
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
         let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
+        let parts = inner.parts.clone();
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -307,6 +314,7 @@ impl Fills {
                 prover,
                 unproven,
                 contested,
+                parts,
                 tasks,
                 stop,
                 running,

@@ -58,3 +58,4 @@ mod three_upstreams;
 mod trust_table;
 mod verify;
 mod warm;
+mod wide;
