@@ -16,7 +16,10 @@ impl Upstream {
     pub fn answers_ranges(&self) -> bool {
         let is_directory = self.base.scheme() == "file";
         let careful = self.careful.load(Ordering::Relaxed);
-        !is_directory && !self.no_ranges.load(Ordering::Relaxed) && bulk(&self.options, careful) >= 8
+        self.options.parallel
+            && !is_directory
+            && !self.no_ranges.load(Ordering::Relaxed)
+            && bulk(&self.options, careful) >= 8
     }
 
     /// It has answered a range with all of the body.
