@@ -94,17 +94,20 @@ pub struct Visitor<'a> {
     pub certificate: &'a [String],
     /// What the client says to be let in, if it says it once.
     pub authorization: Option<&'a HeaderValue>,
+    /// The largest NAR that is fetched ahead for who comes to that listener, in bytes.
+    pub prefetch: Option<u64>,
 }
 
 /// Without what is shown, which may be a token.
 impl fmt::Debug for Visitor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, listener, certificate, authorization } = self;
+        let Self { address, listener, certificate, authorization, prefetch } = self;
         f.debug_struct("Visitor")
             .field("address", address)
             .field("listener", listener)
             .field("certificate", certificate)
             .field("authorization", &authorization.is_some())
+            .field("prefetch", prefetch)
             .finish()
     }
 }

@@ -28,6 +28,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wide;
 mod witness;
 
 use std::collections::{HashMap, HashSet};
@@ -48,6 +49,7 @@ use prove::Prover;
 pub use reader::Reader;
 use state::HOLD_WHOLE;
 pub use state::{Broken, Fill, Ready};
+use wide::Parts;
 pub use witness::Witness;
 
 pub use crate::metrics::FillFailure;
@@ -244,6 +246,8 @@ struct Inner {
     /// NARs that are to be proven in the background.
     unproven: Mutex<HashSet<BlobId>>,
     contested: Contested,
+    /// Of all spaces.
+    parts: Parts,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -271,6 +275,7 @@ impl Fills {
         let waiting = Arc::new(Semaphore::new(MOST_WAITING));
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let parts = Parts::new(tasks.clone(), stop.clone());
         let (prover, unproven) = (Arc::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -282,6 +287,7 @@ impl Fills {
                 prover,
                 unproven,
                 contested,
+                parts,
                 tasks,
                 stop,
                 running,
@@ -296,6 +302,7 @@ impl Fills {
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
         let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
+        let parts = inner.parts.clone();
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -307,6 +314,7 @@ impl Fills {
                 prover,
                 unproven,
                 contested,
+                parts,
                 tasks,
                 stop,
                 running,
@@ -332,12 +340,22 @@ impl Fills {
 
     /// Joins the running fill of the plan's NAR, or starts one; true when it was started here.
     pub fn start(&self, plan: Plan) -> (Arc<Fill>, bool) {
+        self.start_as(Fill::whole, plan)
+    }
+
+    /// Starts a fill of the plan's NAR that nobody has asked for; `None` when one is running.
+    pub fn start_ahead(&self, plan: Plan) -> Option<Arc<Fill>> {
+        let (fill, started) = self.start_as(Fill::ahead, plan);
+        started.then_some(fill)
+    }
+
+    fn start_as(&self, begin: fn(BlobId, Option<u64>, bool) -> Fill, plan: Plan) -> (Arc<Fill>, bool) {
         let blob = plan.blob();
         let mut running = self.lock();
         if let Some(fill) = running.joinable(blob) {
             return (fill, false);
         }
-        let fill = Arc::new(Fill::whole(blob, plan.size, plan.prove == Prove::First));
+        let fill = Arc::new(begin(blob, plan.size, plan.prove == Prove::First));
         running.whole.insert(blob, Arc::clone(&fill));
         match &plan.claim {
             Some(claim) => _ = running.claims.insert(blob, Arc::clone(claim)),
@@ -383,14 +401,37 @@ impl Fills {
         self.inner.tasks.wait().await;
     }
 
+    /// How many NARs are being filled, of all spaces.
+    pub fn count(&self) -> usize {
+        usize::try_from(self.inner.metrics.running.get()).unwrap_or(0)
+    }
+
+    /// Has the youngest fill that nobody wants end, so that its place goes to one that somebody waits for; one from this
+    /// upstream, where it is that one whose places are taken.
+    fn make_way(&self, upstream: Option<&Arc<str>>) {
+        let running = self.lock();
+        let is_in_question = |fill: &&Arc<Fill>| {
+            fill.is_ahead() && !fill.is_wanted() && upstream.is_none_or(|name| fill.sender().as_ref() == Some(name))
+        };
+        let mut ahead: Vec<_> = running.whole.values().filter(is_in_question).collect();
+        ahead.sort_by_key(|fill| fill.age());
+        // One of those that were not told so yet.
+        let _ = ahead.iter().any(|fill| fill.make_way());
+    }
+
     /// Whether a NAR that is whole is still being kept, or proven in the background.
     pub fn are_settling(&self) -> bool {
         self.lock().whole.values().any(|fill| fill.manifest().is_some()) || self.has_unproven()
     }
 
+    /// Whether all places are taken.
+    fn is_full(&self) -> bool {
+        self.inner.permits.available_permits() == 0
+    }
+
     /// Whether somebody waits for a place.
     fn is_crowded(&self) -> bool {
-        self.inner.permits.available_permits() == 0 && self.inner.waiting.available_permits() < MOST_WAITING
+        self.is_full() && self.inner.waiting.available_permits() < MOST_WAITING
     }
 
     /// A place among the fills that run at once; `None` when none came free in time.

@@ -35,7 +35,7 @@ pub use proxy::ProxyMetrics;
 pub use scrub::ScrubMetrics;
 pub use store::StoreMetrics;
 pub use traces::TraceMetrics;
-pub use upstream::UpstreamMetrics;
+pub use upstream::{PrefetchMetrics, UpstreamMetrics};
 
 use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::runtime::Handle;

@@ -13,6 +13,7 @@
 //! Out of scope: HTTP towards clients (conditions, ranges, headers: the edge), and how bytes are moved (`fill`).
 
 mod about;
+mod ahead;
 pub mod answer;
 mod entry;
 pub mod examine;
@@ -53,8 +54,9 @@ pub use policy::Policy;
 pub use purge::Purged;
 pub use spaces::Policies;
 
+use self::ahead::Ahead;
 use self::answer::{Answer, FailureKind, Object, ObjectBody, Outcome, Reply};
-use self::request::Request;
+use self::request::{Asker, Request};
 use self::spaces::{InForce, Spaces, View};
 use self::waiting::{Waiter, Waiting};
 use crate::access::Visitor;
@@ -82,6 +84,7 @@ struct Shared {
     waiting: Waiting,
     /// Nothing comes to it from private spaces.
     library: Library,
+    ahead: Ahead,
     metrics: ProxyMetrics,
 }
 
@@ -104,7 +107,8 @@ impl Proxy {
     pub fn new(policies: impl Into<Policies>, store: Store, fills: Fills, metrics: ProxyMetrics) -> io::Result<Self> {
         let waiting = Waiting::new(metrics.waiting.clone());
         let library = Library::new(metrics.library.clone());
-        let spaces = Spaces::new(Shared { store, fills, waiting, library, metrics });
+        let ahead = Ahead::new(store.clone(), fills.clone(), metrics.prefetching.clone());
+        let spaces = Spaces::new(Shared { store, fills, waiting, library, ahead, metrics });
         let in_force = spaces.in_force(policies.into())?;
         Ok(Self { spaces: Arc::new(spaces), in_force: Arc::new(ArcSwap::from_pointee(in_force)) })
     }
@@ -113,16 +117,17 @@ impl Proxy {
     /// the head depends on it.
     pub async fn answer(&self, request: Request, head: bool, visitor: &Visitor<'_>) -> Answer {
         let view = self.in_force.load().view(visitor);
-        self.answer_under(&view, request, head, visitor.address).await
+        let asker = Asker { address: visitor.address, head, prefetch: visitor.prefetch };
+        self.answer_under(&view, request, asker).await
     }
 
-    async fn answer_under(&self, view: &View, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
+    async fn answer_under(&self, view: &View, request: Request, asker: Asker) -> Answer {
         let store = self.store();
         if store.is_open() {
-            return view.answer(request, head, client).await;
+            return view.answer(request, asker).await;
         }
         // Until the disk tier is open a "not found" may be wrong, and clients remember it for an hour.
-        let answer = view.answer(request.clone(), head, client).await;
+        let answer = view.answer(request.clone(), asker).await;
         if !answer.is_not_found() {
             return answer;
         }
@@ -130,7 +135,7 @@ impl Proxy {
             let text = "the store is still being opened; try again";
             return Answer::failed(Outcome::Unknown, FailureKind::BadGateway, text);
         }
-        view.answer(request, head, client).await
+        view.answer(request, asker).await
     }
 
     /// So many clients may wait for upstreams at a time, from now on; before that, any number.
@@ -194,6 +199,7 @@ impl Proxy {
     /// Ends what runs in the background: questions are waited for, fills broken off. No request may be answered any
     /// more.
     pub async fn stop(&self) {
+        self.spaces.public.ahead.stop().await;
         self.in_force.load_full().finish().await;
         self.spaces.reloads.close();
         self.spaces.reloads.wait().await;
@@ -206,11 +212,11 @@ impl Proxy {
 }
 
 impl Pipeline {
-    async fn answer(&self, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
+    async fn answer(&self, request: Request, asker: Asker) -> Answer {
         let answer = match request {
-            Request::CacheInfo => self.cache_info(client),
-            Request::NarInfo(hash) => self.narinfo(hash).await,
-            Request::Nar(name) => self.nar(name, head).await,
+            Request::CacheInfo => self.cache_info(asker.address),
+            Request::NarInfo(hash) => self.narinfo(hash, asker).await,
+            Request::Nar(name) => self.nar(name, asker.head).await,
             Request::Small(small) => self.small(small).await,
         };
         outage::told(&self.policy, answer)

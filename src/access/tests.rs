@@ -49,6 +49,7 @@ fn every_kind_of_condition_must_hold_and_of_each_one_value() {
         listener: Some("lab"),
         certificate: &certificate,
         authorization: Some(&shown),
+        prefetch: None,
     };
     assert!(!format!("{all:?}").contains("snowbank-"), "{all:?}");
     let granted = |visitor: &Visitor<'_>| access.grants(visitor).include(access.grant_of("work"));

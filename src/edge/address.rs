@@ -107,6 +107,8 @@ pub struct Listener {
     pub name: Option<String>,
     /// Who is served.
     pub serves: Serves,
+    /// The largest NAR that is fetched ahead for its clients, in bytes; what `[cache]` says, where nothing.
+    pub prefetch: Option<u64>,
     /// Peers that say in front of each connection whose it is.
     pub proxy_protocol: Believed,
     /// Peers that say in each request whose it is.
@@ -127,6 +129,7 @@ crate::choice! {
 impl Default for Listener {
     fn default() -> Self {
         Self {
+            prefetch: None,
             name: None,
             serves: Serves::Everyone,
             proxy_protocol: Believed::default(),

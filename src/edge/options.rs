@@ -53,6 +53,9 @@ crate::options! {
         /// The header that the proxies of `forwarded_from` write: `x-forwarded-for`, or `forwarded` (RFC 7239). The other one, which they
         /// let through as clients make it, is not read.
         pub forwarded_header: forwarded::Header = forwarded::Header::XForwardedFor,
+        /// The largest NAR that is fetched ahead for clients of this address, if that is less than `prefetch` of `[cache]`; "0 B" fetches
+        /// none: for an address at which crawlers or tools ask that take nothing.
+        pub prefetch: Option<ByteSize> = None,
     }
 }
 
@@ -71,6 +74,7 @@ impl Listen {
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
             forwarded_header: forwarded::Header::XForwardedFor,
+            prefetch: None,
         }
     }
 
@@ -79,6 +83,7 @@ impl Listen {
         Listener {
             name: self.name.clone(),
             serves: self.serves,
+            prefetch: self.prefetch.map(|largest| largest.0),
             proxy_protocol: Believed::new(&self.proxy_protocol_from),
             forwarded: Forwarded { from: Believed::new(&self.forwarded_from), header: self.forwarded_header },
         }

@@ -203,6 +203,7 @@ fn visitor<'a>(peer: &'a Peer, asked: Asked<'a>) -> Visitor<'a> {
         listener: peer.listener.name.as_deref(),
         certificate: &peer.certificate,
         authorization: shown.next().filter(|_| shown.next().is_none()),
+        prefetch: peer.listener.prefetch,
     }
 }
 

@@ -9,6 +9,7 @@
 //! `ETag`). Otherwise a fill begins anew while nothing has left, or breaks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::time::{Instant, timeout};
@@ -18,6 +19,7 @@ use super::partial::{self, HOLD_REST, Notes};
 use super::state::Broken;
 use super::task::{store_live, take};
 use super::verify::{self, Verifier};
+use super::wide::{self, Wide};
 use super::{Claim, FillFailure, PLACE, Source, code_of};
 use crate::metrics::{Left, Refusal};
 use crate::nix::hash::Hasher;
@@ -66,7 +68,7 @@ impl Course<'_> {
             let turn = timeout(PLACE, verify::turn(self.plan, &source.upstream)).await;
             self.turn = turn.ok().flatten();
         }
-        let mut opened = self.open_rest(source).await?;
+        let (opened, asked, took) = self.open_rest(source).await?;
         let name = source.upstream.name();
         if let Some((from, left, at)) = self.left.take() {
             self.fills.inner.metrics.failovers.of(left).inc();
@@ -80,8 +82,10 @@ impl Course<'_> {
             );
         }
         self.fill.is_sent_by(name);
-        let received = self.receive(source, &mut opened).await;
-        drop(opened);
+        let (from, total) = (opened.from, opened.total);
+        let mut body = Wide::begin(source, opened, asked, self.pass.size, took, &self.fills.inner.parts);
+        let received = self.receive(source, &mut body, from, total).await;
+        drop(body);
         let filled = match received {
             Ok(()) => self.finish().await,
             Err(off) => Err(off),
@@ -110,14 +114,19 @@ impl Course<'_> {
     }
 
     /// The rest of the body, or all of it; what came until now is then dropped or about to be skipped.
-    async fn open_rest(&mut self, source: &Source) -> Result<Opened, Off> {
+    async fn open_rest(&mut self, source: &Source) -> Result<(Opened, Option<u64>, Duration), Off> {
+        let begun = Instant::now();
         let received = self.fill.received();
         let kept = match self.resumes && received == 0 && self.pass.verifier.is_none() {
             true => partial::left(self.fills, self.plan).await,
             false => Vec::new(),
         };
         let from = received.max(kept.len() as u64 * CHUNK as u64);
-        let mut opened = open(source, from).await?;
+        // Parts are those of one body only where its hash says so.
+        let size_of_all = self.plan.size.filter(|_| self.plan.file_hash.is_some());
+        let mut last = wide::first_part(source, from, size_of_all);
+        let mut opened = open(source, from, last).await?;
+        let took = begun.elapsed();
         self.is_page = opened.is_page;
         let mut size = self.size_offered(source, &opened)?;
         let other_size = self.plan.size.is_none() && self.pass.size.is_some() && self.pass.size != size;
@@ -127,7 +136,8 @@ impl Course<'_> {
             match self.start_over() {
                 true if opened.from > 0 => {
                     drop(opened);
-                    opened = open(source, 0).await?;
+                    last = wide::first_part(source, 0, size_of_all);
+                    opened = open(source, 0, last).await?;
                     size = self.size_offered(source, &opened)?;
                 }
                 true => {}
@@ -142,7 +152,7 @@ impl Course<'_> {
         }
         self.pass.size = size;
         self.enter(source, &opened, &kept).await?;
-        Ok(opened)
+        Ok((opened, last, took))
     }
 
     /// The size of the whole, if it is the announced one; where none was announced, the first source's word.
@@ -189,14 +199,14 @@ impl Course<'_> {
         Ok(())
     }
 
-    async fn receive(&mut self, source: &Source, opened: &mut Opened) -> Result<(), Off> {
+    async fn receive(&mut self, source: &Source, body: &mut Wide, from: u64, total: Option<u64>) -> Result<(), Off> {
         let Self { fills, fill, plan, pass, .. } = self;
         let Pass { verifier: Some(verifier), senders, alone, notes, size, .. } = pass else {
             return Err(Off::of(no_verifier()));
         };
-        let mut skip = Skip { left: fill.received() - opened.from, hasher: Hasher::new() };
+        let mut skip = Skip { left: fill.received() - from, hasher: Hasher::new() };
         let mut skipping = skip.left > 0;
-        while let Some(piece) = opened.body.next().await {
+        while let Some(piece) = body.next(fill.is_wanted()).await {
             let mut piece = match piece {
                 Ok(piece) => piece,
                 // All of it came, and only the end was not told: the hash proves it.
@@ -222,9 +232,13 @@ impl Course<'_> {
             let crowd = || fills.is_crowded();
             alone.update(Instant::now(), fill.is_wanted(), crowd, piece.len(), *size).map_err(Off::Ends)?;
             take(fills, fill, plan, piece, notes).await;
+            if fill.is_in_the_way() {
+                let text = "it was fetched before anybody asked for it, and makes way for another";
+                return Err(Off::Ends(Broken::new(FillFailure::Abandoned, text)));
+            }
         }
         let received = fill.received();
-        match size.or(opened.total) {
+        match size.or(total) {
             Some(size) if received < size => {
                 let text = format!("upstream {} sent {received} of {size} bytes", source.upstream.name());
                 Err(Off::Broke(Broken::new(FillFailure::Short, text), Left::Short))
@@ -264,9 +278,9 @@ fn no_verifier() -> Broken {
     Broken::new(FillFailure::Internal, "a body came that nobody verifies")
 }
 
-async fn open(source: &Source, from: u64) -> Result<Opened, Off> {
-    let mut said = source.upstream.open(&source.target, from, None).await;
-    if from > 0
+async fn open(source: &Source, from: u64, last: Option<u64>) -> Result<Opened, Off> {
+    let mut said = source.upstream.open(&source.target, from, last).await;
+    if (from > 0 || last.is_some())
         && let Err(error) = &said
         && error.is_about_the_request()
     {

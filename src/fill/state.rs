@@ -69,6 +69,10 @@ pub struct Fill {
     readers: AtomicUsize,
     /// Whether the store has a note of how far it is.
     noted: AtomicBool,
+    /// Whether it was begun before anybody asked for it.
+    ahead: bool,
+    /// Whether it ends as long as nobody wants it, for one that somebody waits for.
+    makes_way: AtomicBool,
     begun: Instant,
 }
 
@@ -145,6 +149,11 @@ impl Fill {
         Self { held: AtomicBool::new(held), ..Self::new(blob, Kind::Whole, size, 0..u32::MAX) }
     }
 
+    /// The same, which nobody has asked for.
+    pub(super) fn ahead(blob: BlobId, size: Option<u64>, held: bool) -> Self {
+        Self { ahead: true, ..Self::whole(blob, size, held) }
+    }
+
     pub(super) fn hole(blob: BlobId, manifest: Arc<Manifest>, wanted: Range<u32>) -> Self {
         let size = manifest.size;
         Self::new(blob, Kind::Hole(manifest), Some(size), wanted)
@@ -170,6 +179,8 @@ impl Fill {
             changed: watch::Sender::new(()),
             readers: AtomicUsize::new(0),
             noted: AtomicBool::new(false),
+            ahead: false,
+            makes_way: AtomicBool::new(false),
             begun: Instant::now(),
         }
     }
@@ -258,6 +269,46 @@ impl Fill {
             // The sender lives in `self`.
             let _ = changed.changed().await;
         }
+    }
+
+    /// Waits until it ends, without wanting it; whether all of it is here.
+    pub async fn ended(self: &Arc<Self>) -> bool {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if self.manifest().is_some() {
+                return true;
+            }
+            if self.failure().is_some() {
+                return false;
+            }
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Bytes that came so far.
+    pub fn brought(&self) -> u64 {
+        let state = self.lock();
+        match &state.phase {
+            Phase::Verified(manifest) => manifest.size,
+            _ => state.received(),
+        }
+    }
+
+    /// Whether it was begun before anybody asked for it.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// Has it end at its next bytes if nobody wants it then; false where that was said already, or somebody wants it now.
+    pub(super) fn make_way(&self) -> bool {
+        !self.is_wanted() && !self.makes_way.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it is to end now.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        self.makes_way.load(Ordering::Relaxed) && !self.is_wanted()
     }
 
     /// How it failed, if it did.

@@ -28,10 +28,13 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
         return registered.fail(Broken::new(FillFailure::Busy, "too many NARs wait to be fetched; try again"));
     };
     // What its upstream makes it wait for is waited for without a place that another upstream's NAR could have.
-    let Some((_share, turn)) = turns(&plan).await else {
+    let Some((_share, turn)) = turns(&fills, &fill, &plan).await else {
         return registered
             .fail(Broken::new(FillFailure::Unknown, "too many NARs of one upstream are fetched; try again"));
     };
+    if !fill.is_ahead() && fills.is_full() {
+        fills.make_way(None);
+    }
     let Some(_place) = fills.place().await else {
         return registered.fail(Broken::new(FillFailure::Unknown, "too many NARs are fetched at once; try again"));
     };
@@ -63,7 +66,9 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
             }
             fills.inner.metrics.failed.of(broken.reason).inc();
             // What was refused has been told already, by the plan's judge.
-            if broken.refusal.is_none() {
+            if fill.is_ahead() && broken.reason == FillFailure::Abandoned {
+                tracing::debug!(key = %plan.digest, "NAR not fetched ahead: {broken}");
+            } else if broken.refusal.is_none() {
                 tracing::warn!(key = %plan.digest, outcome = %broken.reason, "NAR not filled: {broken}");
             }
             registered.fail(broken);
@@ -89,9 +94,12 @@ impl Drop for Running<'_> {
 
 /// The turns that the plan's first source has to give; of one that is asked after the library, as it will have most of the
 /// work.
-async fn turns(plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
+async fn turns(fills: &Fills, fill: &Fill, plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
     let beside = plan.sources.iter().find(|source| !source.upstream.is_library());
     let Some(source) = beside.or(plan.sources.first()) else { return Some((None, None)) };
+    if !fill.is_ahead() && source.upstream.has_no_turn() {
+        fills.make_way(Some(source.upstream.name()));
+    }
     let turns = async { (source.upstream.turn_to_fill().await, verify::turn(plan, &source.upstream).await) };
     timeout(PLACE, turns).await.ok()
 }

@@ -19,6 +19,8 @@ pub struct ProxyMetrics {
     pub waiting: IntGauge,
     /// Requests about which the `[[access]]` tables had something to say.
     pub access: CounterBy<AccessDecision>,
+    /// NARs that are being fetched ahead.
+    pub prefetching: IntGauge,
     /// What is written into the library.
     pub library: LibraryMetrics,
 }
@@ -50,6 +52,10 @@ impl ProxyMetrics {
                 "Requests of clients that may see private upstreams (granted), and of those that showed an Authorization and may \
                  not (refused): their token is wrong or was revoked, or another condition of its table does not hold. Both \
                  are answered alike where they ask for what is public.",
+            ),
+            prefetching: declare.gauge(
+                "snowbank_prefetch_running",
+                "NARs that are being fetched although no client has asked for them yet, because one asked for their narinfo; 48 may be.",
             ),
             library: LibraryMetrics::new(declare),
         }

@@ -1,6 +1,6 @@
 //! What is counted of each upstream.
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Counter, CounterVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::declare::{CounterBy, Declare, Label};
 use super::labels::Refusal;
@@ -17,6 +17,21 @@ pub(super) struct UpstreamFamilies {
     breaker: IntGaugeVec,
     openings: IntCounterVec,
     unasked: IntCounterVec,
+    prefetched: IntCounterVec,
+    saved: CounterVec,
+}
+
+/// What is counted of fetching from one upstream what nobody has asked for yet.
+#[derive(Debug, Clone)]
+pub struct PrefetchMetrics {
+    /// Bytes that were fetched.
+    pub fetched: IntCounter,
+    /// Those of them that a client asked for then.
+    pub used: IntCounter,
+    /// Those that nobody asked for in time.
+    pub wasted: IntCounter,
+    /// Seconds that clients did not wait for an upstream.
+    pub saved: Counter,
 }
 
 /// What is counted for one upstream.
@@ -44,6 +59,8 @@ pub struct UpstreamMetrics {
     pub openings: IntCounter,
     /// Requests that were not sent because it is taken for down.
     pub unasked: IntCounter,
+    /// What was fetched ahead.
+    pub prefetch: PrefetchMetrics,
 }
 
 impl UpstreamFamilies {
@@ -95,11 +112,25 @@ impl UpstreamFamilies {
                 "Requests that were not sent to an upstream because it is taken for down.",
                 upstream,
             ),
+            prefetched: declare.counters(
+                "snowbank_prefetch_bytes_total",
+                "Bytes of NARs that were fetched when their narinfo was asked for. fetched: all of them. used: of NARs that a client \
+                 asked for then. wasted: of those that nobody asked for within five minutes, or that were broken off. Where wasted is a large \
+                 part of fetched, set `prefetch` lower at this upstream, or to \"0 B\".",
+                &["upstream", "fate"],
+            ),
+            saved: declare.float_counters(
+                "snowbank_prefetch_saved_seconds_total",
+                "Seconds that clients did not wait for an upstream because a NAR had been fetched, or was being fetched, when they asked \
+                 for it; added up over NARs, of which a client takes several at a time.",
+                upstream,
+            ),
         }
     }
 
     pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
         let answers = |answer| self.answers.with_label_values(&[name, answer]);
+        let prefetched = |fate| self.prefetched.with_label_values(&[name, fate]);
         UpstreamMetrics {
             requests: self.requests.with_label_values(&[name]),
             have: answers("have"),
@@ -112,6 +143,12 @@ impl UpstreamFamilies {
             breaker: self.breaker.with_label_values(&[name]),
             openings: self.openings.with_label_values(&[name]),
             unasked: self.unasked.with_label_values(&[name]),
+            prefetch: PrefetchMetrics {
+                fetched: prefetched("fetched"),
+                used: prefetched("used"),
+                wasted: prefetched("wasted"),
+                saved: self.saved.with_label_values(&[name]),
+            },
         }
     }
 }

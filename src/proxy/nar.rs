@@ -129,6 +129,9 @@ impl Pipeline {
             Ok(named) => named,
             Err(nowhere) => return nowhere.into(),
         };
+        if !head {
+            self.is_wanted(&named.meant);
+        }
         let found = match self.nar_or_stand_in(named.meant, head).await {
             Err(nowhere) => Box::pin(self.nar_by_name(&named, nowhere, head)).await,
             found => found,

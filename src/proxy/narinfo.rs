@@ -15,6 +15,7 @@ use super::kept::Lifetime;
 use super::nar::Meant;
 use super::outage;
 use super::quarantine::Known;
+use super::request::Asker;
 use super::trust::{self, Refused, Verified, Voucher};
 use crate::clock::UnixSeconds;
 use crate::metrics::{Place, Refusal};
@@ -77,11 +78,12 @@ fn doubted<'a>(answers: VecDeque<(Arc<Upstream>, Box<Verified>)>) -> Others<'a> 
 }
 
 impl Pipeline {
-    pub(super) async fn narinfo(&self, hash: HashPart) -> Answer {
+    pub(super) async fn narinfo(&self, hash: HashPart, asker: Asker) -> Answer {
         let (found, outcome, tier) = self.find_narinfo_from(hash).await;
         let found = self.signed(hash, found).await;
         match found {
             Found::Have(entry) | Found::Stale(entry) => {
+                self.expect(hash, &entry, asker);
                 let provenance = entry.provenance(tier, outcome);
                 let object = Object {
                     content_type: "text/x-nix-narinfo",

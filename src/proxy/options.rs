@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::access::Network;
 use crate::nix::store_path::StoreDir;
-use crate::options::{Mistakes, Period, key};
+use crate::options::{ByteSize, Mistakes, Period, key};
 
 crate::choice! {
     /// When a NAR is decompressed and held against the NarHash that its narinfo names (R7).
@@ -43,6 +43,17 @@ crate::options! {
         /// it was seen, so the first who asks waits for the whole. `off`: never, and clients find out. What is not what
         /// it should be is never served again, and the next upstream is asked.
         pub verify: Verify = Verify::Background,
+        /// The largest NAR that is fetched when a client asks for its narinfo, before it asks for the NAR itself; "0 B" fetches none
+        /// ahead. Nix asks for all narinfos of a build first and then for one level of its dependencies after another, so that a build
+        /// of many paths that are not here yet takes a fraction of the time. What clients ask for goes first.
+        pub prefetch: ByteSize = ByteSize(64 << 20),
+        /// How much may be fetched ahead of one upstream for the clients of one network (a /24, or a /56 of IPv6) and not be
+        /// asked for: that much at once, and so much again in an hour. What is asked for counts no longer, and opens the way
+        /// for more. At most eight times as much for all networks together, and at most an eighth of the disk.
+        pub prefetch_budget: ByteSize = ByteSize(256 << 20),
+        /// Whether a NAR is fetched ahead too when its narinfo has been here for more than five minutes: where narinfos are
+        /// kept and NARs are evicted.
+        pub prefetch_known: bool = false,
         /// Whether a browser that opens the address of this cache is shown a page: what this is, the lines for nix.conf, and
         /// the public keys. It tells everybody the same, and nothing of private upstreams. `false`: 404.
         pub page: bool = true,

@@ -1,10 +1,22 @@
 //! What a client can ask for, parsed: no byte of its request goes further than this (R13).
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::nix::hash::Sha256;
 use crate::nix::narinfo::Compression;
 use crate::nix::store_path::{HashPart, StorePath};
+
+/// Who asks, as far as it matters to what is done for the answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asker {
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// Whether only a head is asked for.
+    pub head: bool,
+    /// The largest NAR that is fetched ahead for who comes this way, in bytes.
+    pub prefetch: Option<u64>,
+}
 
 /// A request for something a binary cache has.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::task::TaskTracker;
@@ -22,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Answer, FailureKind, Outcome};
 use super::options::Options;
 use super::policy::Policy;
-use super::request::Request;
+use super::request::{Asker, Request};
 use super::sign::Signer;
 use super::{Pipeline, Shared};
 use crate::access::{Access, Grants, Visitor};
@@ -104,10 +103,11 @@ impl Spaces {
         if let Some(known) = private.get(&name) {
             return Ok(Arc::clone(known));
         }
-        let Shared { store, fills, waiting, library, metrics } = &*self.public;
+        let Shared { store, fills, waiting, library, ahead, metrics } = &*self.public;
         let store = store.private(&name)?;
         let (fills, waiting, metrics) = (fills.beside(store.clone()), waiting.clone(), metrics.clone());
-        let shared = Arc::new(Shared { store, fills, waiting, library: library.clone(), metrics });
+        let (library, ahead) = (library.clone(), ahead.clone());
+        let shared = Arc::new(Shared { store, fills, waiting, library, ahead, metrics });
         private.insert(name, Arc::clone(&shared));
         Ok(shared)
     }
@@ -198,9 +198,9 @@ pub(super) struct Seen {
 }
 
 impl View {
-    pub(super) async fn answer(&self, request: Request, head: bool, client: Option<IpAddr>) -> Answer {
+    pub(super) async fn answer(&self, request: Request, asker: Asker) -> Answer {
         let spaces = match self {
-            Self::Public(public) => return public.answer(request, head, client).await,
+            Self::Public(public) => return public.answer(request, asker).await,
             Self::Granted(spaces) => spaces,
         };
         // What the cache is called is no secret.
@@ -209,7 +209,7 @@ impl View {
         // One after the other, however slow one is: asked beside a private space, the public one would remember that nobody
         // else has the path, which outsiders could tell from a path that nobody asked for.
         for Seen { pipeline, private } in spaces.iter().filter(asked) {
-            let answer = pipeline.answer(request.clone(), head, client).await;
+            let answer = pipeline.answer(request.clone(), asker).await;
             let answer = Answer { private: *private || answer.private, ..answer };
             if answer.is_had() {
                 return answer;

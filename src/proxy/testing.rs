@@ -146,5 +146,5 @@ pub(super) fn under(pipeline: &Pipeline, policy: Policy) -> Pipeline {
 /// A policy for these upstreams that signs with these keys.
 pub(super) fn policy(upstreams: &[Arc<Upstream>], keys: Vec<SecretKey>) -> Policy {
     let signer = Signer::new(sign::Options::from_toml("").unwrap(), keys);
-    Policy::new(super::Options::from_toml("").unwrap(), upstreams.to_vec(), signer)
+    Policy::new(super::Options::from_toml("prefetch = '0 B'").unwrap(), upstreams.to_vec(), signer)
 }

@@ -24,7 +24,13 @@ fn proxy(upstreams: Vec<Arc<Upstream>>) -> Proxy {
     let store = Store::memory_only(&crate::store::Options::from_toml("").unwrap(), metrics.store.clone());
     let fills = Fills::new(store.clone(), 8, metrics.fill);
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
-    Proxy::new(Policy::new(Options::from_toml("").unwrap(), upstreams, signer), store, fills, metrics.proxy).unwrap()
+    Proxy::new(
+        Policy::new(Options::from_toml("prefetch = '0 B'").unwrap(), upstreams, signer),
+        store,
+        fills,
+        metrics.proxy,
+    )
+    .unwrap()
 }
 
 fn narinfo(nar: &[u8], url: &str, compression: &str) -> String {
@@ -237,7 +243,11 @@ async fn an_answer_stays_although_the_next_upstream_says_otherwise_later() {
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
     let store = proxy.store().clone();
     let mut entry = entry::Entry::decode(&store.entry(entry::narinfo_key(hash())).await.unwrap()).unwrap();
-    let policy = Policy::new(Options::from_toml("").unwrap(), vec![Arc::clone(&gone), Arc::clone(&second)], signer);
+    let policy = Policy::new(
+        Options::from_toml("prefetch = '0 B'").unwrap(),
+        vec![Arc::clone(&gone), Arc::clone(&second)],
+        signer,
+    );
     entry.basis = policy.basis(&gone);
     store.put_entry(entry::narinfo_key(hash()), entry.encode()).await;
     proxy.reload(policy).unwrap();
@@ -274,7 +284,7 @@ fn own_signer(lines: &str) -> sign::Signer {
 }
 
 fn policy(upstreams: Vec<Arc<Upstream>>, signer: sign::Signer) -> Policy {
-    Policy::new(Options::from_toml("").unwrap(), upstreams, signer)
+    Policy::new(Options::from_toml("prefetch = '0 B'").unwrap(), upstreams, signer)
 }
 
 async fn text(proxy: &Proxy) -> Option<String> {

@@ -134,6 +134,11 @@ where
         self.gate.has_room(padded)
     }
 
+    /// True when at least half of what the gate lets in would not wait.
+    pub fn is_at_ease(&self) -> bool {
+        self.gate.has_room(self.gate.bytes() / 2)
+    }
+
     /// Forgets an entry, until a restart may find it on disk again.
     pub fn remove(&self, key: &K) {
         self.gate.removed(key);

@@ -36,6 +36,20 @@ pub struct Usage {
 }
 
 impl Store {
+    /// How much of what nobody has asked for yet may be kept, in bytes: a part of the lowest tier, so that it pushes out little of
+    /// what is in use.
+    pub fn room_ahead(&self) -> u64 {
+        match self.inner.disk.load().as_ref() {
+            Some(disk) => disk.capacity / 8,
+            None => self.inner.nar.capacity() as u64 / 4,
+        }
+    }
+
+    /// Whether the disk takes what is written as fast as it comes.
+    pub fn is_at_ease(&self) -> bool {
+        self.inner.disk.load().as_ref().is_none_or(|disk| disk.nar.is_at_ease())
+    }
+
     /// How full the tiers are, of all spaces together. Does no I/O.
     pub fn usage(&self) -> Usage {
         let inner = &self.inner;

@@ -65,6 +65,8 @@ pub struct Opened {
     pub total: Option<u64>,
     /// `ETag`, where it stands for exactly these bytes (RFC 9110 section 8.8.1).
     pub validator: Option<HeaderValue>,
+    /// Whether the answer is a part, as asked, and says so (206).
+    pub is_part: bool,
     /// Whether it says that this is a page for a browser. (So do some caches of all they have, by mistake.)
     pub is_page: bool,
     /// The bytes from there on.

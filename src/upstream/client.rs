@@ -8,6 +8,7 @@
 //! Out of scope: which upstream is asked and what its answer is worth (`proxy`), and where the bytes go (`fill`).
 
 mod asks;
+mod parts;
 mod turns;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, ROOMY, UNKNOWN_PROTOCOL, UNPACKED};
+use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, UNKNOWN_PROTOCOL, UNPACKED, bulk};
 use super::directory::Index;
 use super::error::{Cause, UpstreamError};
 use super::health::{Health, Standing};
@@ -58,6 +59,10 @@ pub struct Upstream {
     careful: AtomicBool,
     /// Over TLS, before the first answer.
     reserved: AtomicBool,
+    /// Whether a range was answered with all of it.
+    no_ranges: AtomicBool,
+    /// How many connections for one body were found to be worth it, and one more, and the minute in which that was.
+    width: AtomicU64,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
     /// As many as there are connections for NARs: who waits for one must not have a place that others could use.
@@ -96,13 +101,13 @@ impl Upstream {
     fn over(way: Way, role: Role, options: Options, rank: u32, metrics: UpstreamMetrics) -> Arc<Self> {
         let base = options.url.base();
         let tls = !options.url.is_plain_http();
-        let (meta_permits, bulk_permits) = match (options.connections.map(|n| n.max(2) as usize), tls) {
-            (Some(n), true) => (UNKNOWN_PROTOCOL, n),
-            (Some(n), false) => (n / 2, n - n / 2),
-            (None, true) => (UNKNOWN_PROTOCOL, ROOMY),
-            (None, false) => (CAREFUL, CAREFUL),
-        };
         let careful = options.connections.is_none() && !tls;
+        let bulk_permits = bulk(&options, careful);
+        let meta_permits = match (options.connections.map(|n| n.max(2) as usize), tls) {
+            (_, true) => UNKNOWN_PROTOCOL,
+            (Some(n), false) => n / 2,
+            (None, false) => CAREFUL,
+        };
         let passed_on = if careful { 1 } else { PASSED_ON };
         Arc::new(Self {
             name: options.display_name().into(),
@@ -117,6 +122,8 @@ impl Upstream {
             pass_on_permits: Arc::new(Semaphore::new(passed_on)),
             careful: AtomicBool::new(careful),
             reserved: AtomicBool::new(tls),
+            no_ranges: AtomicBool::new(false),
+            width: AtomicU64::new(0),
             suspect_until: AtomicU64::new(0),
             filled: Arc::new(Semaphore::new(bulk_permits)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),

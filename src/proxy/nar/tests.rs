@@ -1,3 +1,4 @@
+use super::super::request::Asker;
 use super::super::testing::{
     HASH, Theirs, compressed, dir, file_nar, hash, path, pipeline, policy, unsigned, upstream_at,
 };
@@ -40,7 +41,7 @@ async fn silent(nar: Vec<u8>) -> Origin {
 async fn announced(a: &Origin, b: &Origin) -> Pipeline {
     let upstreams = [a.upstream(10, "name = 'a'"), b.upstream(20, "name = 'b'")];
     let pipeline = pipeline(policy(&upstreams, Vec::new()));
-    assert_eq!(pipeline.narinfo(hash(HASH)).await.outcome, Outcome::Miss);
+    assert_eq!(pipeline.narinfo(hash(HASH), Asker::default()).await.outcome, Outcome::Miss);
     pipeline.policy.narinfos.finish().await; // the alias is kept by then
     pipeline
 }

@@ -1,5 +1,6 @@
 use super::super::answer::Reply;
 use super::super::quarantine::Known;
+use super::super::request::Asker;
 use super::super::testing::{HASH, compressed, file_nar, hash, pipeline, policy, proxy, unsigned};
 use super::*;
 use crate::nix::hash::Sha256;
@@ -41,7 +42,7 @@ async fn doubt(pipeline: &Pipeline, upstream: &Arc<Upstream>, info: &NarInfo) {
 
 /// Asked, and what is kept afterwards.
 async fn asked(pipeline: &Pipeline) -> (Answer, Option<String>) {
-    let answer = pipeline.narinfo(hash(HASH)).await;
+    let answer = pipeline.narinfo(hash(HASH), Asker::default()).await;
     pipeline.policy.narinfos.finish().await;
     (answer, pipeline.kept_entry(hash(HASH)).await.map(|entry| entry.upstream))
 }
@@ -183,7 +184,7 @@ async fn r18_who_was_not_asked_before_a_reload_is_asked_after_it() {
     let b = telling(text(&unsigned(&file_nar(b"x")))).await;
     let proxy = proxy(policy(&[a.upstream(10, "name = 'a'")], Vec::new()));
     let pipeline = proxy.pipeline();
-    let before = tokio::spawn(async move { pipeline.narinfo(hash(HASH)).await.outcome });
+    let before = tokio::spawn(async move { pipeline.narinfo(hash(HASH), Asker::default()).await.outcome });
     while a.asked("narinfo") == 0 {
         tokio::task::yield_now().await;
     }

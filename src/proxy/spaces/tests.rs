@@ -12,7 +12,7 @@ use crate::upstream::testing::{Origin, Step, answer, not_found};
 
 /// A visitor that may see private upstreams.
 const INSIDE: Visitor<'static> =
-    Visitor { address: None, listener: Some("inside"), certificate: &[], authorization: None };
+    Visitor { address: None, listener: Some("inside"), certificate: &[], authorization: None, prefetch: None };
 /// One that may not.
 const OUTSIDE: Visitor<'static> = Visitor { listener: None, ..INSIDE };
 
@@ -53,7 +53,7 @@ fn policies(upstreams: &[Arc<Upstream>]) -> Policies {
     let table = format!("upstreams = {names:?}\nlisteners = ['inside']");
     let access = Access::load(&[crate::access::Options::from_toml(&table).unwrap()]).unwrap();
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
-    Policies::new(&Options::from_toml("").unwrap(), upstreams.to_vec(), signer, access)
+    Policies::new(&Options::from_toml("prefetch = '0 B'").unwrap(), upstreams.to_vec(), signer, access)
 }
 
 fn private(origin: &Origin, rank: u32, name: &str) -> Arc<Upstream> {
@@ -116,7 +116,7 @@ async fn two_private_upstreams_never_mix() {
     let signer = sign::Signer::new(sign::Options::from_toml("").unwrap(), Vec::new());
     let access = Access::load(&[table("one", "a"), table("other", "b")]).unwrap();
     let upstreams = vec![private(&one, 10, "one"), private(&other, 20, "other")];
-    proxy.reload(Policies::new(&Options::from_toml("").unwrap(), upstreams, signer, access)).unwrap();
+    proxy.reload(Policies::new(&Options::from_toml("prefetch = '0 B'").unwrap(), upstreams, signer, access)).unwrap();
     for _ in 0..2 {
         assert_eq!(asked(&proxy, &Visitor { listener: Some("a"), ..OUTSIDE }).await, Ok((1, true)));
         assert_eq!(asked(&proxy, &Visitor { listener: Some("b"), ..OUTSIDE }).await, Ok((2, true)));

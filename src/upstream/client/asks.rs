@@ -194,8 +194,9 @@ impl Upstream {
         }
         let (validator, is_page) = (wire::strong_validator(headers), wire::is_page(headers));
         self.metrics.have.inc();
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let body = Body::new(response.into_body(), self, permit);
-        Ok(Said::Have(Opened { from, total, validator, is_page, body }))
+        Ok(Said::Have(Opened { from, total, validator, is_part, is_page, body }))
     }
 
     /// Waits for the head of the answer.

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Upstream;
+use crate::upstream::Options;
 use crate::upstream::error::{Cause, UpstreamError};
 use crate::upstream::health::{Kind, Ticket};
 use crate::upstream::pieces::Pieces;
@@ -39,10 +40,30 @@ pub(super) const UNPACKED: usize = 4;
 /// taking a place from other upstreams' NARs.
 pub(super) const FETCHED_AHEAD: usize = 8;
 
+/// Connections for NARs.
+pub(super) fn bulk(options: &Options, careful: bool) -> usize {
+    match options.connections.map(|n| n.max(2) as usize) {
+        Some(n) if options.url.is_plain_http() => n - n / 2,
+        Some(n) => n,
+        None if careful => CAREFUL,
+        None => ROOMY,
+    }
+}
+
 impl Upstream {
     /// A turn to fill a NAR of it.
     pub async fn turn_to_fill(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.filled).acquire_owned().await.ok()
+    }
+
+    /// Whether who wants to fill a NAR of it has to wait.
+    pub fn has_no_turn(&self) -> bool {
+        self.filled.available_permits() == 0
+    }
+
+    /// How many of its NARs may be filled at a time that nobody has asked for: a part of all, so that who asks finds a turn.
+    pub fn turns_ahead(&self) -> usize {
+        (bulk(&self.options, self.careful.load(Ordering::Relaxed)) * 3 / 4).max(1)
     }
 
     /// A turn to unpack a NAR of it while it comes.

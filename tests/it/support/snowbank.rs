@@ -28,6 +28,9 @@ pub struct Certificates {
     pub key_pem: String,
 }
 
+/// Set, all tests run with fetching ahead, to see that nothing is wrong with it; those that count upstreams' requests fail then.
+const PREFETCH: &str = "SNOWBANK_TEST_PREFETCH";
+
 /// What the log says when the disk tier has been recovered and is in use.
 const DISK_OPEN: &str = "disk tier open";
 
@@ -108,6 +111,12 @@ pub enum Count {
     Coalesced,
     /// Requests that wait for upstreams.
     Waiting,
+    /// Bytes that were fetched before anybody asked for them.
+    Prefetched,
+    /// Those of them that somebody asked for then.
+    PrefetchUsed,
+    /// NARs that are being fetched ahead.
+    Prefetching,
     /// Requests that ended in a panic.
     Panics,
     /// 1 while the disk tier is in use.
@@ -142,6 +151,9 @@ impl Count {
             Self::DiskUp => "snowbank_store_disk_up",
             Self::Coalesced => "snowbank_proxy_coalesced_total",
             Self::Waiting => "snowbank_proxy_waiting",
+            Self::Prefetched => "snowbank_prefetch_bytes_total{fate=\"fetched\"",
+            Self::PrefetchUsed => "snowbank_prefetch_bytes_total{fate=\"used\"",
+            Self::Prefetching => "snowbank_prefetch_running",
             Self::Panics => "snowbank_edge_panics_total",
             #[cfg(feature = "otlp")]
             Self::SpansSent => "snowbank_trace_sent_total",
@@ -178,6 +190,7 @@ pub struct Setup {
     plain: String,
     secure: String,
     tls: String,
+    prefetch: bool,
 }
 
 impl Setup {
@@ -200,6 +213,7 @@ impl Setup {
             upstreams: String::new(),
             store: "disk = \"256 MiB\"\nmemory = \"64 MiB\"".to_owned(),
             extra: String::new(),
+            prefetch: std::env::var_os(PREFETCH).is_some(),
             wrapper: Vec::new(),
         }
     }
@@ -237,6 +251,12 @@ impl Setup {
     pub fn also(mut self, tables: &str) -> Self {
         self.extra.push_str(tables);
         self.extra.push('\n');
+        self
+    }
+
+    /// Fetches ahead, as it does without being told otherwise: most tests count what one request causes.
+    pub fn prefetching(mut self) -> Self {
+        self.prefetch = true;
         self
     }
 
@@ -311,8 +331,18 @@ impl Setup {
             store_dir = self.store_dir,
             store = self.store,
             upstreams = self.upstreams,
-            extra = self.extra,
+            extra = self.tables(),
         )
+    }
+
+    /// The tables at the end of the configuration.
+    fn tables(&self) -> String {
+        const OFF: &str = "[cache]\nprefetch = \"0 B\"\n";
+        match self.prefetch || self.extra.contains("prefetch =") {
+            true => self.extra.clone(),
+            false if self.extra.contains("[cache]\n") => self.extra.replacen("[cache]\n", OFF, 1),
+            false => format!("{OFF}{}", self.extra),
+        }
     }
 
     /// Writes the configuration file: for a program that runs and will be told to read it again.

@@ -1,0 +1,271 @@
+//! Fetching ahead: the NAR of a path whose narinfo a client has just asked for.
+//!
+//! Nix asks for every narinfo of a closure before the first NAR, and takes the NARs one level of the graph after another, so
+//! that a cold build waits once for each level. Whoever fetches a NAR when its narinfo is asked for has it at hand by then.
+//!
+//! ```text
+//! narinfo answered ── offer ──▶ book: what waits, budgets ── next ──▶ a fill without a reader
+//! NAR asked for ──── wanted ──▶ book: credit comes back               │ joined by whoever asks for the NAR
+//! ```
+//!
+//! What clients ask for goes first: at most a part of an upstream's places is taken, none while many clients read fills or the
+//! store's gate is filling up, and a fill that nobody has joined makes way for one that somebody waits for (`fill`). What is
+//! fetched for nothing is bounded by credits (`book`). Nothing is different for having been fetched ahead: who is asked, what
+//! is verified and what is kept. So the narinfos that a path refers to are asked of all upstreams in their order, and not of
+//! the path's upstream first.
+//!
+//! Out of scope: how bytes are moved, and that readers join.
+
+mod book;
+mod credit;
+mod network;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::book::{Book, LaneId, Waits};
+use self::network::Network;
+use super::Pipeline;
+use super::entry::Entry;
+use super::nar::Meant;
+use super::request::Asker;
+use crate::clock::UnixSeconds;
+use crate::fill::{Fill, Fills};
+use crate::nix::narinfo::{Compression, NarInfo};
+use crate::nix::store_path::HashPart;
+use crate::store::{BlobId, Store};
+use crate::trail::{self, Trail};
+
+/// A narinfo that was fetched longer ago is one that is cached: its NAR was asked for since, or is not wanted.
+const NEW: u64 = 300;
+/// So many fills with readers leave no room for others.
+const BUSY: usize = 16;
+/// How soon is looked again whether there is room for what waits.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How many narinfos are remembered as having been considered, twice, and for how long.
+const CONSIDERED: usize = 8192;
+const CONSIDERED_FOR: Duration = Duration::from_secs(30);
+
+/// A NAR in a space.
+type Key = (usize, BlobId);
+
+/// What fetches ahead, for all spaces: all clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Ahead {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// All of it, whichever space is meant: how much there is to do.
+    store: Store,
+    fills: Fills,
+    running: IntGauge,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct State {
+    book: Book<Key, Wish>,
+    considered: Considered,
+    /// Whether the task runs that looks again.
+    looks: bool,
+}
+
+/// What to do for a NAR that waits.
+#[derive(Debug)]
+struct Wish {
+    pipeline: Pipeline,
+    hash: HashPart,
+    trail: Trail,
+}
+
+impl Ahead {
+    pub(super) fn new(store: Store, fills: Fills, running: IntGauge) -> Self {
+        let state = State { book: Book::new(Instant::now()), considered: Considered::new(), looks: false };
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { inner: Arc::new(Inner { state: Mutex::new(state), store, fills, running, tasks, stop }) }
+    }
+
+    /// Ends it; what is being fetched is left to the fills.
+    pub(super) async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.lock().book.clear();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counts that may be off by one are all that a panic can leave (R35).
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts whatever there is room for, and has somebody look again for the rest.
+    fn go_on(&self) {
+        let mut state = self.lock();
+        if self.inner.stop.is_cancelled() {
+            return;
+        }
+        let now = Instant::now();
+        state.book.expire(now);
+        while self.has_room(&state)
+            && let Some((key, wish)) = state.book.next(now)
+        {
+            let place = Place { ahead: self.clone(), key, received: 0, whole: false };
+            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(run(place, wish)));
+        }
+        self.inner.running.set(i64::try_from(state.book.running()).unwrap_or(i64::MAX));
+        if !std::mem::replace(&mut state.looks, true) {
+            let looking = self.clone().look();
+            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(looking));
+        }
+    }
+
+    /// Whether there is room for what nobody has asked for.
+    fn has_room(&self, state: &State) -> bool {
+        let Inner { store, fills, .. } = &*self.inner;
+        let asked_for = fills.count().saturating_sub(state.book.running());
+        store.is_open() && store.is_at_ease() && asked_for < BUSY
+    }
+
+    /// Looks again until nothing is left to be looked at.
+    async fn look(self) {
+        loop {
+            let at = {
+                let mut state = self.lock();
+                let (waits, due) = (state.book.has_waiting(), state.book.due());
+                state.looks = waits || due.is_some();
+                match (waits, due) {
+                    (true, _) => Instant::now() + AGAIN,
+                    (false, Some(due)) => due,
+                    (false, None) => return,
+                }
+            };
+            sleep_until(at).await;
+            self.go_on();
+        }
+    }
+}
+
+/// One of those that run, until this is dropped, however its task ends (R35).
+struct Place {
+    ahead: Ahead,
+    key: Key,
+    received: u64,
+    whole: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.ahead.lock().book.ended(self.key, self.received, self.whole, Instant::now());
+        self.ahead.go_on();
+    }
+}
+
+async fn run(mut place: Place, Wish { pipeline, hash, trail }: Wish) {
+    let Some(fill) = trail.scope(pipeline.begin_ahead(hash)).await else { return };
+    place.whole = fill.ended().await;
+    place.received = fill.brought();
+}
+
+impl Pipeline {
+    /// A client was told what a path is: its NAR may be next.
+    pub(super) fn expect(&self, hash: HashPart, entry: &Entry, asker: Asker) {
+        let options = &self.policy.options;
+        let largest = options.prefetch.0.min(asker.prefetch.unwrap_or(u64::MAX));
+        let is_new = || UnixSeconds::now().0.saturating_sub(entry.fetched.0) < NEW;
+        if largest == 0 || asker.head || !(is_new() || options.prefetch_known) {
+            return;
+        }
+        let (ahead, network) = (&self.shared.ahead, Network::of(asker.address));
+        if !ahead.lock().considered.is_first((self.space(), hash, network), Instant::now()) {
+            return;
+        }
+        let Some((upstream, _)) = self.policy.origin_of(&entry.upstream) else { return };
+        let Some(info) = self.info_of(entry) else { return };
+        let largest = largest.min(upstream.options().prefetch.map_or(u64::MAX, |most| most.0));
+        let size = size_of(&info);
+        if size > largest {
+            return;
+        }
+        let waits = Waits {
+            lane: LaneId { network, upstream: Arc::clone(upstream.name()) },
+            size,
+            most: upstream.turns_ahead(),
+            metrics: upstream.metrics().prefetch.clone(),
+            what: Wish { pipeline: self.clone(), hash, trail: trail::here() },
+        };
+        let budget = options.prefetch_budget.0.min(self.shared.store.room_ahead());
+        ahead.lock().book.offer((self.space(), Meant::by(&info).blob()), waits, budget, Instant::now());
+        ahead.go_on();
+    }
+
+    /// A client asks for a NAR.
+    pub(super) fn is_wanted(&self, meant: &Meant) {
+        let ahead = &self.shared.ahead;
+        let has_room = ahead.lock().book.wanted((self.space(), meant.blob()), Instant::now());
+        if has_room {
+            ahead.go_on();
+        }
+    }
+
+    /// Starts the fill of a path's NAR, unless it is here, being fetched, or known to be wrong or missing.
+    async fn begin_ahead(&self, hash: HashPart) -> Option<Arc<Fill>> {
+        if self.policy.is_replaced() {
+            return None;
+        }
+        let entry = self.kept_entry(hash).await?;
+        let meant = Meant::by(&self.info_of(&entry)?);
+        let (fills, blob) = (&self.shared.fills, meant.blob());
+        if fills.running(blob).is_some() || self.shared.store.manifest(blob).await.is_some() {
+            return None;
+        }
+        if self.quarantined(&meant).await.is_some() {
+            return None;
+        }
+        let plan = self.plan(meant).await.ok()?;
+        fills.start_ahead(self.by_way_of_the_library(meant, plan))
+    }
+
+    /// The space, as a number.
+    fn space(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+}
+
+/// Bytes of a NAR's body, or the most that they can be.
+fn size_of(info: &NarInfo) -> u64 {
+    match info.compression {
+        Compression::None => info.nar_size,
+        _ => info.file_size.unwrap_or(info.nar_size),
+    }
+}
+
+/// The narinfos that were considered a moment ago, so that who asks again and again costs a look.
+#[derive(Debug)]
+struct Considered {
+    now: HashSet<(usize, HashPart, Network)>,
+    before: HashSet<(usize, HashPart, Network)>,
+    since: Instant,
+}
+
+impl Considered {
+    fn new() -> Self {
+        Self { now: HashSet::new(), before: HashSet::new(), since: Instant::now() }
+    }
+
+    fn is_first(&mut self, what: (usize, HashPart, Network), now: Instant) -> bool {
+        if self.now.len() >= CONSIDERED || now.saturating_duration_since(self.since) > CONSIDERED_FOR {
+            (self.before, self.now, self.since) = (std::mem::take(&mut self.now), HashSet::new(), now);
+        }
+        !self.before.contains(&what) && self.now.insert(what)
+    }
+}

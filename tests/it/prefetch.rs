@@ -1,0 +1,222 @@
+//! The NAR of a path is fetched when its narinfo is asked for: it is at hand when the client comes for it, it costs nobody
+//! anything who asked for something, and what is fetched for nothing is bounded.
+
+use std::time::Instant;
+
+use crate::support::PATIENCE;
+use crate::support::cache::{Key, Object};
+use crate::support::fixture::fixture;
+use crate::support::nix::Machine;
+use crate::support::origin::{Framing, Gate, Origin, Reply};
+use crate::support::snowbank::{Count, Setup, Snowbank};
+use crate::support::static_cache;
+
+fn key() -> Key {
+    Key::new("prefetch-1")
+}
+
+fn published(origin: &Origin, name: &str, size: usize) -> Object {
+    let object = Object::new(name, size);
+    origin.publish(&object, &key());
+    object
+}
+
+async fn until(snowbank: &Snowbank, count: Count, holds: impl Fn(u64) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let value = snowbank.counter(count);
+        if holds(value) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{count:?} is {value}\n{}", snowbank.log().join("\n"));
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until so many bytes came ahead, and nothing more is coming.
+async fn fetched(snowbank: &Snowbank, bytes: u64) {
+    until(snowbank, Count::Prefetched, |fetched| fetched >= bytes).await;
+    until(snowbank, Count::Prefetching, |running| running == 0).await;
+    assert_eq!(snowbank.counter(Count::Prefetched), bytes);
+}
+
+#[tokio::test]
+async fn a_nar_is_here_when_it_is_asked_for() {
+    let origin = Origin::start();
+    let objects: Vec<Object> = (0..20).map(|n| published(&origin, &format!("path-{n}"), 50_000 + n)).collect();
+    let bytes: u64 = objects.iter().map(|object| object.file.len() as u64).sum();
+    let snowbank = Setup::in_front_of(&origin, &key()).prefetching().start();
+    snowbank.wait_for_disk();
+    let client = snowbank.https();
+    for object in &objects {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    fetched(&snowbank, bytes).await;
+    let asked = origin.total();
+    for object in &objects {
+        client.get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+    assert_eq!((origin.total(), asked), (40, 40), "each narinfo and each NAR once");
+    assert_eq!(snowbank.counter(Count::PrefetchUsed), bytes);
+    // Asked for again, it is nothing new.
+    client.get(&objects[0].narinfo_target()).await.expect(200);
+    client.get(&objects[0].served_target()).await.expect_bytes(&objects[0].file);
+    assert_eq!((origin.total(), snowbank.counter(Count::PrefetchUsed)), (40, bytes));
+}
+
+#[tokio::test]
+async fn a_client_joins_what_is_on_its_way() {
+    let (origin, gate) = (Origin::start(), Gate::new());
+    let object = Object::new("large", 3_000_000);
+    origin.publish_narinfo(&object, &key());
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).gate_at(2_000_000, &gate));
+    let snowbank = Setup::in_front_of(&origin, &key()).prefetching().start();
+    snowbank.http().get(&object.narinfo_target()).await.expect(200);
+    gate.reached().await;
+    let mut exchange = snowbank.http().start("GET", &object.served_target(), &[]).await;
+    assert_eq!(exchange.exactly(1_500_000).await, object.file[..1_500_000]);
+    gate.open();
+    assert_eq!(exchange.finish().await.expect(200).body, object.file[1_500_000..]);
+    assert_eq!(origin.count(&object.file_target()), 1);
+    fetched(&snowbank, object.file.len() as u64).await;
+    assert_eq!(snowbank.counter(Count::PrefetchUsed), object.file.len() as u64);
+}
+
+#[tokio::test]
+async fn what_says_no_holds() {
+    let (origin, other) = (Origin::start(), Origin::start());
+    let small = published(&origin, "small", 10_000);
+    let large = published(&origin, "large", 50_000);
+    let of_other = published(&other, "of-the-other", 5_000);
+    let control = published(&origin, "control", 20_000);
+    let keys = format!("public_keys = [{:?}]", key().public());
+    let setup = Setup::new()
+        .upstream_with(&origin.url(), &keys)
+        .upstream_with(&other.url(), &format!("{keys}\nprefetch = \"0 B\""))
+        .also("[cache]\nprefetch = \"40 kB\"")
+        .plain_listener("prefetch = \"15 kB\"");
+    let snowbank = setup.start();
+    snowbank.wait_for_disk();
+    // Too large; at an upstream that is not to be asked; too large for this listener; by HEAD.
+    snowbank.https().get(&large.narinfo_target()).await.expect(200);
+    snowbank.https().get(&of_other.narinfo_target()).await.expect(200);
+    snowbank.http().get(&control.narinfo_target()).await.expect(200);
+    snowbank.https().head(&small.narinfo_target()).await.expect(200);
+    assert_eq!(snowbank.counter(Count::Prefetching), 0);
+    assert_eq!(snowbank.counter(Count::FillsStarted), 0);
+    // The same, where nothing says no.
+    snowbank.http().get(&small.narinfo_target()).await.expect(200);
+    fetched(&snowbank, small.file.len() as u64).await;
+    for object in [&large, &control] {
+        assert_eq!(origin.count(&object.file_target()), 0);
+    }
+    assert_eq!(other.count(&of_other.file_target()), 0);
+}
+
+#[tokio::test]
+async fn a_crawler_costs_the_budget_and_a_build_after_it_has_its_nars_at_hand() {
+    let origin = Origin::start();
+    let size = 20_000;
+    let objects: Vec<Object> = (0..600).map(|n| published(&origin, &format!("path-{n}"), size)).collect();
+    let file = objects[0].file.len() as u64;
+    let snowbank =
+        Setup::in_front_of(&origin, &key()).also("[cache]\nprefetch = \"1 MiB\"\nprefetch_budget = \"2 MiB\"").start();
+    snowbank.wait_for_disk();
+    let client = snowbank.https().h2().await;
+    let (crawled, built) = objects.split_at(500);
+    for object in crawled {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    until(&snowbank, Count::Prefetching, |running| running == 0).await;
+    let cost = snowbank.counter(Count::Prefetched);
+    assert!((2 << 20) - file <= cost && cost <= (2 << 20) + file, "{cost}");
+    // Somebody else from there, who takes what he asks about, the last first.
+    for object in built {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    for object in built.iter().rev() {
+        client.get(&object.served_target()).await.expect_bytes(&object.file);
+        until(&snowbank, Count::Prefetching, |running| running == 0).await;
+    }
+    let used = snowbank.counter(Count::PrefetchUsed);
+    assert!(used >= 98 * file, "{} of 100", used / file);
+    for object in built {
+        assert_eq!(origin.count(&object.file_target()), 1);
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_nar_does_not_stand_behind_what_nobody_asked_for() {
+    let (origin, gate) = (Origin::start(), Gate::new());
+    let ahead: Vec<Object> = (0..12).map(|n| Object::new(&format!("ahead-{n}"), 2_000_000)).collect();
+    for object in &ahead {
+        origin.publish_narinfo(object, &key());
+        // A drip: the origin would take a quarter of an hour.
+        let slowly =
+            Reply::bytes(object.file.clone()).gate_at(100, &gate).pieces(1000, std::time::Duration::from_millis(300));
+        origin.serve(&object.file_target(), slowly);
+    }
+    let wanted: Vec<Object> = (0..8).map(|n| published(&origin, &format!("wanted-{n}"), 1_500_000)).collect();
+    let keys = format!("public_keys = [{:?}]\nconnections = 8", key().public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).prefetching().start();
+    snowbank.wait_for_disk();
+    let client = snowbank.http();
+    for object in &ahead {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    gate.reached().await;
+    gate.open();
+    until(&snowbank, Count::FillsRunning, |running| running == 3).await;
+    assert_eq!(snowbank.counter(Count::Prefetching), 3, "three of the four places of this upstream");
+    for object in &wanted {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    let taken = wanted.iter().map(|object| {
+        let (client, target) = (client.clone(), object.served_target());
+        async move { client.get(&target).await.expect_bytes(&object.file) }
+    });
+    // Four at a time, although three places were taken.
+    futures_util::future::join_all(taken).await;
+    for object in &wanted {
+        assert_eq!(origin.count(&object.file_target()), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_failed_ahead_is_asked_for_again_by_who_wants_it() {
+    let origin = Origin::start();
+    let object = Object::new("fails-once", 400_000);
+    origin.publish_narinfo(&object, &key());
+    let file = object.file.clone();
+    origin.script(&object.file_target(), move |_, nth| match nth {
+        0 => Reply::status(500),
+        _ => Reply::bytes(file.clone()).framing(Framing::Chunked),
+    });
+    let snowbank = Setup::in_front_of(&origin, &key()).prefetching().start();
+    snowbank.wait_for_disk();
+    snowbank.http().get(&object.narinfo_target()).await.expect(200);
+    until(&snowbank, Count::FillsFailed, |failed| failed == 1).await;
+    snowbank.http().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert_eq!(origin.count(&object.file_target()), 2);
+}
+
+#[test]
+fn a_build_of_real_nix_takes_each_nar_once_and_no_other() {
+    let fixture = fixture();
+    let origin = static_cache::serve(&fixture.cache("xz"));
+    let setup =
+        Setup::in_front_of(&origin, fixture.key()).store("disk = \"512 MiB\"\nmemory = \"64 MiB\"").prefetching();
+    let authority = setup.authority_file();
+    let snowbank = setup.start();
+    snowbank.wait_for_disk();
+    let machine = Machine::new(&[&fixture.key().public()]);
+    machine.substitute("everything", &snowbank.https_url(), Some(&authority));
+    machine.verify_all();
+    let nars: Vec<_> = origin.requests().into_iter().filter(|request| request.target.contains("/nar/")).collect();
+    assert!(nars.len() >= fixture.infos().len(), "{}", nars.len());
+    for request in nars {
+        assert_eq!(origin.count(&request.target), 1, "{}", request.target);
+    }
+    let (fetched, used) = (snowbank.counter(Count::Prefetched), snowbank.counter(Count::PrefetchUsed));
+    assert!(fetched > 0 && used == fetched, "{used} of {fetched}");
+}

@@ -1,0 +1,152 @@
+//! A large NAR comes over several connections where that is faster: each byte once, in order, and whatever an upstream does with
+//! ranges, no wrong byte.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::support::cache::{Key, Object};
+use crate::support::client::End;
+use crate::support::origin::{Break, Origin, Reply, Request};
+use crate::support::snowbank::{Count, Setup, Snowbank};
+
+const SIZE: usize = 48_000_000;
+
+fn key() -> Key {
+    Key::new("wide-1")
+}
+
+/// A server in front of an origin that gives each connection some 15 MB in a second.
+fn start() -> (Origin, Object, Snowbank) {
+    let origin = Origin::start();
+    let object = Object::new("large", SIZE);
+    origin.publish(&object, &key());
+    origin.serve(&object.file_target(), metered(&object.file));
+    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).start();
+    snowbank.wait_for_disk();
+    (origin, object, snowbank)
+}
+
+fn metered(file: &Bytes) -> Reply {
+    Reply::bytes(file.clone()).pieces(64 << 10, Duration::from_millis(4))
+}
+
+/// The parts of the body that were asked for; the end of the last one may be open.
+fn parts(origin: &Origin, object: &Object) -> Vec<(usize, Option<usize>)> {
+    let part = |request: &Request| {
+        let range = request.field("range").unwrap_or("bytes=0-").trim_start_matches("bytes=");
+        let (first, last) = range.split_once('-').expect("a range");
+        (first.parse().expect("a number"), last.parse().ok())
+    };
+    let mut parts: Vec<_> = origin.requests_for(&object.file_target()).iter().map(part).collect();
+    parts.sort_unstable();
+    parts
+}
+
+#[tokio::test]
+async fn each_byte_comes_once_over_more_than_one_connection() {
+    let (origin, object, snowbank) = start();
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    let parts = parts(&origin, &object);
+    assert!(parts.len() > 5, "{parts:?}");
+    assert_eq!(parts[0], (0, Some((8 << 20) - 1)));
+    for pair in parts.windows(2) {
+        assert_eq!(pair[0].1.expect("an end") + 1, pair[1].0, "{parts:?}");
+    }
+    assert!(parts.last().is_some_and(|(_, last)| last.is_none_or(|last| last + 1 == object.file.len())), "{parts:?}");
+    let connections: std::collections::HashSet<_> =
+        origin.requests_for(&object.file_target()).iter().map(|request| request.connection).collect();
+    assert!(connections.len() > 2, "{}", connections.len());
+    // Warm, nobody is asked.
+    let asked = origin.total();
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert_eq!(origin.total(), asked);
+}
+
+#[tokio::test]
+async fn who_gives_no_ranges_is_asked_once() {
+    let (origin, object, snowbank) = start();
+    origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).without_ranges());
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert_eq!(origin.count(&object.file_target()), 1);
+    let other = Object::new("another", SIZE);
+    origin.publish(&other, &key());
+    snowbank.https().get(&other.served_target()).await.expect_bytes(&other.file);
+    let asked = origin.requests_for(&other.file_target());
+    assert!(asked.len() == 1 && asked[0].field("range").is_none(), "it is remembered");
+}
+
+#[tokio::test]
+async fn a_part_that_breaks_off_is_asked_for_once_more_from_there() {
+    let (origin, object, snowbank) = start();
+    let (file, broken) = (object.file.clone(), Arc::new(AtomicUsize::new(0)));
+    let breaks = Arc::clone(&broken);
+    origin.script(&object.file_target(), move |request, _| {
+        let is_part = request.field("range").is_some_and(|range| !range.starts_with("bytes=0-"));
+        let reply = metered(&file);
+        match is_part && breaks.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+            true => reply.break_at(1_000_000, Break::Reset),
+            false => reply,
+        }
+    });
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert!(broken.load(Ordering::Relaxed) > 3);
+    assert_eq!(snowbank.counter(Count::FillsFailed), 0);
+}
+
+#[tokio::test]
+async fn parts_that_are_refused_come_over_one_connection_in_the_end() {
+    let (origin, object, snowbank) = start();
+    let file = object.file.clone();
+    origin.script(&object.file_target(), move |request, _| {
+        let range = request.field("range").unwrap_or_default();
+        match range.starts_with("bytes=0-") || range.ends_with('-') {
+            true => metered(&file),
+            false => Reply::status(503),
+        }
+    });
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert_eq!(snowbank.counter(Count::FillsFailed), 0);
+}
+
+/// What a client gets whose NAR becomes another one after the first part.
+async fn changed_in_the_middle(tagged: bool) -> (Origin, Object, Snowbank) {
+    let (origin, object, snowbank) = start();
+    let (file, others) = (object.file.clone(), Object::new("other", SIZE).file);
+    origin.script(&object.file_target(), move |request, _| {
+        let is_first = request.field("range").is_some_and(|range| range.starts_with("bytes=0-"));
+        let (bytes, tag) = if is_first { (&file, "\"one\"") } else { (&others, "\"two\"") };
+        if tagged { metered(bytes).field("ETag", tag) } else { metered(bytes) }
+    });
+    let response = snowbank.https().get(&object.served_target()).await;
+    assert!(matches!(response.end, End::Broken(_)) || response.status != 200, "{}", response.status);
+    if tagged && response.status == 200 {
+        assert!(object.file.starts_with(&response.body), "nothing of the other one");
+    }
+    (origin, object, snowbank)
+}
+
+#[tokio::test]
+async fn another_body_in_the_middle_is_never_taken_for_this_one() {
+    // Without tags only the hash tells.
+    changed_in_the_middle(false).await;
+    let (origin, object, snowbank) = changed_in_the_middle(true).await;
+    origin.serve(&object.file_target(), metered(&object.file));
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+}
+
+#[tokio::test]
+async fn who_leaves_in_the_middle_leaves_nothing_behind() {
+    let (origin, object, snowbank) = start();
+    let mut exchange = snowbank.https().start("GET", &object.served_target(), &[]).await;
+    exchange.exactly(12_000_000).await;
+    drop(exchange);
+    snowbank.wait_until_stored();
+    assert_eq!(snowbank.counter(Count::FillsRunning), 0);
+    let asked = origin.total();
+    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    assert_eq!(origin.total(), asked, "the fill went on to its end");
+}
