@@ -441,5 +441,6 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.give_up();
         self.fill.abandon();
+        self.fill.end();
     }
 }

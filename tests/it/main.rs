@@ -40,6 +40,7 @@ mod otlp;
 mod outage;
 mod overload;
 mod pages;
+mod pin;
 mod private;
 mod proxies;
 mod ranges;
