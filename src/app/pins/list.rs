@@ -51,7 +51,10 @@ impl Pin {
 /// It cannot be read, or is not such a list.
 pub(super) fn read(path: &Path) -> io::Result<Vec<Pin>> {
     let text = match file::read_text(path, LONGEST) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // A directory that is none is told of by the store.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         read => read?.1,
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
