@@ -23,7 +23,7 @@ crate::options! {
         /// Where to listen, over plain HTTP. Whoever reaches it can read everything it tells; so keep it to loopback or
         /// to a network of operators. On loopback it answers to IP addresses and `localhost` only, so that no page from elsewhere
         /// reads it by a name that leads here. `fd:NAME` is a socket that systemd opens; the commands that ask the running server
-        /// (`verify`, `warm`, `certificates`, `healthcheck`, `status`, `top`) need an address and port. Off unless set.
+        /// (`verify`, `warm`, `pin`, `unpin`, `certificates`, `healthcheck`, `status`, `top`) need an address and port. Off unless set.
         pub address: Option<Address> = None,
     }
 }
@@ -135,7 +135,7 @@ impl Admin {
             "/readyz" => Page::text(200, "ready\n"),
             _ => Page::text(
                 404,
-                "not found; there are / (for a browser), /metrics, /healthz, /readyz, /status, /certificates, and with POST /reload, /purge?path=…, /verify, /warm\n",
+                "not found; there are / (for a browser), /metrics, /healthz, /readyz, /status, /certificates, /pins, and with POST /reload, /purge?path=…, /verify, /warm, /pin, /unpin\n",
             ),
         }
     }

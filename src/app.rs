@@ -13,6 +13,8 @@ pub mod import;
 mod offline;
 mod operator;
 mod pages;
+pub mod pin;
+mod pins;
 mod reload;
 mod running;
 pub mod status;
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::Ending;
 use self::pages::Pages;
+use self::pins::Pins;
 use self::status::Status;
 use crate::access::Visitor;
 use crate::admin::{self, Admin};
@@ -71,6 +74,7 @@ struct App {
     metrics: Metrics,
     store: Store,
     proxy: Proxy,
+    pins: Pins,
     /// What clients verify our signatures with.
     own_keys: Vec<PublicKey>,
     /// With a listener that speaks TLS.
@@ -162,6 +166,9 @@ impl App {
         let policies = reload::policies(&config, upstreams, signer)?;
         let proxy = Proxy::new(policies, store.clone(), fills, metrics.proxy.clone())?;
 
+        let dir = config.store.dir.clone();
+        let pins = Pins::read(proxy.clone(), store.clone(), dir, metrics.pins.clone());
+
         let certificates = match config.speaks_tls() {
             false => None,
             true => {
@@ -179,7 +186,7 @@ impl App {
             tracing::warn!("given by the service manager and not served, as no `address` names them: {names}");
         }
         let admin = Arc::new(Admin::new(metrics.registry.clone()));
-        Ok(Self { config, metrics, store, proxy, own_keys, certificates, listeners, admin, admin_listeners })
+        Ok(Self { config, metrics, store, proxy, pins, own_keys, certificates, listeners, admin, admin_listeners })
     }
 
     /// Says where it listens (to the log) and what to paste into nix.conf (to stdout).
@@ -207,6 +214,14 @@ impl App {
             if let Some(scrubber) = scrubber {
                 stop.run_until_cancelled(scrubber.run()).await;
             }
+        })
+    }
+
+    /// What is pinned, until the drain begins.
+    fn pinning(&self, stop: &CancellationToken) -> JoinHandle<()> {
+        let (pins, stop) = (self.pins.clone(), stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(pins.keep()).await;
         })
     }
 
@@ -241,6 +256,7 @@ impl App {
             }
         });
         let scrubbing = self.scrubbing(&stop.drain);
+        let pinning = self.pinning(&stop.drain);
         let keeping_certificates = self.keeping_certificates(&stop.drain);
         let refreshing = tokio::spawn(refresh(
             self.listeners.with_client_certificates(),
@@ -262,8 +278,9 @@ impl App {
         let admin_stop = Stop { drain: CancellationToken::new(), limit: Duration::from_secs(3) };
         let (ask_to_reload, mut asked_to_reload) = mpsc::channel(1);
         let (metrics, certificates) = (self.metrics.clone(), self.certificates.clone());
-        let status = Status::new(metrics, self.proxy.clone(), certificates.clone(), log.recent());
-        let pages = Pages::new(Arc::clone(&self.admin), status, self.proxy.clone(), certificates, ask_to_reload);
+        let (proxy, pins) = (self.proxy.clone(), self.pins.clone());
+        let status = Status::new(metrics, proxy.clone(), pins.clone(), certificates.clone(), log.recent());
+        let pages = Pages::new(Arc::clone(&self.admin), status, proxy, pins, certificates, ask_to_reload);
         let pages = Arc::new(pages.on_loopback(self.config.admin.is_loopback()));
         let few = Bounds { connections: 64, handshakes: 1 };
         let admin = tokio::spawn(self.admin_listeners.serve(pages, self.metrics.edge.clone(), few, admin_stop.clone()));
@@ -296,6 +313,7 @@ impl App {
                 asked = signals.end() => break asked,
             };
             supervisor::ready();
+            self.pins.look_again();
             if let Some(asking) = asking {
                 let _ = asking.send(end);
             }
@@ -308,7 +326,7 @@ impl App {
             options: shutdown,
             stop,
             clients,
-            background: vec![opening, scrubbing, keeping_certificates, refreshing, sweeping],
+            background: vec![opening, scrubbing, pinning, keeping_certificates, refreshing, sweeping],
             proxy: self.proxy,
             store: self.store,
             stop_operators: admin_stop.drain,

@@ -65,6 +65,12 @@ pub enum Next {
     Export(Box<Config>, PathBuf, Wish),
     /// Have the server at this [admin] address fetch this.
     Warm(SocketAddr, Wish),
+    /// Have the server at this [admin] address fetch this, and keep it through eviction.
+    Pin(SocketAddr, Wish),
+    /// Have it let this go.
+    Unpin(SocketAddr, Wish),
+    /// Tell what is pinned at the server at this [admin] address, as JSON if asked so.
+    Pins(SocketAddr, bool),
     /// Tell how the server at this [admin] address stands, as JSON if asked so.
     Status(SocketAddr, bool),
     /// The same again and again, so often.
@@ -123,6 +129,15 @@ pub fn run(
         },
         Command::Warm { config, from, no_closure, paths } => match admin_address(config.as_deref()) {
             Ok(address) => Ok(Next::Warm(address, Wish { paths, file: from, alone: no_closure })),
+            Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
+        },
+        Command::Pin { config, list, json, from, no_closure, paths } => match admin_address(config.as_deref()) {
+            Ok(address) if list => Ok(Next::Pins(address, json)),
+            Ok(address) => Ok(Next::Pin(address, Wish { paths, file: from, alone: no_closure })),
+            Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
+        },
+        Command::Unpin { config, from, paths } => match admin_address(config.as_deref()) {
+            Ok(address) => Ok(Next::Unpin(address, Wish { paths, file: from, alone: true })),
             Err(why) => say(err, &format!("{why}\n"), EX_NOT_DONE),
         },
         Command::Status { config, json } => match admin_address(config.as_deref()) {
@@ -291,6 +306,47 @@ enum Command {
         /// Only the paths themselves
         #[arg(long)]
         no_closure: bool,
+        /// Store paths, or the 32 characters of their hashes
+        #[arg(value_name = "PATH", required_unless_present = "from")]
+        paths: Vec<String>,
+    },
+    /// Have the running server keep paths through eviction
+    ///
+    /// Each path with everything that it refers to is fetched, as by `warm`, and stays on the disk of the store from then on, over
+    /// restarts too, whatever else is asked for; up to half of store.disk. What is lost of it is fetched again. It is served only as
+    /// long as it is trusted. Asks the server at its [admin] address, which is all that is read of the configuration. Exits with
+    /// 0 when everything is there and pinned, 1 when something is not there and nothing is pinned, 2 when it could not be done.
+    Pin {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Tell what is pinned, instead
+        #[arg(long, conflicts_with_all = ["from", "no_closure", "paths"])]
+        list: bool,
+        /// With --list: print what the server says, as JSON
+        #[arg(long, requires = "list")]
+        json: bool,
+        /// A file with more paths, one in each line; `-` is stdin
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Only the paths themselves
+        #[arg(long)]
+        no_closure: bool,
+        /// Store paths, or the 32 characters of their hashes
+        #[arg(value_name = "PATH", required_unless_present_any = ["from", "list"])]
+        paths: Vec<String>,
+    },
+    /// Let paths go that were pinned
+    ///
+    /// What no other pin keeps may be evicted from then on, like everything else. The paths are those that `pin --list` tells. Exits
+    /// with 0 when all of them were pinned, 1 when one was not, 2 when it could not be done.
+    Unpin {
+        /// The configuration file (TOML) of the server
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// A file with more paths, one in each line; `-` is stdin
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
         /// Store paths, or the 32 characters of their hashes
         #[arg(value_name = "PATH", required_unless_present = "from")]
         paths: Vec<String>,

@@ -3,8 +3,11 @@
 //! They are read whole, without waiting for anybody (a pipe or a device in their place is refused), and not beyond a length.
 //! A [`Stamp`] of what was read tells later whether the file is another one.
 //!
+//! Those that we make ourselves are written with [`place`].
+//!
 //! Out of scope: who may own and read them, and what is in them.
 
+mod place;
 mod stamp;
 
 use std::fs::{File, Metadata};
@@ -14,6 +17,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
+pub use place::place;
 pub use stamp::Stamp;
 
 /// How they are opened.

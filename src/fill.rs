@@ -482,5 +482,6 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.give_up();
         self.fill.abandon();
+        self.fill.end();
     }
 }

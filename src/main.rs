@@ -41,11 +41,10 @@ fn main() -> ExitCode {
             let log = config.log.clone();
             judged(&log, app::export::run(*config, to, wish), &app::export::Verdict::Whole)
         }
-        Ok(Next::Warm(address, wish)) => match asking(app::warm::run(address, wish)) {
-            Ok(app::warm::Verdict::Whole) => ExitCode::SUCCESS,
-            Ok(app::warm::Verdict::Partial) => ExitCode::FAILURE,
-            Err(error) => told(Err(error)),
-        },
+        Ok(Next::Warm(address, wish)) => whole(asking(app::warm::run(address, wish))),
+        Ok(Next::Pin(address, wish)) => whole(asking(app::pin::pin(address, wish))),
+        Ok(Next::Unpin(address, wish)) => whole(asking(app::pin::unpin(address, wish))),
+        Ok(Next::Pins(address, json)) => told(asking(app::pin::told(address, json))),
         Ok(Next::Certificates(config, json)) => told(asking(app::certificates::run(&config, json))),
         Ok(Next::Status(address, json)) => told(asking(app::status::run(address, json))),
         Ok(Next::Top(address, every)) => told(asking(app::top::run(address, every))),
@@ -122,6 +121,15 @@ fn judged<V: PartialEq>(log: &telemetry::Options, work: impl Future<Output = any
 fn asking<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(asked)
+}
+
+/// The exit status of that, where the server may have done only a part of it.
+fn whole(done: anyhow::Result<app::warm::Verdict>) -> ExitCode {
+    match done {
+        Ok(app::warm::Verdict::Whole) => ExitCode::SUCCESS,
+        Ok(app::warm::Verdict::Partial) => ExitCode::FAILURE,
+        Err(error) => told(Err(error)),
+    }
 }
 
 /// The exit status of that, and a line where it could not be done.

@@ -14,6 +14,7 @@ mod labels;
 mod library;
 mod limits;
 pub mod openmetrics;
+mod pins;
 mod proxy;
 mod running;
 mod scrub;
@@ -31,6 +32,7 @@ pub use labels::{
 };
 pub use library::LibraryMetrics;
 pub use limits::LimitMetrics;
+pub use pins::PinMetrics;
 pub use proxy::ProxyMetrics;
 pub use scrub::ScrubMetrics;
 pub use store::StoreMetrics;
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub fill: FillMetrics,
     /// The store's group.
     pub store: StoreMetrics,
+    /// The group of what is pinned.
+    pub pins: PinMetrics,
     /// The scrubber's group.
     pub scrub: ScrubMetrics,
     /// The certificates' group.
@@ -93,6 +97,7 @@ impl Default for Metrics {
             "snowbank_reloads_total",
             "How often the configuration was read again (SIGHUP). refused: something is wrong in it and the old one is still in force; the log says what.",
         );
+        let pins = PinMetrics::new(&declare);
         let (scrub, certificates) = (ScrubMetrics::new(&declare), CertificateMetrics::new(&declare));
         let log_dropped = declare.counter(
             "snowbank_log_dropped_total",
@@ -108,6 +113,7 @@ impl Default for Metrics {
         Self {
             registry,
             draining,
+            pins,
             edge,
             proxy,
             fill,

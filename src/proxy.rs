@@ -20,6 +20,7 @@ pub mod examine;
 pub mod fetch;
 mod flights;
 mod hedge;
+pub mod held;
 mod kept;
 mod library;
 mod nar;

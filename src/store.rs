@@ -29,6 +29,7 @@ mod meta;
 pub mod negative;
 mod open;
 mod peek;
+mod pinned;
 mod scan;
 mod second_chance;
 mod space;
@@ -59,6 +60,8 @@ use self::meta::{MetaKey, MetaValue};
 use self::negative::Negatives;
 pub use self::open::OpenError;
 pub use self::peek::Peeked;
+use self::pinned::Pinned;
+pub use self::pinned::{Hold, Room};
 use self::space::{Secret, Space};
 pub use self::usage::{DiskUsage, Taken, Usage};
 pub use self::walk::{Kept, Walk, Walked};
@@ -124,6 +127,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     negatives: Negatives,
     heat: Arc<Heat>,
+    pinned: Arc<Pinned>,
     metrics: StoreMetrics,
     disk: ArcSwapOption<Disk>,
     /// Held while the disk tier is opened; true once it is watched.
@@ -160,6 +164,7 @@ impl Store {
             catalog: Arc::new(Catalog::new(for_meta, options.wants_disk(), &metrics)),
             negatives: Negatives::default(),
             heat: Arc::default(),
+            pinned: Arc::default(),
             metrics,
             disk: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::new(false),
@@ -244,6 +249,7 @@ impl Store {
     /// Keeps a chunk of at most [`CHUNK`] bytes, readable at once. Waits while more is being written than the disk takes.
     pub async fn put_chunk(&self, key: ChunkKey, bytes: Bytes) {
         debug_assert!(bytes.len() <= CHUNK, "a chunk is cut at CHUNK bytes");
+        self.inner.pinned.settled().await;
         self.put_kept_chunk(self.space.chunk(key), bytes).await;
     }
 
@@ -369,6 +375,7 @@ impl Store {
     /// Keeps a small object, in place of the one under the same key. What is larger than a block of the disk tier (1 to
     /// 16 MiB, and at most 8 MiB) is kept in memory only.
     pub async fn put_entry(&self, key: EntryKey, bytes: Bytes) {
+        self.inner.pinned.settled().await;
         let kept = self.space.wrap(key, bytes);
         self.write(MetaKey::Entry(self.space.entry(key)), MetaValue::Entry(kept)).await;
     }

@@ -29,6 +29,12 @@ let
     public_keys = [ "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
   };
 
+  # A library in a directory: all that may be written besides the state directory. Not there, the service starts all the same.
+  library = cfg.settings.library or { };
+  shelf = lib.optional (
+    lib.hasPrefix "file:///" (library.url or "") && (library.write or true)
+  ) "-${lib.removePrefix "file://" library.url}";
+
   defaults = {
     listen = [
       { address = "fd:https"; }
@@ -77,6 +83,9 @@ in
       description = ''
         The configuration file. A list, such as `upstream` or `listen`, replaces the one that is there by default as a whole.
         The file is in the Nix store, which everybody can read: secrets are named in it, never written.
+
+        The directory of a `library` (`file:///…`) is made writable for the service; it has to belong to a user `snowbank`, which is then
+        one of the system's own (`users.users.snowbank`).
       '';
     };
 
@@ -206,7 +215,8 @@ in
             "~@privileged @resources"
           ];
           SystemCallErrorNumber = "EPERM";
-        };
+        }
+        // lib.optionalAttrs (shelf != [ ]) { ReadWritePaths = shelf; };
       };
   };
 }

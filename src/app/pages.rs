@@ -19,8 +19,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::fetching::Wanted;
+use super::pins::Pins;
 use super::status::Status;
-use super::{certificates, running, status, verify, warm};
+use super::{certificates, pin, running, status, verify, warm};
 use crate::admin::{self, Admin};
 use crate::edge::body::Body;
 use crate::edge::{self, Peer};
@@ -49,11 +50,14 @@ pub(super) struct Pages {
     admin: Arc<Admin>,
     status: Status,
     proxy: Proxy,
+    pins: Pins,
     certificates: Option<tls::Certificates>,
     /// One at a time.
     examinations: Arc<Semaphore>,
     /// The same.
     warmings: Arc<Semaphore>,
+    /// The same.
+    pinnings: Arc<Semaphore>,
     reloads: mpsc::Sender<Asking>,
     is_loopback: bool,
 }
@@ -63,12 +67,13 @@ impl Pages {
         admin: Arc<Admin>,
         status: Status,
         proxy: Proxy,
+        pins: Pins,
         certificates: Option<tls::Certificates>,
         reloads: mpsc::Sender<Asking>,
     ) -> Self {
         let one = || Arc::new(Semaphore::new(1));
-        let (examinations, warmings, is_loopback) = (one(), one(), false);
-        Self { admin, status, proxy, certificates, examinations, warmings, reloads, is_loopback }
+        let (examinations, warmings, pinnings, is_loopback) = (one(), one(), one(), false);
+        Self { admin, status, proxy, pins, certificates, examinations, warmings, pinnings, reloads, is_loopback }
     }
 
     /// Whether only programs on this machine reach them.
@@ -87,24 +92,39 @@ impl Pages {
 
     /// `POST /warm`: has the paths of a list here, with all that they refer to.
     async fn warm(&self, request: Request<Incoming>) -> Response<Body> {
-        let wanted = match request.uri().query() {
-            None => Wanted::Closures,
-            Some(warm::ALONE) => Wanted::Paths,
-            Some(_) => return page(admin::Page::text(400, "the only parameter is closure=no\n")),
-        };
-        let list = Limited::new(request.into_body(), warm::LONGEST_LIST).collect();
-        let Ok(Ok(list)) = tokio::time::timeout(LIST_LIMIT, list).await else {
-            return page(admin::Page::text(413, "the list is too long, or did not come\n"));
-        };
-        let paths = match warm::paths(&String::from_utf8_lossy(&list.to_bytes())) {
-            Ok(paths) => paths,
-            Err(why) => return page(admin::Page::text(400, &format!("{why}\n"))),
+        let (wanted, paths) = match listed(request).await {
+            Ok(listed) => listed,
+            Err(refusal) => return refusal,
         };
         let Some(permit) = Arc::clone(&self.warmings).try_acquire_owned().ok() else {
             return page(admin::Page::text(409, "another list is being fetched already\n"));
         };
         let proxy = self.proxy.clone();
         running::response(|tell| warm::warm(proxy, paths, wanted, permit, tell))
+    }
+
+    /// `POST /pin`: the same, and then it stays through eviction.
+    async fn pin(&self, request: Request<Incoming>) -> Response<Body> {
+        let (wanted, paths) = match listed(request).await {
+            Ok(listed) => listed,
+            Err(refusal) => return refusal,
+        };
+        let Some(permit) = Arc::clone(&self.pinnings).try_acquire_owned().ok() else {
+            return page(admin::Page::text(409, "another list is being pinned already\n"));
+        };
+        let pins = self.pins.clone();
+        running::response(|tell| pin::pin_here(pins, paths, wanted, permit, tell))
+    }
+
+    /// `POST /unpin`: it may go again.
+    async fn unpin(&self, request: Request<Incoming>) -> Response<Body> {
+        let paths = match listed(request).await {
+            Ok((_, paths)) => paths,
+            Err(refusal) => return refusal,
+        };
+        // On one line, as what takes long is told.
+        let told = pin::unpin_here(self.pins.clone(), paths).await;
+        page(admin::Page { body: format!("{told}\n").into_bytes(), ..admin::Page::json(&told) })
     }
 
     /// `POST /reload`: as SIGHUP, and tells what came of it.
@@ -148,11 +168,36 @@ impl Pages {
 
     /// `GET /status`: how the program stands.
     fn status(&self) -> Response<Body> {
-        page(match serde_json::to_value(self.status.document(self.admin.is_draining())) {
-            Ok(document) => admin::Page::json(&document),
-            Err(error) => admin::Page::text(500, &format!("status: {error}\n")),
-        })
+        document(&self.status.document(self.admin.is_draining()))
     }
+
+    /// `GET /pins`: what stays through eviction.
+    fn pins(&self) -> Response<Body> {
+        document(&pin::list_here(&self.pins))
+    }
+}
+
+/// The paths in the body of a request, and whether what they refer to is wanted too; or what is wrong with it.
+async fn listed(request: Request<Incoming>) -> Result<(Wanted, Vec<HashPart>), Response<Body>> {
+    let wrong = |status, text: &str| page(admin::Page::text(status, text));
+    let wanted = match request.uri().query() {
+        None => Wanted::Closures,
+        Some(warm::ALONE) => Wanted::Paths,
+        Some(_) => return Err(wrong(400, "the only parameter is closure=no\n")),
+    };
+    let list = Limited::new(request.into_body(), warm::LONGEST_LIST).collect();
+    let Ok(Ok(list)) = tokio::time::timeout(LIST_LIMIT, list).await else {
+        return Err(wrong(413, "the list is too long, or did not come\n"));
+    };
+    let paths = warm::paths(&String::from_utf8_lossy(&list.to_bytes()));
+    paths.map(|paths| (wanted, paths)).map_err(|why| wrong(400, &format!("{why}\n")))
+}
+
+fn document(told: &impl serde::Serialize) -> Response<Body> {
+    page(match serde_json::to_value(told) {
+        Ok(document) => admin::Page::json(&document),
+        Err(error) => admin::Page::text(500, &format!("{error}\n")),
+    })
 }
 
 /// The hash of a store path, or of what clients ask for.
@@ -192,15 +237,20 @@ impl edge::Handler for Pages {
             return page(admin::Page::text(403, text));
         }
         match request.uri().path() {
-            path @ (verify::PATH | warm::PATH | RELOAD | PURGE) => match (refusal(&request), path) {
-                (Some(refusal), _) => refusal,
-                (None, RELOAD) => self.reload().await,
-                (None, PURGE) => self.purge(request.uri().query()).await,
-                (None, warm::PATH) => self.warm(request).await,
-                (None, _) => self.verify(),
-            },
+            path @ (verify::PATH | warm::PATH | pin::PIN | pin::UNPIN | RELOAD | PURGE) => {
+                match (refusal(&request), path) {
+                    (Some(refusal), _) => refusal,
+                    (None, RELOAD) => self.reload().await,
+                    (None, PURGE) => self.purge(request.uri().query()).await,
+                    (None, warm::PATH) => self.warm(request).await,
+                    (None, pin::PIN) => self.pin(request).await,
+                    (None, pin::UNPIN) => self.unpin(request).await,
+                    (None, _) => self.verify(),
+                }
+            }
             certificates::PATH => self.certificates(),
             status::PATH => self.status(),
+            pin::PINS => self.pins(),
             path => {
                 if let Some(certificates) = &self.certificates {
                     certificates.measure();

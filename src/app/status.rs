@@ -23,6 +23,7 @@ use self::document::{
     Bytes, Certificate, Disk, Document, Fill, Fills, Requests, Said, Store, Tier, Traffic, Upstream as Shown,
 };
 use super::operator;
+use super::pins::Pins;
 use crate::clock::UnixSeconds;
 use crate::fill::Progress;
 use crate::metrics::{Label as _, Metrics, Outcome, Route};
@@ -47,14 +48,21 @@ pub(super) struct Status {
     started: Instant,
     metrics: Metrics,
     proxy: Proxy,
+    pins: Pins,
     certificates: Option<tls::Certificates>,
     recent: Recent,
 }
 
 impl Status {
     /// Of a program that starts now.
-    pub(super) fn new(metrics: Metrics, proxy: Proxy, certificates: Option<tls::Certificates>, recent: Recent) -> Self {
-        Self { started: Instant::now(), metrics, proxy, certificates, recent }
+    pub(super) fn new(
+        metrics: Metrics,
+        proxy: Proxy,
+        pins: Pins,
+        certificates: Option<tls::Certificates>,
+        recent: Recent,
+    ) -> Self {
+        Self { started: Instant::now(), metrics, proxy, pins, certificates, recent }
     }
 
     /// How everything stands now.
@@ -70,6 +78,7 @@ impl Status {
             fills: self.fills(),
             upstreams: self.proxy.upstreams().iter().map(|upstream| shown(upstream)).collect(),
             store: self.store(),
+            pins: self.pins.summary(),
             certificates: certificates.iter().map(|shown| certificate(shown, now)).collect(),
             errors: self.recent.told().into_iter().map(said).collect(),
         }
@@ -199,7 +208,7 @@ fn said(told: Told) -> Said {
 /// # Errors
 /// It does not answer in time, or something else answers there.
 pub async fn run(address: SocketAddr, json: bool) -> anyhow::Result<()> {
-    let told = ask(address).await?;
+    let told = ask(address, PATH).await?;
     let shown = match json {
         true => String::from_utf8_lossy(&told).into_owned(),
         false => text::page(&read(address, &told)?),
@@ -209,16 +218,17 @@ pub async fn run(address: SocketAddr, json: bool) -> anyhow::Result<()> {
 
 /// What the server says.
 pub(super) async fn document(address: SocketAddr) -> anyhow::Result<Document> {
-    read(address, &ask(address).await?)
+    read(address, &ask(address, PATH).await?)
 }
 
 fn read(address: SocketAddr, told: &[u8]) -> anyhow::Result<Document> {
     serde_json::from_slice(told).with_context(|| format!("{address}: not what snowbank tells"))
 }
 
-async fn ask(address: SocketAddr) -> anyhow::Result<Vec<u8>> {
+/// What the server says at this path.
+pub(super) async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
     let asking = async {
-        let mut asked = operator::ask(&address.to_string(), Method::GET, PATH).await?;
+        let mut asked = operator::ask(&address.to_string(), Method::GET, path).await?;
         let status = asked.response.status();
         let body = Limited::new(asked.response.body_mut(), LONGEST).collect().await;
         let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();

@@ -82,17 +82,17 @@ pub(super) fn list(wish: &Wish) -> anyhow::Result<Bytes> {
 }
 
 /// How far it is: a bar for a person, now and then a line for a log.
-struct Progress {
+pub(super) struct Progress {
     told: Told,
     is_drawn: bool,
 }
 
 impl Progress {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { told: Told::new(), is_drawn: false }
     }
 
-    fn show(&mut self, tally: &Tally) {
+    pub(super) fn show(&mut self, tally: &Tally) {
         if stderr().is_terminal() {
             let _ = write!(stderr(), "\r\x1b[K{} {}", bar(tally), tally.line("fetched"));
             self.is_drawn = true;
@@ -101,7 +101,7 @@ impl Progress {
         }
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if std::mem::take(&mut self.is_drawn) {
             let _ = write!(stderr(), "\r\x1b[K");
         }

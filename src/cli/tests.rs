@@ -9,6 +9,7 @@ fn told(args: &[&str]) -> (String, String, Option<u8>) {
     let status = match next {
         Next::Serve(..) | Next::Verify(..) | Next::Certificates(..) | Next::Healthcheck(_) => None,
         Next::Status(..) | Next::Top(..) | Next::Import(..) | Next::Warm(..) | Next::Export(..) => None,
+        Next::Pin(..) | Next::Unpin(..) | Next::Pins(..) => None,
         Next::Exit(status) => Some(status),
     };
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), status)

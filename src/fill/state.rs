@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::FillFailure;
 use super::live::Live;
@@ -65,6 +66,8 @@ pub struct Fill {
     state: Mutex<State>,
     /// Sends after every change of the state.
     changed: watch::Sender<()>,
+    /// Its task is over.
+    over: CancellationToken,
     /// Who waits for it or reads along.
     readers: AtomicUsize,
     /// Whether the store has a note of how far it is.
@@ -177,6 +180,7 @@ impl Fill {
             held: AtomicBool::new(false),
             state: Mutex::new(state),
             changed: watch::Sender::new(()),
+            over: CancellationToken::new(),
             readers: AtomicUsize::new(0),
             noted: AtomicBool::new(false),
             ahead: false,
@@ -249,6 +253,21 @@ impl Fill {
     /// From the next source's answer on nothing of it leaves before all of it is verified: what came before is doubted.
     pub(super) fn hold(&self) {
         self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until all of it is verified, and the store has it as far as it takes it.
+    ///
+    /// # Errors
+    /// The fill ended otherwise.
+    pub async fn kept(self: &Arc<Self>) -> Result<Arc<Manifest>, Broken> {
+        let manifest = self.done().await?;
+        self.over.cancelled().await;
+        Ok(manifest)
+    }
+
+    /// Its task is over: what was to be kept is kept.
+    pub(super) fn end(&self) {
+        self.over.cancel();
     }
 
     /// Waits until all of it is verified.

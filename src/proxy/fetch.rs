@@ -9,6 +9,7 @@ use super::answer::{Answer, Outcome, Reply};
 use super::nar::Meant;
 use super::narinfo::Found;
 use super::{Pipeline, Proxy};
+use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::{HashPart, StorePath};
 
 /// What came of it.
@@ -31,6 +32,14 @@ pub struct Path {
     pub name: String,
     /// What it refers to, itself left out.
     pub references: Vec<HashPart>,
+}
+
+impl Path {
+    pub(super) fn of(info: &NarInfo) -> Self {
+        let itself = info.store_path.hash();
+        let others = info.references.iter().map(StorePath::hash).filter(|other| *other != itself);
+        Self { name: info.store_path.base_name(), references: others.collect() }
+    }
 }
 
 impl Proxy {
@@ -62,12 +71,11 @@ impl Pipeline {
         let Some(info) = self.info_of(&entry) else {
             return Fetched::Failed(format!("the narinfo of {hash} that was kept cannot be read"));
         };
-        let others = info.references.iter().map(StorePath::hash).filter(|other| *other != hash);
-        let path = Path { name: info.store_path.base_name(), references: others.collect() };
-        let meant = Meant::by(&info);
+        let (path, meant) = (Path::of(&info), Meant::by(&info));
         let Answer { outcome, reply, .. } = self.nar_of(meant, false).await.unwrap_or_else(Answer::from);
         match reply {
-            Reply::Nar(_) if outcome == Outcome::Hit => Fetched::Here(path),
+            // What the disk lost of it comes as it is read.
+            Reply::Nar(_) if outcome == Outcome::Hit && self.has_all_of(meant).await => Fetched::Here(path),
             Reply::Nar(nar) => {
                 let (mut body, mut bytes) = ((nar.open)(None), 0);
                 while let Some(piece) = body.next().await {
@@ -78,7 +86,7 @@ impl Pipeline {
                 }
                 // The last byte is not the end: it is stored after it.
                 if let Some(fill) = self.shared.fills.running(meant.blob())
-                    && let Err(broken) = fill.done().await
+                    && let Err(broken) = fill.kept().await
                 {
                     return Fetched::Failed(broken.to_string());
                 }

@@ -30,6 +30,8 @@ pub type MetaTier = Tier<MetaKey, MetaValue, DefaultHasher>;
 const NOTED: usize = 1 << 16;
 /// How many settled values are known by name before they are waited for.
 const WRITING: usize = 1024;
+/// How often a pinned value is tried to be written again, while others change that share its lock.
+const SAVES: usize = 8;
 /// Locks over the keys.
 pub const STRIPES: usize = 64;
 
@@ -106,13 +108,43 @@ impl Catalog {
         if *value == MetaValue::Removed || !disk.has_room(value.padded()) {
             return;
         }
+        self.put_unchanged(key, value, before, disk).await;
+    }
+
+    /// Writes a value, unless one of its stripe changed since `before`. Tells whether it was written.
+    async fn put_unchanged(&self, key: MetaKey, value: &MetaValue, before: u64, disk: &MetaTier) -> bool {
         let unchanged = |write: &mut dyn FnMut(MetaValue)| {
             let stripe = self.stripe(&key);
             if stripe.version == before {
                 write(value.clone());
             }
         };
-        disk.put_with(key, value.padded(), unchanged).await;
+        disk.put_with(key, value.padded(), unchanged).await
+    }
+
+    /// Whether the value of a pinned key is on disk; if only the memory has it, it is written. No use of it.
+    pub async fn keep(&self, key: MetaKey, disk: &MetaTier) -> bool {
+        let before = self.stripe(&key).version;
+        match self.known(&key) {
+            Some(None) => false,
+            Some(Some(value)) if *value == MetaValue::Removed => false,
+            _ if disk.contains(&key) => true,
+            Some(Some(value)) => self.put_unchanged(key, &value, before, disk).await,
+            None => false,
+        }
+    }
+
+    /// Writes the value of a pinned key again if its block is about to be reused. No use of it.
+    pub async fn save(&self, key: MetaKey, disk: &MetaTier) {
+        for _ in 0..SAVES {
+            let before = self.stripe(&key).version;
+            // What the disk has an older version of will be written anyway.
+            let is_outdated = self.outdated().contains(&key);
+            let Some(found) = disk.get(&key).await.filter(|found| found.leaving && !is_outdated) else { return };
+            if found.value == MetaValue::Removed || self.put_unchanged(key, &found.value, before, disk).await {
+                return;
+            }
+        }
     }
 
     /// Keeps a value. Without a disk, or if it is too large for it, in memory only.

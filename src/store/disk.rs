@@ -18,6 +18,7 @@ use super::heat::Heat;
 use super::line::{Line, Next};
 use super::meta::{MetaKey, MetaValue};
 use super::open::OpenError;
+use super::pinned::{self, Pinned};
 use super::scan::{Scan, scan};
 use super::second_chance;
 use super::tier::{Build, Tier};
@@ -54,7 +55,12 @@ impl Disk {
     ///
     /// # Errors
     /// When the directory is not usable, has not the space, or foyer does not open.
-    pub async fn open(layout: Layout, heat: &Arc<Heat>, metrics: &StoreMetrics) -> Result<Self, OpenError> {
+    pub async fn open(
+        layout: Layout,
+        heat: &Arc<Heat>,
+        pinned: &Arc<Pinned>,
+        metrics: &StoreMetrics,
+    ) -> Result<Self, OpenError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .max_blocking_threads(QUEUE_DEPTH)
@@ -84,6 +90,7 @@ impl Disk {
             area: device.layout.nar.clone(),
             line: nar_line.clone(),
             heat: heat.clone(),
+            pinned: pinned.clone(),
             tier: nar.clone(),
             metrics: metrics.clone(),
         };
@@ -97,6 +104,18 @@ impl Disk {
         let (catalog, meta) = (catalog.clone(), self.meta.clone());
         let settle = async move { catalog.keep_settled(&meta).await };
         self.threads.spawn(self.stop.clone().run_until_cancelled_owned(settle));
+    }
+
+    /// Saves the manifests and small objects that are pinned.
+    pub fn keep_pinned(&self, catalog: &Arc<Catalog>, pinned: &Arc<Pinned>) {
+        let saver = pinned::Saver {
+            area: self.device.layout.meta.clone(),
+            line: self.meta_line.clone(),
+            pinned: pinned.clone(),
+            catalog: catalog.clone(),
+            tier: self.meta.clone(),
+        };
+        self.threads.spawn(self.stop.clone().run_until_cancelled_owned(saver.run()));
     }
 
     /// How many blocks manifests and small objects have.

@@ -70,13 +70,14 @@ fn start_watch(inner: &Arc<Inner>, watched: &mut bool) {
 async fn put_in(inner: &Arc<Inner>) -> Result<(), OpenError> {
     let Some(dir) = inner.options.dir.as_deref().filter(|_| inner.disk.load().is_none()) else { return Ok(()) };
     let layout = Layout::new(dir, inner.options.disk.0)?;
-    let disk = Arc::new(Disk::open(layout, &inner.heat, &inner.metrics).await?);
+    let disk = Arc::new(Disk::open(layout, &inner.heat, &inner.pinned, &inner.metrics).await?);
     if inner.closed.is_cancelled() {
         return Err(OpenError::Closed);
     }
     inner.metrics.disk_bytes.set(i64::try_from(disk.capacity).unwrap_or(i64::MAX));
     inner.metrics.disk_up.set(1);
     disk.keep_settled(&inner.catalog);
+    disk.keep_pinned(&inner.catalog, &inner.pinned);
     inner.disk.store(Some(disk));
     Ok(())
 }

@@ -8,7 +8,7 @@
 //!
 //! What is saved is limited to [`SHARE`] of what leaves, so that what is new always has room and an entry is written at
 //! most 1.7 times on average. The limit is kept over many blocks, not in each: a large NAR fills whole blocks, and half
-//! of it is worth little.
+//! of it is worth little. What is pinned is saved whatever the limit says (see `pinned`).
 
 use std::fs::File;
 use std::io;
@@ -22,6 +22,7 @@ use super::device::{Area, INDEX};
 use super::geometry::{Chunk, ChunkHash, ChunkKey, PAGE, padded, unpack_hash};
 use super::heat::Heat;
 use super::line::{Due, Line};
+use super::pinned::Pinned;
 use super::tier::Tier;
 use crate::metrics::StoreMetrics;
 
@@ -47,6 +48,8 @@ pub struct Saver {
     pub line: Arc<Line>,
     /// What is in use.
     pub heat: Arc<Heat>,
+    /// What is pinned.
+    pub pinned: Arc<Pinned>,
     /// Where chunks are read and put.
     pub tier: Tier<ChunkKey, Chunk, ChunkHash>,
     /// What is counted.
@@ -60,28 +63,25 @@ impl Saver {
         let (mut next_turn, mut credit) = (0, most);
         loop {
             self.line.moved().await;
+            let _looking = self.pinned.look();
             while let Some(due) = self.line.due().into_iter().find(|due| due.turn >= next_turn) {
                 next_turn = due.turn + 1;
                 credit = (credit + self.area.block / 100 * SHARE).min(most);
-                credit -= self.save(due, credit).await;
+                credit = credit.saturating_sub(self.save(due, credit).await);
             }
         }
     }
 
-    /// Saves what is in use of a block, at most `credit` bytes; returns how many were.
+    /// Saves what is pinned of a block, and of what is in use at most `credit` bytes; returns how many were saved.
     async fn save(&self, due: Due, credit: usize) -> usize {
-        let (file, block) = (self.area.file(due.block), self.area.block);
-        let hashes = match tokio::task::spawn_blocking(move || entries(&file, block)).await {
-            Ok(Ok(hashes)) => hashes,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the index of a block cannot be read; nothing is saved");
-                return 0;
-            }
-            Err(_) => return 0,
-        };
+        let hashes = entries_of(&self.area, due.block).await;
         let mut left = credit;
         let hot = hashes.into_iter().filter_map(|(hash, bytes)| {
             let (prefix, index) = unpack_hash(hash);
+            if let Some(blob) = self.pinned.body(prefix) {
+                left = left.saturating_sub(bytes);
+                return Some(ChunkKey::new(blob, index));
+            }
             let blob = self.heat.used_since(prefix, due.full_at)?;
             left = left.checked_sub(bytes)?;
             Some(ChunkKey::new(blob, index))
@@ -100,6 +100,19 @@ impl Saver {
         }
         self.metrics.second_chances.inc();
         size
+    }
+}
+
+/// See [`entries`]: those of a block, read on a thread for that; none where its index cannot be read.
+pub async fn entries_of(area: &Area, block: u32) -> Vec<(u64, usize)> {
+    let (file, size) = (area.file(block), area.block);
+    match tokio::task::spawn_blocking(move || entries(&file, size)).await {
+        Ok(Ok(hashes)) => hashes,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the index of a block cannot be read; nothing is saved");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ mod existing;
 mod full_speed;
 mod geometry_change;
 mod peek;
+mod pinned;
 mod replace;
 mod restart;
 mod second_chance;

@@ -27,9 +27,9 @@ use rustls::pki_types::UnixTime;
 use super::certificate::Certificate;
 use super::files::Pair;
 use super::name::Name;
-use super::vault::place;
 use super::{Error, Problem, files, provider};
 use crate::clock::UnixSeconds;
+use crate::file::place;
 
 const DAY: u64 = 86_400;
 /// Long, because every client must be given the new CA after each renewal.

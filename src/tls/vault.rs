@@ -4,32 +4,11 @@
 //! its key are one file, so that no crash leaves the halves of two.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 
-/// Writes a file: the old one or the whole new one, with `mode` from its first byte on.
-///
-/// Blocking.
-///
-/// # Errors
-/// The directory cannot be written.
-pub(super) fn place(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    // A rest of an earlier crash may have another mode, which opening would keep.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // Without this a power cut could bring the old name back.
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
-}
+use crate::file::place;
 
 /// A directory that only we can enter, made when the first file is put into it.
 #[derive(Debug, Clone, PartialEq)]

@@ -40,6 +40,7 @@ mod otlp;
 mod outage;
 mod overload;
 mod pages;
+mod pin;
 mod prefetch;
 mod private;
 mod proxies;

@@ -187,3 +187,52 @@ fn from_a_directory() {
     let (output, told) = import(&setup, &setup.home().join("nowhere"));
     assert!(output.status.code() == Some(2) && told.contains("nowhere"), "{told}");
 }
+
+/// The line of the README for a server that was started before: root takes over for the user of the server.
+#[test]
+fn what_nginx_keeps_for_itself_is_taken_over_by_the_user_of_the_server() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    const SERVER: u32 = 61_234;
+    if !rustix::process::getuid().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let origin = static_cache::serve(&fixture().cache("zstd"));
+    let nginx = nginx_in_front_of(&origin.url());
+    let key = fixture().key().public();
+    Machine::new(&[&key]).substitute("everything", &nginx.url(), None);
+    let home = nginx.stop();
+    let cache = home.path().join("cache");
+    // As systemd has it: the directory belongs to a user that comes and goes, below one that only root can enter.
+    let setup = Setup::in_front_of(&origin, fixture().key()).store(store());
+    let (private, mode) = (setup.home().join("private"), |mode| std::fs::Permissions::from_mode(mode));
+    let setup = setup.store_dir(&private.join("snowbank"));
+    std::fs::create_dir_all(setup.dir()).expect("a directory");
+    std::os::unix::fs::chown(setup.dir(), Some(SERVER), Some(SERVER)).expect("another owner");
+    for (dir, bits) in [(&private, 0o700), (&setup.dir().to_owned(), 0o700), (&cache, 0o700)] {
+        std::fs::set_permissions(dir, mode(bits)).expect("rights");
+    }
+    let config = setup.write();
+    let take_over = "exec setpriv --reuid \"$(stat --format %u \"$1/\")\" --regid \"$(stat --format %g \"$1/\")\" \
+         --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search \"$2\" import --config \"$3\" \"$4\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", take_over, "sh"])
+        .args([setup.dir(), Path::new(env!("CARGO_BIN_EXE_snowbank")), &config, &cache])
+        .output()
+        .expect("setpriv");
+    let (told, paths) = (String::from_utf8_lossy(&output.stderr), fixture().infos().len());
+    assert!(output.status.success() && told.contains(&format!("{paths} of {paths}: {paths} imported (")), "{told}");
+    let made: Vec<_> = std::fs::read_dir(setup.dir()).expect("a directory").flatten().collect();
+    assert!(!made.is_empty());
+    for made in made {
+        assert_eq!(made.metadata().expect("its owner").uid(), SERVER, "{}", made.path().display());
+    }
+    // Who is not allowed for this once to read everything, sees nothing.
+    let plain = take_over.replace("--inh-caps +dac_read_search --ambient-caps +dac_read_search", "");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &plain, "sh"])
+        .args([setup.dir(), Path::new(env!("CARGO_BIN_EXE_snowbank")), &config, &cache])
+        .output()
+        .expect("setpriv");
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

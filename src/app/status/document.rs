@@ -18,6 +18,9 @@ pub(in crate::app) struct Document {
     pub(in crate::app) fills: Fills,
     pub(in crate::app) upstreams: Vec<Upstream>,
     pub(in crate::app) store: Store,
+    /// What is kept through eviction.
+    #[serde(default)]
+    pub(in crate::app) pins: Pins,
     pub(in crate::app) certificates: Vec<Certificate>,
     /// The last warnings and errors of the log, the newest first.
     pub(in crate::app) errors: Vec<Said>,
@@ -125,6 +128,40 @@ pub(in crate::app) struct Disk {
 pub(in crate::app) struct Bytes {
     pub(in crate::app) used_bytes: u64,
     pub(in crate::app) capacity_bytes: u64,
+}
+
+/// What is kept through eviction, all of it together.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(in crate::app) struct Pins {
+    pub(in crate::app) pins: u64,
+    pub(in crate::app) paths: u64,
+    /// Those that are not whole here.
+    pub(in crate::app) missing: u64,
+    pub(in crate::app) bytes: u64,
+    /// So many there may be; 0 without a disk.
+    pub(in crate::app) most_bytes: u64,
+}
+
+/// What `/pins` says, and in part `/pin` and `/unpin`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::app) struct PinList {
+    pub(in crate::app) pins: Pins,
+    #[serde(default)]
+    pub(in crate::app) list: Vec<Pin>,
+}
+
+/// A pin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::app) struct Pin {
+    /// The store path, without its directory.
+    pub(in crate::app) path: String,
+    /// With what it refers to.
+    pub(in crate::app) closure: bool,
+    pub(in crate::app) paths: u64,
+    /// Those that are not whole here.
+    pub(in crate::app) missing: u64,
+    /// Bytes of disk; what two pins share counts for both.
+    pub(in crate::app) bytes: u64,
 }
 
 /// A certificate; `/certificates` says more.

@@ -163,7 +163,14 @@ fn store(document: &Document) -> Vec<[String; 4]> {
         Some(bytes) => row("disk".to_owned(), used(bytes)),
         None => ["disk".to_owned(), clean(&disk.state), String::new(), String::new()],
     };
-    memory.chain([disk]).collect()
+    let pins = &document.pins;
+    let pinned = (pins.pins > 0).then(|| {
+        let pinned = super::Bytes { used_bytes: pins.bytes, capacity_bytes: pins.most_bytes };
+        let [bar, done, bytes] = used(&pinned);
+        let missing = if pins.missing > 0 { format!(", {} not here", pins.missing) } else { String::new() };
+        row("pinned".to_owned(), [bar, done, format!("{bytes}, {} paths{missing}", pins.paths)])
+    });
+    memory.chain([disk]).chain(pinned).collect()
 }
 
 fn certificate(certificate: &super::Certificate) -> [String; 3] {
@@ -206,7 +213,8 @@ fn percent_whole(share: Option<f64>) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
-fn size_of(bytes: u64) -> String {
+/// Bytes, for people.
+pub(in crate::app) fn size_of(bytes: u64) -> String {
     size(bytes as f64)
 }
 
@@ -277,6 +285,7 @@ mod tests {
                 "memory": [{ "tier": "nar", "used_bytes": 1, "capacity_bytes": 4 }],
                 "disk": { "state": "opening" },
             },
+            "pins": { "pins": 1, "paths": 3, "missing": 1, "bytes": 500_000, "most_bytes": 1_000_000 },
             "certificates": [
                 { "names": ["a.example"], "source": "acme", "not_after": null, "days_left": null, "next_renewal": null, "last_error": "no" },
                 { "names": ["b"], "source": "file", "not_after": "x", "days_left": 29.9, "next_renewal": null, "last_error": null },
@@ -306,6 +315,7 @@ upstreams
 store
   memory (nar)  [#####               ]  25 %  1 B of 4 B
   disk          opening
+  pinned        [##########          ]  50 %  500 kB of 1.0 MB, 3 paths, 1 not here
 
 certificates
   a.example (acme)  none yet      last error: no

@@ -77,6 +77,24 @@ fn settings_win_and_secrets_are_credentials() {
     assert_eq!(made["networking"]["firewall"]["allowedTCPPorts"], serde_json::json!([8443]));
 }
 
+/// Everything else of the system is read-only for the service.
+#[test]
+fn a_library_in_a_directory_can_be_written() {
+    let writable = |library: &str| {
+        let services = format!("{{ enable = true; hostName = \"a\"; settings.library = {library}; }}");
+        let made = evaluated(&services).expect("it evaluates");
+        Machine::new().check("the module", &config(&made));
+        made["systemd"]["services"]["snowbank"]["serviceConfig"]["ReadWritePaths"].clone()
+    };
+    assert_eq!(writable("{ url = \"file:///srv/library\"; }"), serde_json::json!(["-/srv/library"]));
+    for library in [
+        "{ url = \"file:///srv/library\"; write = false; }",
+        "{ url = \"s3://shelf?endpoint=https://s3.example.org\"; }",
+    ] {
+        assert_eq!(writable(library), Value::Null, "{library}");
+    }
+}
+
 #[test]
 fn what_is_no_option_is_refused() {
     for (services, told) in [

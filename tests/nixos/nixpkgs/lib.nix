@@ -9,6 +9,13 @@ let
     mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
     optional = condition: value: if condition then [ value ] else [ ];
     optionals = condition: values: if condition then values else [ ];
+    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    removePrefix =
+      prefix: text:
+      if lib.hasPrefix prefix text then
+        builtins.substring (builtins.stringLength prefix) (builtins.stringLength text - builtins.stringLength prefix) text
+      else
+        text;
     optionalAttrs = condition: set: if condition then set else { };
     recursiveUpdate =
       left: right:
