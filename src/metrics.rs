@@ -28,7 +28,8 @@ pub use edge::EdgeMetrics;
 pub use fill::FillMetrics;
 pub use labels::{
     AccessDecision, CertificateFailure, ConnectionEnd, Dropped, FillFailure, Left, LimitReached, Outcome, Place,
-    Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier, TlsSession, TlsVersion, Written, WrittenAs,
+    Prefetched, Refusal, ReloadEnd, ResponseEnd, Route, Scrubbed, StoreTier, TlsSession, TlsVersion, Written,
+    WrittenAs,
 };
 pub use library::LibraryMetrics;
 pub use limits::LimitMetrics;

@@ -26,6 +26,7 @@ const RELOAD: &[&str] = &[
     "cache.prefetch",
     "cache.prefetch_budget",
     "cache.prefetch_known",
+    "cache.prefetch_references",
     "limits.bytes",
     "limits.requests",
     "limits.client",

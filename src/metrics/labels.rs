@@ -37,6 +37,16 @@ label! {
 }
 
 label! {
+    /// What became of narinfos that were asked for ahead.
+    pub enum Prefetched as "fate" {
+        /// An upstream was asked.
+        Fetched = "fetched",
+        /// A client asked for it then.
+        Used = "used",
+    }
+}
+
+label! {
     /// What the `[[access]]` tables say about a request.
     pub enum AccessDecision as "decision" {
         /// The client may see at least one private upstream.

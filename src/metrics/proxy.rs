@@ -3,7 +3,7 @@
 use prometheus::{IntCounter, IntGauge};
 
 use super::declare::{CounterBy, Declare};
-use super::labels::AccessDecision;
+use super::labels::{AccessDecision, Prefetched};
 use super::library::LibraryMetrics;
 
 /// What the proxy counts.
@@ -21,6 +21,8 @@ pub struct ProxyMetrics {
     pub access: CounterBy<AccessDecision>,
     /// NARs that are being fetched ahead.
     pub prefetching: IntGauge,
+    /// Narinfos that were asked for before a client did.
+    pub prefetched_narinfos: CounterBy<Prefetched>,
     /// What is written into the library.
     pub library: LibraryMetrics,
 }
@@ -56,6 +58,11 @@ impl ProxyMetrics {
             prefetching: declare.gauge(
                 "snowbank_prefetch_running",
                 "NARs that are being fetched although no client has asked for them yet, because one asked for their narinfo; 48 may be.",
+            ),
+            prefetched_narinfos: declare.counter_by(
+                "snowbank_prefetch_narinfos_total",
+                "Narinfos that upstreams were asked for because a path refers to theirs that a client asked for. used: a client asked for \
+                 it then.",
             ),
             library: LibraryMetrics::new(declare),
         }

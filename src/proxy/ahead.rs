@@ -1,4 +1,4 @@
-//! Fetching ahead: the NAR of a path whose narinfo a client has just asked for.
+//! Fetching ahead: the NAR of a path whose narinfo a client has just asked for, and the narinfos of what that refers to.
 //!
 //! Nix asks for every narinfo of a closure before the first NAR, and takes the NARs one level of the graph after another, so
 //! that a cold build waits once for each level. Whoever fetches a NAR when its narinfo is asked for has it at hand by then.
@@ -19,6 +19,7 @@
 mod book;
 mod credit;
 mod network;
+mod references;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,14 +32,18 @@ use tokio_util::task::TaskTracker;
 
 use self::book::{Book, LaneId, Waits};
 use self::network::Network;
+use self::references::{Question, References};
 use super::Pipeline;
+use super::answer::Outcome;
 use super::entry::Entry;
 use super::nar::Meant;
+use super::narinfo::Found;
 use super::request::Asker;
 use crate::clock::UnixSeconds;
 use crate::fill::{Fill, Fills};
+use crate::metrics::Prefetched;
 use crate::nix::narinfo::{Compression, NarInfo};
-use crate::nix::store_path::HashPart;
+use crate::nix::store_path::{HashPart, StorePath};
 use crate::store::{BlobId, Store};
 use crate::trail::{self, Trail};
 
@@ -75,12 +80,13 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     book: Book<Key, Wish>,
+    references: References,
     considered: Considered,
     /// Whether the task runs that looks again.
     looks: bool,
 }
 
-/// What to do for a NAR that waits.
+/// A path that is wanted ahead, and of whom.
 #[derive(Debug)]
 struct Wish {
     pipeline: Pipeline,
@@ -90,7 +96,8 @@ struct Wish {
 
 impl Ahead {
     pub(super) fn new(store: Store, fills: Fills, running: IntGauge) -> Self {
-        let state = State { book: Book::new(Instant::now()), considered: Considered::new(), looks: false };
+        let (book, references) = (Book::new(Instant::now()), References::new());
+        let state = State { book, references, considered: Considered::new(), looks: false };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         Self { inner: Arc::new(Inner { state: Mutex::new(state), store, fills, running, tasks, stop }) }
     }
@@ -98,7 +105,11 @@ impl Ahead {
     /// Ends it; what is being fetched is left to the fills.
     pub(super) async fn stop(&self) {
         self.inner.stop.cancel();
-        self.lock().book.clear();
+        {
+            let mut state = self.lock();
+            state.book.clear();
+            state.references.clear();
+        }
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
@@ -121,6 +132,10 @@ impl Ahead {
         {
             let place = Place { ahead: self.clone(), key, received: 0, whole: false };
             self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(run(place, wish)));
+        }
+        while let Some(question) = state.references.next() {
+            let asked = AskedAhead(self.clone());
+            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(ask(asked, question)));
         }
         self.inner.running.set(i64::try_from(state.book.running()).unwrap_or(i64::MAX));
         if !std::mem::replace(&mut state.looks, true) {
@@ -176,6 +191,20 @@ async fn run(mut place: Place, Wish { pipeline, hash, trail }: Wish) {
     place.received = fill.brought();
 }
 
+/// A question that is being asked, until this is dropped.
+struct AskedAhead(Ahead);
+
+impl Drop for AskedAhead {
+    fn drop(&mut self) {
+        self.0.lock().references.ended();
+        self.0.go_on();
+    }
+}
+
+async fn ask(_asked: AskedAhead, Question { wish: Wish { pipeline, hash, trail }, network, depth }: Question) {
+    trail.scope(pipeline.ask_ahead(hash, network, depth)).await;
+}
+
 impl Pipeline {
     /// A client was told what a path is: its NAR may be next.
     pub(super) fn expect(&self, hash: HashPart, entry: &Entry, asker: Asker) {
@@ -186,13 +215,26 @@ impl Pipeline {
             return;
         }
         let (ahead, network) = (&self.shared.ahead, Network::of(asker.address));
-        if !ahead.lock().considered.is_first((self.space(), hash, network), Instant::now()) {
-            return;
+        {
+            let mut state = ahead.lock();
+            let had_been_asked_for = state.references.wanted(&(self.space(), hash));
+            if had_been_asked_for {
+                self.shared.metrics.prefetched_narinfos.of(Prefetched::Used).inc();
+            }
+            if !state.considered.is_first((self.space(), hash, network), Instant::now()) {
+                return;
+            }
         }
-        let Some((upstream, _)) = self.policy.origin_of(&entry.upstream) else { return };
         let Some(info) = self.info_of(entry) else { return };
+        self.offer_nar(&info, entry, network, largest);
+        self.offer_references(&info, network, 0);
+        ahead.go_on();
+    }
+
+    fn offer_nar(&self, info: &NarInfo, entry: &Entry, network: Network, largest: u64) {
+        let Some((upstream, _)) = self.policy.origin_of(&entry.upstream) else { return };
         let largest = largest.min(upstream.options().prefetch.map_or(u64::MAX, |most| most.0));
-        let size = size_of(&info);
+        let size = size_of(info);
         if size > largest {
             return;
         }
@@ -201,11 +243,39 @@ impl Pipeline {
             size,
             most: upstream.turns_ahead(),
             metrics: upstream.metrics().prefetch.clone(),
-            what: Wish { pipeline: self.clone(), hash, trail: trail::here() },
+            what: self.wish(info.store_path.hash()),
         };
-        let budget = options.prefetch_budget.0.min(self.shared.store.room_ahead());
-        ahead.lock().book.offer((self.space(), Meant::by(&info).blob()), waits, budget, Instant::now());
-        ahead.go_on();
+        let budget = self.policy.options.prefetch_budget.0.min(self.shared.store.room_ahead());
+        let key = (self.space(), Meant::by(info).blob());
+        self.shared.ahead.lock().book.offer(key, waits, budget, Instant::now());
+    }
+
+    fn offer_references(&self, info: &NarInfo, network: Network, depth: u8) {
+        if !self.policy.options.prefetch_references {
+            return;
+        }
+        let (own, now) = (info.store_path.hash(), Instant::now());
+        let mut state = self.shared.ahead.lock();
+        for hash in info.references.iter().map(StorePath::hash).filter(|hash| *hash != own) {
+            state.references.offer(self.space(), Question { wish: self.wish(hash), network, depth }, now);
+        }
+    }
+
+    /// Asks for a narinfo that nobody has asked for, and goes on with what it refers to.
+    async fn ask_ahead(&self, hash: HashPart, network: Network, depth: u8) {
+        if self.policy.is_replaced() {
+            return;
+        }
+        if let (Found::Have(entry), Outcome::Miss) = self.under_way().find_narinfo(hash).await
+            && let Some(info) = self.info_of(&entry)
+        {
+            self.shared.metrics.prefetched_narinfos.of(Prefetched::Fetched).inc();
+            self.offer_references(&info, network, depth + 1);
+        }
+    }
+
+    fn wish(&self, hash: HashPart) -> Wish {
+        Wish { pipeline: self.clone(), hash, trail: trail::here() }
     }
 
     /// A client asks for a NAR.

@@ -51,6 +51,9 @@ crate::options! {
         /// asked for: that much at once, and so much again in an hour. What is asked for counts no longer, and opens the way
         /// for more. At most eight times as much for all networks together, and at most an eighth of the disk.
         pub prefetch_budget: ByteSize = ByteSize(256 << 20),
+        /// Whether the narinfos of what a path refers to are asked for when its own is, up to 256 for each network of clients that none
+        /// of them has asked for then: for clients that are far from here. With `prefetch = "0 B"` they are not.
+        pub prefetch_references: bool = true,
         /// Whether a NAR is fetched ahead too when its narinfo has been here for more than five minutes: where narinfos are
         /// kept and NARs are evicted.
         pub prefetch_known: bool = false,

@@ -220,3 +220,57 @@ fn a_build_of_real_nix_takes_each_nar_once_and_no_other() {
     let (fetched, used) = (snowbank.counter(Count::Prefetched), snowbank.counter(Count::PrefetchUsed));
     assert!(fetched > 0 && used == fetched, "{used} of {fetched}");
 }
+
+#[tokio::test]
+async fn what_a_path_refers_to_is_asked_for_with_it() {
+    let origin = Origin::start();
+    // A chain of thirty, each of which refers to itself too, and to something that nobody has.
+    let mut objects: Vec<Object> = (0..30).map(|n| Object::new(&format!("link-{n}"), 1000 + n)).collect();
+    let names: Vec<String> = objects.iter().map(|object| object.base_name.clone()).collect();
+    let nobody = Object::new("nobody-has-it", 10);
+    for (n, object) in objects.iter_mut().enumerate() {
+        object.references = vec![names[n].clone(), nobody.base_name.clone()];
+        object.references.extend(names.get(n + 1).cloned());
+        origin.publish(object, &key());
+    }
+    let snowbank = Setup::in_front_of(&origin, &key()).prefetching().start();
+    snowbank.wait_for_disk();
+    let client = snowbank.https();
+    client.get(&objects[0].narinfo_target()).await.expect(200);
+    until(&snowbank, Count::PrefetchedNarinfos, |asked| asked == 29).await;
+    fetched(&snowbank, objects[0].file.len() as u64).await;
+    let asked = origin.total();
+    for object in &objects {
+        client.get(&object.narinfo_target()).await.expect(200);
+        assert_eq!(origin.count(&object.narinfo_target()), 1);
+    }
+    client.get(&nobody.narinfo_target()).await.expect(404);
+    assert_eq!((origin.count(&nobody.narinfo_target()), snowbank.counter(Count::PrefetchedNarinfosUsed)), (1, 29));
+    // Only what a client asks about has its NAR fetched.
+    assert!(asked <= 2 * 30 + 1, "{asked}");
+    until(&snowbank, Count::Prefetched, |bytes| bytes > 30_000).await;
+    for object in &objects {
+        assert!(origin.count(&object.file_target()) <= 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_referred_to_is_asked_for_within_bounds() {
+    let origin = Origin::start();
+    let mut root = Object::new("root", 1000);
+    let many: Vec<Object> = (0..400).map(|n| Object::new(&format!("many-{n}"), 1000)).collect();
+    root.references = many.iter().map(|object| object.base_name.clone()).collect();
+    origin.publish(&root, &key());
+    many.iter().for_each(|object| origin.publish(object, &key()));
+    let snowbank = Setup::in_front_of(&origin, &key()).also("[cache]\nprefetch = \"1 MiB\"").start();
+    snowbank.wait_for_disk();
+    snowbank.https().get(&root.narinfo_target()).await.expect(200);
+    until(&snowbank, Count::PrefetchedNarinfos, |asked| asked == 256).await;
+    let off =
+        Setup::in_front_of(&origin, &key()).also("[cache]\nprefetch = \"1 MiB\"\nprefetch_references = false").start();
+    off.wait_for_disk();
+    origin.forget();
+    off.https().get(&root.narinfo_target()).await.expect(200);
+    fetched(&off, root.file.len() as u64).await;
+    assert_eq!((origin.total(), off.counter(Count::PrefetchedNarinfos)), (2, 0));
+}

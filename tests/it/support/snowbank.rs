@@ -117,6 +117,10 @@ pub enum Count {
     PrefetchUsed,
     /// NARs that are being fetched ahead.
     Prefetching,
+    /// Narinfos that were asked for before a client did.
+    PrefetchedNarinfos,
+    /// Those of them that a client asked for then.
+    PrefetchedNarinfosUsed,
     /// Requests that ended in a panic.
     Panics,
     /// 1 while the disk tier is in use.
@@ -153,6 +157,8 @@ impl Count {
             Self::Waiting => "snowbank_proxy_waiting",
             Self::Prefetched => "snowbank_prefetch_bytes_total{fate=\"fetched\"",
             Self::PrefetchUsed => "snowbank_prefetch_bytes_total{fate=\"used\"",
+            Self::PrefetchedNarinfos => "snowbank_prefetch_narinfos_total{fate=\"fetched\"",
+            Self::PrefetchedNarinfosUsed => "snowbank_prefetch_narinfos_total{fate=\"used\"",
             Self::Prefetching => "snowbank_prefetch_running",
             Self::Panics => "snowbank_edge_panics_total",
             #[cfg(feature = "otlp")]
