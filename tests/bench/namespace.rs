@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Not the machine's own choice: BBR without the fq queue doubles the CPU time of plain bytes, for every server. Cubic would do
 /// the same where nothing is lost, but a kernel may keep it from namespaces.
@@ -40,4 +41,15 @@ pub fn set_up() {
         Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs; tests/bench/run installs it");
     assert!(up.success(), "loopback does not come up");
     fs::write(CONGESTION_FILE, CONGESTION_CONTROL).expect("every kernel has reno");
+}
+
+/// The first process of a namespace gets only those signals that it asks for.
+#[allow(clippy::disallowed_methods, clippy::exit, reason = "everything in the namespace ends with this process")]
+pub async fn end_when_told() {
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    std::process::exit(130);
 }

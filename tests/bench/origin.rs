@@ -4,6 +4,7 @@
 //! each connection. Every request is counted. Out of scope: TLS to the origin, which costs every server the same.
 
 use crate::corpus::StorePath;
+use crate::namespace;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +13,6 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Bytes that are written at a time; as long as a piece is nothing beside the time it takes.
@@ -50,7 +50,7 @@ impl Origin {
         let info = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
         state.objects.lock().expect("no panic").insert("/nix-cache-info".to_owned(), Object::Text(info.into()));
         runtime.spawn(accept(listener, Arc::clone(&state)));
-        runtime.spawn(end_when_told());
+        runtime.spawn(namespace::end_when_told());
         Self { state, port, _runtime: runtime }
     }
 
@@ -81,17 +81,6 @@ impl Origin {
     pub fn nar_requests(&self) -> u64 {
         self.state.nars.load(Relaxed)
     }
-}
-
-/// The first process of a namespace gets only those signals that it asks for.
-#[allow(clippy::disallowed_methods, clippy::exit, reason = "everything in the namespace ends with this process")]
-async fn end_when_told() {
-    let mut terminate = signal(SignalKind::terminate()).expect("a handler");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    std::process::exit(130);
 }
 
 /// As long as this is there, the origin is far.
