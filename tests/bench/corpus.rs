@@ -190,7 +190,7 @@ impl Maker {
 /// Sizes as cache.nixos.org has them: log-normal, with a median of 70 KB and a long tail that makes a mean of 2 to 3 MB.
 pub fn sizes_of_a_cache(count: usize, largest: u64) -> Vec<u64> {
     const MEDIAN: f64 = 70_000.0;
-    const SIGMA: f64 = 2.6;
+    const SIGMA: f64 = 2.8;
     // Quantiles instead of draws: a few hundred have the shape already. The order is mixed up by a step prime to any count.
     let uniform = |n: usize| (((n * 7919) % count) as f64 + 0.5) / count as f64;
     (0..count).map(|n| ((MEDIAN * (SIGMA * normal(uniform(n))).exp()) as u64).clamp(200, largest)).collect()

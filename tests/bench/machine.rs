@@ -23,7 +23,7 @@ pub fn describe() -> Value {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default().trim().to_owned();
     json!({
         "cpu": field("/proc/cpuinfo", "model name"),
-        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "cores": read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": read("/proc/sys/kernel/osrelease"),
         "congestion_control": read(CONGESTION_FILE),
         "load_average": read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),

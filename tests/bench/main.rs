@@ -50,7 +50,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !options.inside {
-        return namespace::run_inside(&options);
+        eprintln!("bench: unshare: {}; tests/bench/run installs it", namespace::enter(&options));
+        return ExitCode::FAILURE;
     }
     namespace::set_up();
     let bench = bench::Bench::new(options);

@@ -4,6 +4,7 @@
 //! each connection. Every request is counted. Out of scope: TLS to the origin, which costs every server the same.
 
 use crate::corpus::StorePath;
+use crate::namespace;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -49,6 +50,7 @@ impl Origin {
         let info = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
         state.objects.lock().expect("no panic").insert("/nix-cache-info".to_owned(), Object::Text(info.into()));
         runtime.spawn(accept(listener, Arc::clone(&state)));
+        runtime.spawn(namespace::end_when_told());
         Self { state, port, _runtime: runtime }
     }
 

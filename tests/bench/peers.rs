@@ -63,9 +63,8 @@ impl Kind {
         };
         let output = Command::new(self.program(bench)).arg(flag).output().expect("it runs");
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let told = text
-            .lines()
-            .filter(|line| line.contains("ersion") || line.contains("built with") || line.contains("snowbank"));
+        let begins = ["snowbank ", "nginx version", "built with", "HAProxy version"];
+        let told = text.lines().filter(|line| begins.iter().any(|begin| line.starts_with(begin)));
         told.collect::<Vec<_>>().join(", ")
     }
 }

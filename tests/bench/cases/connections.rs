@@ -21,7 +21,7 @@ fn run(bench: &Bench) -> Row {
     let targets = warm_narinfo::warm_narinfos(bench, &servers);
     alternate(bench, (CASE.name, "narinfos"), &mut servers, |server| {
         let cost = |connections| {
-            let [few, many] = [bench.options.size(20_000, 1024), bench.options.size(120_000, 2048)];
+            let [few, many] = [bench.options.size(20_000, 512), bench.options.size(120_000, 1024)];
             let spent =
                 [few, many].map(|requests| server.cost_of(|| ask(bench, server, &targets, connections, requests)).1);
             (spent[1] - spent[0]) / (many - few) as f64 * 1e6

@@ -23,7 +23,7 @@ pub const CASE: Case = Case {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn run(bench: &Bench, signal: &str, end: fn(&mut Server)) -> Row {
-    let sizes = sizes_of_a_cache(bench.options.size(3000, 40) as usize, bench.options.size(300_000_000, 1_000_000));
+    let sizes = sizes_of_a_cache(bench.options.size(2400, 40) as usize, bench.options.size(300_000_000, 1_000_000));
     let total: u64 = sizes.iter().sum();
     let paths = bench.family("restart", &sizes);
     let tiers = Tiers { memory: bench.options.size(512 << 20, 32 << 20), disk: (2 * total).max(256 << 20) };

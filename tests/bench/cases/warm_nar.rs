@@ -44,7 +44,8 @@ fn run(bench: &Bench, case: &'static str, protocol: Protocol) -> Vec<Row> {
     );
     let mb = bench.options.size(1_000_000, 10_000);
     let mut rows = Vec::new();
-    for size in [1, 16, 100, 300] {
+    let all: &[u64] = if bench.options.short { &[1, 300] } else { &[1, 16, 100, 300] };
+    for &size in all {
         let requests = (bench.options.size(3000, 30) / size).max(2 * CLIENTS);
         rows.push(row(bench, (case, &format!("{size} MB")), &mut servers, &[size * mb], requests, protocol));
     }
