@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::fetching::{Wanted, fetch_by};
+use super::pins::Pins;
 use super::told::{Told, say};
 use super::{offline, reload, warm};
 use crate::cli::Wish;
@@ -81,6 +82,8 @@ async fn export(
     let signer = reload::signer(config)?;
     let upstreams = reload::upstreams(config, &[], &signer.public_keys(), metrics)?;
     let proxy = Proxy::new(reload::policies(config, upstreams, signer)?, store.clone(), fills, metrics.proxy.clone())?;
+    let pins = Pins::read(proxy.clone(), store.clone(), config.store.dir.clone(), metrics.pins.clone());
+    pins.hold_what_is_here().await;
     let (one, mut told) = (&proxy, Told::new());
     let written = |hash| async move {
         let fetched = match one.fetch(hash).await {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fetching::{Tally, Wanted, fetch};
+use super::pins::Pins;
 use super::told::{Told, say};
 use super::{offline, reload};
 use crate::config::Config;
@@ -62,6 +63,8 @@ async fn import(config: &Config, metrics: &Metrics, store: &Store, dir: &Path) -
     };
     say(&format!("{} narinfos{left_out}", index.narinfos().len()));
     let proxy = proxy(config, metrics, store, &index)?;
+    let pins = Pins::read(proxy.clone(), store.clone(), config.store.dir.clone(), metrics.pins.clone());
+    pins.hold_what_is_here().await;
     let mut told = Told::new();
     let paths = index.narinfos().iter().copied();
     let tally = fetch(&proxy, paths, Wanted::Paths, |tally| told.tell(|| tally.line("imported"))).await;

@@ -98,6 +98,21 @@ impl Pins {
         pins
     }
 
+    /// Has what is here of them stay, while a command works on the store; nothing is fetched.
+    pub(super) async fn hold_what_is_here(&self) {
+        let one = async |hash| {
+            let Some(held) = self.inner.proxy.held(hash).await else { return (hash, Fetched::Missing) };
+            let path = held.path.clone();
+            let kept = self.hold(&mut self.lock(), hash, held);
+            (hash, kept.map_or(Fetched::Missing, |()| Fetched::Here(path)))
+        };
+        let roots = self.lock().roots();
+        for wanted in [Wanted::Closures, Wanted::Paths] {
+            let roots = roots.iter().filter(|(_, of)| *of == wanted).map(|(root, _)| *root);
+            fetch_by(one, roots, wanted, |_| {}).await;
+        }
+    }
+
     /// Another configuration is in force.
     pub(super) fn look_again(&self) {
         self.inner.look_again.notify_one();

@@ -6,6 +6,7 @@
 mod container;
 mod examples;
 mod health;
+mod image;
 mod kubernetes;
 mod nixos;
 mod systemd;

@@ -3,6 +3,7 @@
 
 mod kept_out;
 mod lost;
+mod namespaces;
 mod poisoned;
 mod replicas;
 mod written;

@@ -226,3 +226,31 @@ async fn a_pin_makes_nothing_trusted_and_what_was_forgotten_comes_again() {
     origin.otherwise(|_, _| Reply::status(404));
     get(&snowbank.http(), &last).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_over_while_no_server_runs_displaces_nothing_pinned() {
+    let (origin, key) = (Origin::start(), Key::new("pin-5"));
+    let ([root, middle, last], control) = (closure(), Object::new("control", 3 * MB));
+    [&root, &middle, &last, &control].into_iter().for_each(|object| origin.publish(object, &key));
+    let setup = Setup::in_front_of(&origin, &key).store(SMALL).admin_port(free_port());
+    let snowbank = start(&setup).await;
+    get(&snowbank.http(), &control).await;
+    assert_eq!(told(&setup, &["pin", root.hash_part()]).await.0, Some(0));
+    assert!(Arc::into_inner(snowbank).expect("nobody else has it").stop().success());
+    let dir = setup.home().join("carried");
+    std::fs::create_dir_all(dir.join("nar")).expect("a directory");
+    std::fs::write(dir.join("nix-cache-info"), "StoreDir: /nix/store\n").expect("a file");
+    for n in 0..24 {
+        let object = Object::new(&format!("carried-{n}"), 8 * MB);
+        std::fs::write(dir.join(&object.narinfo_target()[1..]), object.narinfo(&[&key])).expect("a file");
+        std::fs::write(dir.join(&object.url), &object.file).expect("a file");
+    }
+    let (status, said) = told(&setup, &["import", dir.to_str().expect("text")]).await;
+    assert!(status == Some(0) && said.contains("24 of 24: 24 imported"), "{said}");
+    let _off = origin.switch_off();
+    let snowbank = start(&setup).await;
+    for object in [&root, &middle, &last] {
+        get(&snowbank.http(), object).await;
+    }
+    assert!(!is_had(&snowbank.http(), &control).await, "what is not pinned is gone");
+}

@@ -15,22 +15,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Part of a bucket that everybody may read, and that is written to with keys.
-struct Part {
-    seaweedfs: Arc<SeaweedFs>,
+pub(super) struct Part {
+    pub(super) seaweedfs: Arc<SeaweedFs>,
     name: String,
 }
 
 impl Part {
-    fn new(name: &str) -> Option<Self> {
+    pub(super) fn new(name: &str) -> Option<Self> {
         Some(Self { seaweedfs: SeaweedFs::shared()?, name: name.to_owned() })
     }
 
     /// As a library.
     fn table(&self, keys: [&str; 2], home: &std::path::Path, more: &str) -> String {
+        self.table_by(&self.seaweedfs.endpoint(), keys, home, more)
+    }
+
+    /// As a library that may be written, at this address of the server.
+    pub(super) fn table_at(&self, endpoint: &str, home: &std::path::Path) -> String {
+        self.table_by(endpoint, SeaweedFs::ADMIN, home, "")
+    }
+
+    fn table_by(&self, endpoint: &str, keys: [&str; 2], home: &std::path::Path, more: &str) -> String {
         let file: PathBuf = home.join("library-keys");
         let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", keys[0], keys[1]);
         std::fs::write(&file, text).expect("a file of keys");
-        let url = format!("s3://{}/{}?endpoint={}", SeaweedFs::PUBLIC, self.name, self.seaweedfs.endpoint());
+        let url = format!("s3://{}/{}?endpoint={endpoint}", SeaweedFs::PUBLIC, self.name);
         format!("[library]\nurl = {url:?}\ncredentials_file = {file:?}\n{more}")
     }
 
@@ -46,7 +55,7 @@ impl Part {
     }
 }
 
-fn nars_fetched(origin: &Origin) -> BTreeMap<String, usize> {
+pub(super) fn nars_fetched(origin: &Origin) -> BTreeMap<String, usize> {
     let mut fetched = BTreeMap::new();
     for request in origin.requests().into_iter().filter(|request| request.target.starts_with("/nar/")) {
         *fetched.entry(request.target).or_default() += 1;
