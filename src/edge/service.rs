@@ -141,8 +141,9 @@ impl<A: Answers> Service<A> {
         let Ok(trail) = Trail::of(asked.headers) else { return (Outcome::Unknown, respond::looped(asked)) };
         let head = *asked.method == Method::HEAD;
         let visitor = visitor(peer, asked);
-        let answering = trace::scope(entry.trace(), self.answers.answer(wanted, head, &visitor));
-        let mut answer = trail.scope(answering).await;
+        // On the heap: each scope would move it, and it is some kilobytes.
+        let answering = Box::pin(self.answers.answer(wanted, head, &visitor));
+        let mut answer = trail.scope(trace::scope(entry.trace(), answering)).await;
         entry.comes_from(answer.provenance.clone());
         // Whoever is not granted anything gets nothing here: not from a cache in between either.
         answer.private |= peer.listener.serves == Serves::Granted;

@@ -22,6 +22,7 @@ mod network;
 mod references;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,23 +33,20 @@ use tokio_util::task::TaskTracker;
 
 use self::book::{Book, LaneId, Waits};
 use self::network::Network;
-use self::references::{Question, References};
+use self::references::{Path, Question, References};
 use super::Pipeline;
 use super::answer::Outcome;
 use super::entry::Entry;
 use super::nar::Meant;
 use super::narinfo::Found;
 use super::request::Asker;
-use crate::clock::UnixSeconds;
 use crate::fill::{Fill, Fills};
-use crate::metrics::Prefetched;
+use crate::metrics::{Prefetched, ProxyMetrics};
 use crate::nix::narinfo::{Compression, NarInfo};
 use crate::nix::store_path::{HashPart, StorePath};
 use crate::store::{BlobId, Store};
 use crate::trail::{self, Trail};
 
-/// A narinfo that was fetched longer ago is one that is cached: its NAR was asked for since, or is not wanted.
-const NEW: u64 = 300;
 /// So many fills with readers leave no room for others.
 const BUSY: usize = 16;
 /// How soon is looked again whether there is room for what waits.
@@ -73,6 +71,8 @@ struct Inner {
     store: Store,
     fills: Fills,
     running: IntGauge,
+    /// How many narinfos were asked for ahead that no client has asked for.
+    narinfos: AtomicUsize,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -99,7 +99,8 @@ impl Ahead {
         let (book, references) = (Book::new(Instant::now()), References::new());
         let state = State { book, references, considered: Considered::new(), looks: false };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { inner: Arc::new(Inner { state: Mutex::new(state), store, fills, running, tasks, stop }) }
+        let (state, narinfos) = (Mutex::new(state), AtomicUsize::new(0));
+        Self { inner: Arc::new(Inner { state, store, fills, running, narinfos, tasks, stop }) }
     }
 
     /// Ends it; what is being fetched is left to the fills.
@@ -114,6 +115,20 @@ impl Ahead {
         self.inner.tasks.wait().await;
     }
 
+    /// Whether a narinfo that a client asks for is here because it was asked for ahead. For nearly all that are, nothing is locked.
+    fn had_been_asked_for(&self, path: &Path, metrics: &ProxyMetrics) -> bool {
+        let had = self.inner.narinfos.load(Relaxed) > 0 && {
+            let mut state = self.lock();
+            let had = state.references.wanted(path);
+            self.inner.narinfos.store(state.references.unwanted(), Relaxed);
+            had
+        };
+        if had {
+            metrics.prefetched_narinfos.of(Prefetched::Used).inc();
+        }
+        had
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Counts that may be off by one are all that a panic can leave (R35).
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -121,27 +136,42 @@ impl Ahead {
 
     /// Starts whatever there is room for, and has somebody look again for the rest.
     fn go_on(&self) {
-        let mut state = self.lock();
         if self.inner.stop.is_cancelled() {
             return;
         }
-        let now = Instant::now();
+        // Begun once the lock is free: a runtime that ends drops what it is given at once, and places lock when they are dropped.
+        let (nars, questions, looks) = self.taken();
+        for (key, wish) in nars {
+            let place = Place { ahead: self.clone(), key, received: 0, whole: false, begun: false };
+            self.spawn(run(place, wish));
+        }
+        for question in questions {
+            self.spawn(ask(AskedAhead { ahead: self.clone(), begun: false }, question));
+        }
+        if !looks {
+            self.spawn(self.clone().look());
+        }
+    }
+
+    /// What there is room for, taken for running; and whether somebody looks again already.
+    fn taken(&self) -> (Vec<(Key, Wish)>, Vec<Question>, bool) {
+        let mut state = self.lock();
+        let (now, mut nars) = (Instant::now(), Vec::new());
         state.book.expire(now);
+        state.references.expire(now);
+        self.inner.narinfos.store(state.references.unwanted(), Relaxed);
         while self.has_room(&state)
-            && let Some((key, wish)) = state.book.next(now)
+            && let Some(taken) = state.book.next(now)
         {
-            let place = Place { ahead: self.clone(), key, received: 0, whole: false };
-            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(run(place, wish)));
+            nars.push(taken);
         }
-        while let Some(question) = state.references.next() {
-            let asked = AskedAhead(self.clone());
-            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(ask(asked, question)));
-        }
+        let questions = std::iter::from_fn(|| state.references.next()).collect();
         self.inner.running.set(i64::try_from(state.book.running()).unwrap_or(i64::MAX));
-        if !std::mem::replace(&mut state.looks, true) {
-            let looking = self.clone().look();
-            self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(looking));
-        }
+        (nars, questions, std::mem::replace(&mut state.looks, true))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(task));
     }
 
     /// Whether there is room for what nobody has asked for.
@@ -156,7 +186,8 @@ impl Ahead {
         loop {
             let at = {
                 let mut state = self.lock();
-                let (waits, due) = (state.book.has_waiting(), state.book.due());
+                let due = state.book.due().into_iter().chain(state.references.due()).min();
+                let waits = state.book.has_waiting();
                 state.looks = waits || due.is_some();
                 match (waits, due) {
                     (true, _) => Instant::now() + AGAIN,
@@ -176,54 +207,59 @@ struct Place {
     key: Key,
     received: u64,
     whole: bool,
+    /// Whether its task ran at all: a runtime that ends drops it before, and would the next one.
+    begun: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.ahead.lock().book.ended(self.key, self.received, self.whole, Instant::now());
-        self.ahead.go_on();
+        if self.begun {
+            self.ahead.go_on();
+        }
     }
 }
 
 async fn run(mut place: Place, Wish { pipeline, hash, trail }: Wish) {
+    place.begun = true;
     let Some(fill) = trail.scope(pipeline.begin_ahead(hash)).await else { return };
     place.whole = fill.ended().await;
     place.received = fill.brought();
 }
 
 /// A question that is being asked, until this is dropped.
-struct AskedAhead(Ahead);
+struct AskedAhead {
+    ahead: Ahead,
+    /// As of [`Place`].
+    begun: bool,
+}
 
 impl Drop for AskedAhead {
     fn drop(&mut self) {
-        self.0.lock().references.ended();
-        self.0.go_on();
+        self.ahead.lock().references.ended();
+        if self.begun {
+            self.ahead.go_on();
+        }
     }
 }
 
-async fn ask(_asked: AskedAhead, Question { wish: Wish { pipeline, hash, trail }, network, depth }: Question) {
+async fn ask(mut asked: AskedAhead, Question { wish: Wish { pipeline, hash, trail }, network, depth }: Question) {
+    asked.begun = true;
     trail.scope(pipeline.ask_ahead(hash, network, depth)).await;
 }
 
 impl Pipeline {
     /// A client was told what a path is: its NAR may be next.
-    pub(super) fn expect(&self, hash: HashPart, entry: &Entry, asker: Asker) {
-        let options = &self.policy.options;
+    pub(super) fn expect(&self, hash: HashPart, entry: &Entry, outcome: Outcome, asker: Asker) {
+        let (options, ahead) = (&self.policy.options, &self.shared.ahead);
         let largest = options.prefetch.0.min(asker.prefetch.unwrap_or(u64::MAX));
-        let is_new = || UnixSeconds::now().0.saturating_sub(entry.fetched.0) < NEW;
-        if largest == 0 || asker.head || !(is_new() || options.prefetch_known) {
+        let is_new = outcome != Outcome::Hit || ahead.had_been_asked_for(&(self.space(), hash), &self.shared.metrics);
+        if largest == 0 || asker.head || !(is_new || options.prefetch_known) {
             return;
         }
-        let (ahead, network) = (&self.shared.ahead, Network::of(asker.address));
-        {
-            let mut state = ahead.lock();
-            let had_been_asked_for = state.references.wanted(&(self.space(), hash));
-            if had_been_asked_for {
-                self.shared.metrics.prefetched_narinfos.of(Prefetched::Used).inc();
-            }
-            if !state.considered.is_first((self.space(), hash, network), Instant::now()) {
-                return;
-            }
+        let network = Network::of(asker.address);
+        if !ahead.lock().considered.is_first((self.space(), hash, network), Instant::now()) {
+            return;
         }
         let Some(info) = self.info_of(entry) else { return };
         self.offer_nar(&info, entry, network, largest);
@@ -259,6 +295,7 @@ impl Pipeline {
         for hash in info.references.iter().map(StorePath::hash).filter(|hash| *hash != own) {
             state.references.offer(self.space(), Question { wish: self.wish(hash), network, depth }, now);
         }
+        self.shared.ahead.inner.narinfos.store(state.references.unwanted(), Relaxed);
     }
 
     /// Asks for a narinfo that nobody has asked for, and goes on with what it refers to.

@@ -83,7 +83,7 @@ impl Pipeline {
         let found = self.signed(hash, found).await;
         match found {
             Found::Have(entry) | Found::Stale(entry) => {
-                self.expect(hash, &entry, asker);
+                self.expect(hash, &entry, outcome, asker);
                 let provenance = entry.provenance(tier, outcome);
                 let object = Object {
                     content_type: "text/x-nix-narinfo",

@@ -54,8 +54,8 @@ crate::options! {
         /// Whether the narinfos of what a path refers to are asked for when its own is, up to 256 for each network of clients that none
         /// of them has asked for then: for clients that are far from here. With `prefetch = "0 B"` they are not.
         pub prefetch_references: bool = true,
-        /// Whether a NAR is fetched ahead too when its narinfo has been here for more than five minutes: where narinfos are
-        /// kept and NARs are evicted.
+        /// Whether a NAR is fetched ahead too when its narinfo was here already, and is not only for narinfos that a client made
+        /// come: where narinfos are kept and NARs are evicted.
         pub prefetch_known: bool = false,
         /// Whether a browser that opens the address of this cache is shown a page: what this is, the lines for nix.conf, and
         /// the public keys. It tells everybody the same, and nothing of private upstreams. `false`: 404.

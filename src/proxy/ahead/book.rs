@@ -43,6 +43,8 @@ pub(super) const WASTED_AFTER: Duration = Duration::from_secs(300);
 const LEAST_GIVEN: u64 = 1 << 20;
 /// Networks and upstreams of which something is remembered at most; those whose credit is whole are forgotten first.
 const MOST_LANES: usize = 4096;
+/// So many lanes have a turn at a time: the others have theirs when it is looked again.
+const LANES_AT_ONCE: usize = 64;
 /// So many of what waits in a lane are looked at for one that its credit is enough for.
 const LOOKED_AT: usize = 8;
 
@@ -172,7 +174,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         if self.running.len() >= AT_ONCE || self.unwanted.len() >= MOST_UNWANTED {
             return None;
         }
-        for _ in 0..self.turns.len() {
+        for _ in 0..self.turns.len().min(LANES_AT_ONCE) {
             let id = self.turns.pop_front()?;
             let found = self.next_of(&id, now);
             if let Some(lane) = self.lanes.get_mut(&id) {

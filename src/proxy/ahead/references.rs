@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
 
+use super::book::WASTED_AFTER;
 use super::credit::Credit;
 use super::network::Network;
 use super::{Considered, Wish};
@@ -47,6 +48,8 @@ pub(super) struct References {
     /// For whom something was asked that no client has asked for yet.
     unwanted: HashMap<Path, Network>,
     before: HashMap<Path, Network>,
+    /// Since when they have been put into `unwanted`.
+    since: Option<Instant>,
     considered: Considered,
 }
 
@@ -58,6 +61,7 @@ impl References {
             credits: HashMap::new(),
             unwanted: HashMap::new(),
             before: HashMap::new(),
+            since: None,
             considered: Considered::new(),
         }
     }
@@ -75,6 +79,7 @@ impl References {
         if self.unwanted.len() >= REMEMBERED {
             self.before = std::mem::take(&mut self.unwanted);
         }
+        self.since.get_or_insert(now);
         self.unwanted.insert(path, question.network);
         self.waiting.push_back(question);
     }
@@ -96,6 +101,24 @@ impl References {
             credit.give(2);
         }
         true
+    }
+
+    /// Forgets what nobody has asked for in time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.before = std::mem::take(&mut self.unwanted);
+            self.since = (!self.before.is_empty()).then_some(now);
+        }
+    }
+
+    /// When something is to be forgotten next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + WASTED_AFTER)
+    }
+
+    /// How many were asked for that no client has asked for yet.
+    pub(super) fn unwanted(&self) -> usize {
+        self.unwanted.len() + self.before.len()
     }
 
     /// The next to be asked, taken for running.

@@ -1,4 +1,4 @@
-//! snowbank as it comes, with the bounds of the case; without access log, as the others.
+//! snowbank as it comes, with the bounds of the case; without access log and without fetching ahead, as the others.
 
 use super::Place;
 use std::fs;
@@ -29,6 +29,7 @@ disk = "{disk} B"
 
 [cache]
 negative_ttl = "60 s"
+prefetch = "0 B"                         # the others fetch nothing ahead, and the clients here take no NAR of the narinfos they ask for
 
 [tls]
 names = ["localhost"]
