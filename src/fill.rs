@@ -411,7 +411,7 @@ impl Fills {
     fn make_way(&self, upstream: Option<&Arc<str>>) {
         let running = self.lock();
         let is_in_question = |fill: &&Arc<Fill>| {
-            fill.is_ahead() && !fill.is_wanted() && upstream.is_none_or(|name| fill.sender().as_ref() == Some(name))
+            fill.is_for_nobody() && upstream.is_none_or(|name| fill.sender().as_ref() == Some(name))
         };
         let mut ahead: Vec<_> = running.whole.values().filter(is_in_question).collect();
         ahead.sort_by_key(|fill| fill.age());

@@ -121,6 +121,8 @@ impl Pins {
     /// Keeps what is pinned here, until it is dropped.
     pub(super) async fn keep(self) {
         self.inner.store.opened(EVERY).await;
+        // First what is here: what is missing may take its time, or not come at all.
+        self.hold_what_is_here().await;
         let mut turns = self.inner.store.turns();
         loop {
             turns.mark_unchanged();

@@ -74,8 +74,10 @@ pub struct Fill {
     noted: AtomicBool,
     /// Whether it was begun before anybody asked for it.
     ahead: bool,
-    /// Whether it ends as long as nobody wants it, for one that somebody waits for.
+    /// Whether it ends as long as nobody has wanted it, for one that somebody waits for.
     makes_way: AtomicBool,
+    /// Whether anybody has wanted it: who leaves changes nothing (R28).
+    joined: AtomicBool,
     begun: Instant,
 }
 
@@ -85,6 +87,7 @@ pub(super) struct Wanted(Arc<Fill>);
 
 impl Wanted {
     pub(super) fn new(fill: Arc<Fill>) -> Self {
+        fill.joined.store(true, Ordering::Relaxed);
         fill.readers.fetch_add(1, Ordering::Relaxed);
         Self(fill)
     }
@@ -185,6 +188,7 @@ impl Fill {
             noted: AtomicBool::new(false),
             ahead: false,
             makes_way: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
             begun: Instant::now(),
         }
     }
@@ -306,6 +310,11 @@ impl Fill {
         }
     }
 
+    /// Whether it ended because nobody wanted it.
+    pub fn was_abandoned(&self) -> bool {
+        self.failure().is_some_and(|broken| broken.reason == FillFailure::Abandoned)
+    }
+
     /// Bytes that came so far.
     pub fn brought(&self) -> u64 {
         let state = self.lock();
@@ -320,14 +329,19 @@ impl Fill {
         self.ahead
     }
 
-    /// Has it end at its next bytes if nobody wants it then; false where that was said already, or somebody wants it now.
+    /// Has it end at its next bytes if nobody has wanted it by then; false where that was said already, or somebody has.
     pub(super) fn make_way(&self) -> bool {
-        !self.is_wanted() && !self.makes_way.swap(true, Ordering::Relaxed)
+        self.is_for_nobody() && !self.makes_way.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it was begun before anybody asked for it, and nobody has since.
+    pub(super) fn is_for_nobody(&self) -> bool {
+        self.ahead && !self.joined.load(Ordering::Relaxed)
     }
 
     /// Whether it is to end now.
     pub(super) fn is_in_the_way(&self) -> bool {
-        self.makes_way.load(Ordering::Relaxed) && !self.is_wanted()
+        self.makes_way.load(Ordering::Relaxed) && self.is_for_nobody()
     }
 
     /// How it failed, if it did.

@@ -19,7 +19,7 @@ use super::course::fill_from_any;
 use super::partial::{self, Notes};
 use super::state::{Broken, Fill};
 use super::verify::{self, Turn};
-use super::{FillFailure, Fills, PLACE, Plan, Registered};
+use super::{FillFailure, Fills, PLACE, Plan, Registered, Source};
 use crate::store::ChunkKey;
 
 pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
@@ -27,6 +27,12 @@ pub(super) async fn run(fills: Fills, registered: Registered, plan: Plan) {
     let Ok(waits) = fills.inner.waiting.clone().try_acquire_owned() else {
         return registered.fail(Broken::new(FillFailure::Busy, "too many NARs wait to be fetched; try again"));
     };
+    if fill.is_for_nobody()
+        && (fills.is_full() || first_asked(&plan).is_some_and(|source| source.upstream.has_no_turn()))
+    {
+        let text = "there is no place for what nobody has asked for";
+        return registered.fail(Broken::new(FillFailure::Abandoned, text));
+    }
     // What its upstream makes it wait for is waited for without a place that another upstream's NAR could have.
     let Some((_share, turn)) = turns(&fills, &fill, &plan).await else {
         return registered
@@ -92,11 +98,14 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The turns that the plan's first source has to give; of one that is asked after the library, as it will have most of the
-/// work.
+/// The plan's first source; one that is asked after the library, as it will have most of the work.
+fn first_asked(plan: &Plan) -> Option<&Source> {
+    plan.sources.iter().find(|source| !source.upstream.is_library()).or(plan.sources.first())
+}
+
+/// The turns that it has to give.
 async fn turns(fills: &Fills, fill: &Fill, plan: &Plan) -> Option<(Option<OwnedSemaphorePermit>, Turn)> {
-    let beside = plan.sources.iter().find(|source| !source.upstream.is_library());
-    let Some(source) = beside.or(plan.sources.first()) else { return Some((None, None)) };
+    let Some(source) = first_asked(plan) else { return Some((None, None)) };
     if !fill.is_ahead() && source.upstream.has_no_turn() {
         fills.make_way(Some(source.upstream.name()));
     }

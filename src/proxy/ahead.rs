@@ -91,6 +91,8 @@ struct State {
 struct Wish {
     pipeline: Pipeline,
     hash: HashPart,
+    /// What was found; it may not be kept yet.
+    entry: Option<Entry>,
     trail: Trail,
 }
 
@@ -220,9 +222,10 @@ impl Drop for Place {
     }
 }
 
-async fn run(mut place: Place, Wish { pipeline, hash, trail }: Wish) {
+async fn run(mut place: Place, Wish { pipeline, entry, trail, .. }: Wish) {
     place.begun = true;
-    let Some(fill) = trail.scope(pipeline.begin_ahead(hash)).await else { return };
+    let Some(entry) = entry else { return };
+    let Some(fill) = trail.scope(pipeline.begin_ahead(&entry)).await else { return };
     place.whole = fill.ended().await;
     place.received = fill.brought();
 }
@@ -243,7 +246,7 @@ impl Drop for AskedAhead {
     }
 }
 
-async fn ask(mut asked: AskedAhead, Question { wish: Wish { pipeline, hash, trail }, network, depth }: Question) {
+async fn ask(mut asked: AskedAhead, Question { wish: Wish { pipeline, hash, trail, .. }, network, depth }: Question) {
     asked.begun = true;
     trail.scope(pipeline.ask_ahead(hash, network, depth)).await;
 }
@@ -253,8 +256,11 @@ impl Pipeline {
     pub(super) fn expect(&self, hash: HashPart, entry: &Entry, outcome: Outcome, asker: Asker) {
         let (options, ahead) = (&self.policy.options, &self.shared.ahead);
         let largest = options.prefetch.0.min(asker.prefetch.unwrap_or(u64::MAX));
-        let is_new = outcome != Outcome::Hit || ahead.had_been_asked_for(&(self.space(), hash), &self.shared.metrics);
-        if largest == 0 || asker.head || !(is_new || options.prefetch_known) {
+        if largest == 0 || asker.head {
+            return;
+        }
+        let had_been_asked_for = ahead.had_been_asked_for(&(self.space(), hash), &self.shared.metrics);
+        if outcome == Outcome::Hit && !had_been_asked_for && !options.prefetch_known {
             return;
         }
         let network = Network::of(asker.address);
@@ -279,7 +285,7 @@ impl Pipeline {
             size,
             most: upstream.turns_ahead(),
             metrics: upstream.metrics().prefetch.clone(),
-            what: self.wish(info.store_path.hash()),
+            what: Wish { entry: Some(entry.clone()), ..self.wish(info.store_path.hash()) },
         };
         let budget = self.policy.options.prefetch_budget.0.min(self.shared.store.room_ahead());
         let key = (self.space(), Meant::by(info).blob());
@@ -287,7 +293,9 @@ impl Pipeline {
     }
 
     fn offer_references(&self, info: &NarInfo, network: Network, depth: u8) {
-        if !self.policy.options.prefetch_references {
+        // Who has places for two questions at a time needs them for clients.
+        let is_careful = self.policy.upstreams.iter().any(|upstream| upstream.is_careful());
+        if !self.policy.options.prefetch_references || is_careful {
             return;
         }
         let (own, now) = (info.store_path.hash(), Instant::now());
@@ -312,7 +320,7 @@ impl Pipeline {
     }
 
     fn wish(&self, hash: HashPart) -> Wish {
-        Wish { pipeline: self.clone(), hash, trail: trail::here() }
+        Wish { pipeline: self.clone(), hash, entry: None, trail: trail::here() }
     }
 
     /// A client asks for a NAR.
@@ -325,12 +333,11 @@ impl Pipeline {
     }
 
     /// Starts the fill of a path's NAR, unless it is here, being fetched, or known to be wrong or missing.
-    async fn begin_ahead(&self, hash: HashPart) -> Option<Arc<Fill>> {
+    async fn begin_ahead(&self, entry: &Entry) -> Option<Arc<Fill>> {
         if self.policy.is_replaced() {
             return None;
         }
-        let entry = self.kept_entry(hash).await?;
-        let meant = Meant::by(&self.info_of(&entry)?);
+        let meant = Meant::by(&self.info_of(entry)?);
         let (fills, blob) = (&self.shared.fills, meant.blob());
         if fills.running(blob).is_some() || self.shared.store.manifest(blob).await.is_some() {
             return None;

@@ -382,10 +382,17 @@ impl Pipeline {
     }
 
     async fn filled(&self, meant: Meant, plan: Plan) -> Result<Answer, Nowhere> {
-        let place = self.place_to_wait()?;
-        let (fill, started) = self.shared.fills.start(self.by_way_of_the_library(meant, plan));
+        let plan = self.by_way_of_the_library(meant, plan);
+        let (fill, started) = self.shared.fills.start(plan.clone());
         let outcome = if started { Outcome::Miss } else { Outcome::Follower };
-        self.following(meant, &fill, outcome, place).await
+        match self.following(meant, &fill, outcome, self.place_to_wait()?).await {
+            // One that nobody had asked for may have given its place away just then.
+            Err(_) if !started && fill.was_abandoned() => {
+                let (fill, _) = self.shared.fills.start(plan);
+                self.following(meant, &fill, Outcome::Miss, self.place_to_wait()?).await
+            }
+            followed => followed,
+        }
     }
 
     /// HEAD of a large NAR that is not here: true to what the upstream has, without fetching it.

@@ -162,9 +162,10 @@ crate::options! {
         /// How long a narinfo of this upstream is served without asking again. Paths almost never change under their
         /// hash; shorten it for a nix-serve whose store paths are deleted and rebuilt.
         pub narinfo_ttl: Period = Period::seconds(86_400),
-        /// Whether a NAR of 16 MiB or more is asked for in parts, over up to eight connections, where that is found to be faster.
-        /// `false`: one request for each NAR, for an upstream that is paid by the request.
-        pub parallel: bool = true,
+        /// Whether a NAR of 16 MiB or more is asked for in parts, over up to eight connections, where that is found to be faster: for
+        /// an upstream, or a way to it, that gives each connection little. Not for another snowbank, whose parts of a NAR that it
+        /// is fetching itself wait for the whole.
+        pub parallel: bool = false,
         /// The largest NAR of this upstream that is fetched when its narinfo is asked for, if that is less than `prefetch` of
         /// `[cache]`; "0 B" fetches none: for an upstream that is paid by the byte, or near.
         pub prefetch: Option<ByteSize> = None,

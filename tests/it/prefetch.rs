@@ -89,6 +89,7 @@ async fn what_says_no_holds() {
     let large = published(&origin, "large", 50_000);
     let of_other = published(&other, "of-the-other", 5_000);
     let control = published(&origin, "control", 20_000);
+    let other_small = published(&origin, "other-small", 10_000);
     let keys = format!("public_keys = [{:?}]", key().public());
     let setup = Setup::new()
         .upstream_with(&origin.url(), &keys)
@@ -105,9 +106,9 @@ async fn what_says_no_holds() {
     assert_eq!(snowbank.counter(Count::Prefetching), 0);
     assert_eq!(snowbank.counter(Count::FillsStarted), 0);
     // The same, where nothing says no.
-    snowbank.http().get(&small.narinfo_target()).await.expect(200);
-    fetched(&snowbank, small.file.len() as u64).await;
-    for object in [&large, &control] {
+    snowbank.http().get(&other_small.narinfo_target()).await.expect(200);
+    fetched(&snowbank, other_small.file.len() as u64).await;
+    for object in [&large, &control, &small] {
         assert_eq!(origin.count(&object.file_target()), 0);
     }
     assert_eq!(other.count(&of_other.file_target()), 0);

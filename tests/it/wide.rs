@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::support::cache::{Key, Object};
 use crate::support::client::End;
-use crate::support::origin::{Break, Origin, Reply, Request};
+use crate::support::origin::{Break, Origin, Reply};
 use crate::support::snowbank::{Count, Setup, Snowbank};
 
 const SIZE: usize = 48_000_000;
@@ -24,7 +24,7 @@ fn start() -> (Origin, Object, Snowbank) {
     let object = Object::new("large", SIZE);
     origin.publish(&object, &key());
     origin.serve(&object.file_target(), metered(&object.file));
-    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
+    let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
     let snowbank = Setup::new().upstream_with(&origin.url(), &keys).start();
     snowbank.wait_for_disk();
     (origin, object, snowbank)
@@ -34,29 +34,14 @@ fn metered(file: &Bytes) -> Reply {
     Reply::bytes(file.clone()).pieces(64 << 10, Duration::from_millis(4))
 }
 
-/// The parts of the body that were asked for; the end of the last one may be open.
-fn parts(origin: &Origin, object: &Object) -> Vec<(usize, Option<usize>)> {
-    let part = |request: &Request| {
-        let range = request.field("range").unwrap_or("bytes=0-").trim_start_matches("bytes=");
-        let (first, last) = range.split_once('-').expect("a range");
-        (first.parse().expect("a number"), last.parse().ok())
-    };
-    let mut parts: Vec<_> = origin.requests_for(&object.file_target()).iter().map(part).collect();
-    parts.sort_unstable();
-    parts
-}
-
 #[tokio::test]
 async fn each_byte_comes_once_over_more_than_one_connection() {
     let (origin, object, snowbank) = start();
     snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
-    let parts = parts(&origin, &object);
+    let parts = origin.parts(&object.file_target());
     assert!(parts.len() > 5, "{parts:?}");
     assert_eq!(parts[0], (0, Some((8 << 20) - 1)));
-    for pair in parts.windows(2) {
-        assert_eq!(pair[0].1.expect("an end") + 1, pair[1].0, "{parts:?}");
-    }
-    assert!(parts.last().is_some_and(|(_, last)| last.is_none_or(|last| last + 1 == object.file.len())), "{parts:?}");
+    assert!(origin.each_byte_once(&object.file_target()), "{parts:?}");
     let connections: std::collections::HashSet<_> =
         origin.requests_for(&object.file_target()).iter().map(|request| request.connection).collect();
     assert!(connections.len() > 2, "{}", connections.len());

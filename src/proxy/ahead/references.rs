@@ -20,7 +20,7 @@ const BUDGET: u64 = 256;
 /// How far from what a client asked for.
 const DEPTH: u8 = 32;
 /// What is asked at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 8;
 /// What waits at most (R26); further ones are not asked for ahead.
 const WAITING: usize = 2048;
 /// What is remembered of what was asked for ahead, twice.

@@ -56,6 +56,11 @@ impl Upstream {
         Arc::clone(&self.filled).acquire_owned().await.ok()
     }
 
+    /// Whether it may be nix-serve, and is asked little at a time.
+    pub fn is_careful(&self) -> bool {
+        self.careful.load(Ordering::Relaxed)
+    }
+
     /// Whether who wants to fill a NAR of it has to wait.
     pub fn has_no_turn(&self) -> bool {
         self.filled.available_permits() == 0

@@ -21,6 +21,7 @@ tls = false
 url = "http://127.0.0.1:{origin}"
 public_keys = ["{public_key}"]
 connections = 256                        # as many as nginx keeps
+parallel = true
 
 [store]
 dir = "{dir}"

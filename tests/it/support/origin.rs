@@ -423,6 +423,25 @@ impl Origin {
         self.lock().counts.get(target).copied().unwrap_or_default()
     }
 
+    /// The parts of this target that were asked for, in order: the first byte, and the last one where it was said.
+    pub fn parts(&self, target: &str) -> Vec<(u64, Option<u64>)> {
+        let part = |request: &Request| {
+            let range = request.field("range").unwrap_or("bytes=0-").trim_start_matches("bytes=");
+            let (first, last) = range.split_once('-').expect("a range");
+            (first.parse().expect("a number"), last.parse().ok())
+        };
+        let mut parts: Vec<_> = self.requests_for(target).iter().map(part).collect();
+        parts.sort_unstable();
+        parts
+    }
+
+    /// Whether this target was asked for, as a whole or in parts, and no byte of it twice.
+    pub fn each_byte_once(&self, target: &str) -> bool {
+        let parts = self.parts(target);
+        let begins = parts.first().is_some_and(|(first, _)| *first == 0);
+        begins && parts.windows(2).all(|pair| pair[0].1.is_some_and(|last| last + 1 == pair[1].0))
+    }
+
     /// How many requests arrived.
     pub fn total(&self) -> usize {
         self.lock().requests.len()

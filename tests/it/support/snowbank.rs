@@ -324,9 +324,9 @@ impl Setup {
         let home = self.home.path();
         let (plain_port, tls_port) = self.ports;
         format!(
-            "[[listen]]\naddress = \"127.0.0.1:{plain_port}\"\ntls = false\n{plain}\n\n\
-             [[listen]]\naddress = \"127.0.0.1:{tls_port}\"\n{secure}\n\n\
-             [[listen]]\naddress = \"unix:{home}/http.sock\"\ntls = false\n\n\
+            "[[listen]]\naddress = \"127.0.0.1:{plain_port}\"\ntls = false\n{ahead}{plain}\n\n\
+             [[listen]]\naddress = \"127.0.0.1:{tls_port}\"\n{ahead}{secure}\n\n\
+             [[listen]]\naddress = \"unix:{home}/http.sock\"\ntls = false\n{ahead}\n\
              [tls]\n{tls}\n\n\
              [admin]\naddress = \"127.0.0.1:{admin_port}\"\n\n[store]\ndir = {store_dir:?}\n{store}\n\n{upstreams}{extra}",
             home = home.display(),
@@ -337,18 +337,15 @@ impl Setup {
             store_dir = self.store_dir,
             store = self.store,
             upstreams = self.upstreams,
-            extra = self.tables(),
+            extra = self.extra,
+            ahead = self.ahead(),
         )
     }
 
-    /// The tables at the end of the configuration.
-    fn tables(&self) -> String {
-        const OFF: &str = "[cache]\nprefetch = \"0 B\"\n";
-        match self.prefetch || self.extra.contains("prefetch =") {
-            true => self.extra.clone(),
-            false if self.extra.contains("[cache]\n") => self.extra.replacen("[cache]\n", OFF, 1),
-            false => format!("{OFF}{}", self.extra),
-        }
+    /// What is said at each listener about fetching ahead.
+    fn ahead(&self) -> &'static str {
+        let says = [&self.extra, &self.upstreams, &self.plain].iter().any(|lines| lines.contains("prefetch"));
+        if self.prefetch || says { "" } else { "prefetch = \"0 B\"\n" }
     }
 
     /// Writes the configuration file: for a program that runs and will be told to read it again.
