@@ -92,6 +92,11 @@ impl Activity {
         }
     }
 
+    /// There are requests without an answer.
+    pub fn is_answering(&self) -> bool {
+        self.in_flight.load(Relaxed) > self.served.load(Relaxed)
+    }
+
     /// No request is in flight.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.load(Relaxed) == 0

@@ -240,7 +240,11 @@ fn serve_http2<H: Handler>(
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_LIMIT)
         .serve_connection(TokioIo::new(corked), service);
-    Box::pin(drive(shared, Box::pin(connection), move |cx| uncork.poll(cx), peer, activity))
+    let flush = {
+        let activity = Arc::clone(&activity);
+        move |cx: &mut Context<'_>| uncork.poll(activity.is_answering(), cx)
+    };
+    Box::pin(drive(shared, Box::pin(connection), flush, peer, activity))
 }
 
 /// What is counted of a TLS session.

@@ -7,6 +7,11 @@
 //! writes instead of 589, and 0.51 CPU-s/GB instead of 0.82. (The other half of it, bodies in slices that make full
 //! records, is in [`body`](super::body).)
 //!
+//! Many small answers to what was asked at once are made by as many tasks, and the runtime runs the connection, woken by the
+//! first of them, before the others. So while requests wait for an answer, what is queued is held back for one turn of
+//! all who are ready to run. Measured for narinfos, 25 streams at a time: 0.03 writes for each instead of 0.57, and 6.4 µs of CPU
+//! instead of 8.4.
+//!
 //! [`cork`] gives two halves: [`Corked`] goes into the HTTP/2 connection, [`Uncork`] stays with whoever polls that
 //! connection and must be polled after it, each time.
 //!
@@ -29,7 +34,7 @@ pub const CORK: usize = 64 << 10;
 pub fn cork<IO>(io: IO, mut tls: ServerConnection) -> (Corked<IO>, Uncork<IO>) {
     tls.set_buffer_limit(Some(2 * CORK));
     let shared = Arc::new(Mutex::new(Stream { io, tls, queued: 0, closing: false }));
-    (Corked(Arc::clone(&shared)), Uncork(shared))
+    (Corked(Arc::clone(&shared)), Uncork { stream: shared, has_waited: false })
 }
 
 /// The half for the HTTP/2 connection.
@@ -38,15 +43,29 @@ pub struct Corked<IO>(Arc<Mutex<Stream<IO>>>);
 
 /// The half for whoever polls the HTTP/2 connection.
 #[derive(Debug)]
-pub struct Uncork<IO>(Arc<Mutex<Stream<IO>>>);
+pub struct Uncork<IO> {
+    stream: Arc<Mutex<Stream<IO>>>,
+    /// What is queued was held back once, for what others were about to add.
+    has_waited: bool,
+}
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Uncork<IO> {
     /// Writes what is queued. To be called each time after the connection was polled, whatever it returned.
     ///
+    /// `more_to_come`: other tasks may be about to give more. They are given one turn before it is written.
+    ///
     /// # Errors
     /// Those of the socket.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        lock(&self.0).poll_drain(cx)
+    pub fn poll(&mut self, more_to_come: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = lock(&self.stream);
+        if more_to_come && !self.has_waited && stream.tls.wants_write() {
+            self.has_waited = true;
+            // Who wakes itself is polled again after all who are ready to run now.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.has_waited = false;
+        stream.poll_drain(cx)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::body::H2_SLICE;
 use super::super::testing::served::{Served, ask_by_hand, narrow_pair};
-use super::super::testing::{NAR_PATH, get, handshake_over, head_of, http2_over, nar, nar_from, noise, soon};
+use super::super::testing::{NAR_PATH, get, handshake_over, head_of, http2_over, nar, nar_from, noise, soon, text};
 use crate::metrics::{ConnectionEnd, ResponseEnd};
 use crate::proxy::answer::Answer;
 
@@ -59,6 +59,33 @@ async fn three_mebibytes_go_out_in_full_records_and_few_writes() {
     let metrics = served.end().await;
     assert_eq!(metrics.connections.of(ConnectionEnd::Closed).get(), 1);
     assert_eq!(metrics.response_bytes.total(), 3 << 20);
+}
+
+/// One worker, which runs what was woken last first: the connection, after each answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answers_to_what_was_asked_at_once_go_out_at_once() {
+    let (client, server) = tcp_pair().await;
+    let served = Served::start(server, || text("StorePath: one\n"));
+    let (mut sender, client) = http2_over(handshake_over(client, "h2").await.unwrap(), 1 << 20).await;
+    let written = Arc::clone(&served.written);
+    // On the worker, so that all are asked for before the client's connection has its turn.
+    let asking = tokio::spawn(async move {
+        soon(sender.send_request(get(NAR_PATH))).await.unwrap();
+        let before = written.lock().unwrap().writes;
+        for _ in 0..4 {
+            let asked: Vec<_> = (0..100).map(|_| sender.send_request(get(NAR_PATH))).collect();
+            let answered = soon(futures_util::future::try_join_all(asked)).await.unwrap();
+            for response in answered {
+                assert_eq!(soon(response.into_body().collect()).await.unwrap().to_bytes(), "StorePath: one\n");
+            }
+        }
+        written.lock().unwrap().writes - before
+    });
+    let writes = asking.await.unwrap();
+    // A read of the connection may find half of a hundred; acknowledgements of settings and windows go by themselves.
+    assert!(writes <= 40, "{writes} writes for 4 times 100 answers");
+    soon(client).await.unwrap().unwrap();
+    served.end().await;
 }
 
 #[tokio::test]
