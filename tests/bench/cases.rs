@@ -1,5 +1,6 @@
 //! What is measured: one file for each kind of question, a name for each case.
 
+mod cold_build;
 mod cold_crowd;
 mod cold_nar;
 mod cold_narinfos;
@@ -36,6 +37,8 @@ pub const ALL: &[Case] = &[
     cold_nar::CASE,
     cold_crowd::CASE,
     cold_narinfos::CASE,
+    cold_build::CASE,
+    cold_build::FOUR,
     memory::CASE,
     restart::CASE,
 ];

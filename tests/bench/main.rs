@@ -26,6 +26,7 @@ mod account;
 mod bench;
 mod cases;
 mod client;
+mod closure;
 mod corpus;
 mod load;
 mod machine;
