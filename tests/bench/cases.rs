@@ -5,12 +5,14 @@ mod cold_crowd;
 mod cold_nar;
 mod cold_narinfos;
 mod connections;
+mod demand;
 mod disk;
 mod memory;
 mod missing;
 mod restart;
 mod warm_nar;
 mod warm_narinfo;
+mod waste;
 
 use crate::bench::Bench;
 use crate::options::Options;
@@ -39,6 +41,8 @@ pub const ALL: &[Case] = &[
     cold_narinfos::CASE,
     cold_build::CASE,
     cold_build::FOUR,
+    waste::CASE,
+    demand::CASE,
     memory::CASE,
     restart::CASE,
 ];

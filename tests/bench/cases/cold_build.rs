@@ -65,7 +65,7 @@ fn row(bench: &Bench, name: &str, members: &[Member], distance: Duration) -> Row
 fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>]) -> Sample {
     let server = way.start(bench);
     let url = way::url(bench, server.as_ref());
-    let build = || Build::begin(paths.last().expect("a root"), &url, &bench.public_key).end(paths.len());
+    let build = || Build::begin(bench, paths.last().expect("a root"), &url).end(paths.len());
     bench.origin.forget();
     let before = bench.origin.requests();
     let (cold, cpu) = match &server {

@@ -4,7 +4,9 @@
 //! fresh too. All of it is in memory. Nix has its own defaults but for the sandbox and the build users, which substitution has no
 //! use for.
 
+use crate::bench::Bench;
 use crate::corpus::StorePath;
+use crate::machine;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,17 +23,28 @@ pub struct Build {
 }
 
 impl Build {
-    /// Has a fresh machine get this path from a cache whose paths are signed with this key.
-    pub fn begin(path: &StorePath, substituter: &str, public_key: &str) -> Self {
+    /// Has a fresh machine get this path from a cache. It may use all cores: it is a machine of its own.
+    pub fn begin(bench: &Bench, path: &StorePath, substituter: &str) -> Self {
         let dir = tempfile::tempdir_in(MEMORY).expect("a directory for a machine");
         for part in ["nix", "home", "conf"] {
             fs::create_dir(dir.path().join(part)).expect("a directory");
         }
         let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /nix && exec \"$@\""]).arg(dir.path().join("nix"));
+        let (server, load) = (bench.options.server_core, machine::load_core());
+        let mut command = Command::new("taskset");
+        command
+            .args([
+                "--cpu-list",
+                &format!("{server},{load}"),
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                "mount --bind \"$0\" /nix && exec \"$@\"",
+            ])
+            .arg(dir.path().join("nix"));
         command.args(["nix-store", "--realise", &path.path, "--option", "substituters", substituter]);
-        command.args(["--option", "trusted-public-keys", public_key, "--option", "sandbox", "false"]);
+        command.args(["--option", "trusted-public-keys", &bench.public_key, "--option", "sandbox", "false"]);
         command.args(["--option", "build-users-group", ""]);
         command.env("HOME", dir.path().join("home")).env("NIX_CONF_DIR", dir.path().join("conf"));
         for name in ["NIX_REMOTE", "NIX_CONFIG", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
@@ -39,7 +52,7 @@ impl Build {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log twice")).stderr(log);
         let began = Instant::now();
-        let child = command.current_dir(dir.path()).spawn().expect("unshare runs; tests/bench/run installs it");
+        let child = command.current_dir(dir.path()).spawn().expect("taskset runs; tests/bench/run installs it");
         Self { dir, child, began }
     }
 

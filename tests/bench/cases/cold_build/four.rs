@@ -54,6 +54,6 @@ fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>]) -> Sample {
 /// What the last of so many took that began at the same time.
 fn last_of(bench: &Bench, machines: usize, url: &str, paths: &[Arc<StorePath>]) -> f64 {
     let root = paths.last().expect("a root");
-    let builds: Vec<Build> = (0..machines).map(|_| Build::begin(root, url, &bench.public_key)).collect();
+    let builds: Vec<Build> = (0..machines).map(|_| Build::begin(bench, root, url)).collect();
     builds.into_iter().map(|build| build.end(paths.len())).fold(0.0, f64::max)
 }

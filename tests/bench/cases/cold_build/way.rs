@@ -40,10 +40,19 @@ impl Way {
             Self::Nginx => Kind::Nginx,
             Self::Direct => return None,
         };
-        let tiers = Tiers { memory: 256 << 20, disk: bench.options.size(2 << 30, 256 << 20) };
+        let tiers = Tiers { memory: 256 << 20, disk: disk(bench) };
         let setup = Setup { tiers, ahead: self == Self::Ahead, within: Path::new(MEMORY) };
         Some(Server::start_as(bench, kind, setup))
     }
+}
+
+fn disk(bench: &Bench) -> u64 {
+    bench.options.size(2 << 30, 256 << 20)
+}
+
+/// What may be fetched ahead for one network and not be asked for: as README.md has it.
+pub fn budget(bench: &Bench) -> u64 {
+    (256 << 20).min(disk(bench) / 8)
 }
 
 /// Where a client asks.
