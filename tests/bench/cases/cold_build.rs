@@ -11,7 +11,7 @@ use super::Case;
 use crate::bench::Bench;
 use crate::closure::{self, Member};
 use crate::corpus::StorePath;
-use crate::load::nix::Build;
+use crate::load::nix::{Build, ONE, SIXTEEN};
 use crate::origin::Fetched;
 use crate::rounds::{COLD, COPIES, CPU, NARS, Row, Sample, UPSTREAM, WARM, alternate};
 use std::sync::Arc;
@@ -26,11 +26,13 @@ pub const CASE: Case = Case {
     run: |bench| {
         let (wide, long) = (wide(bench), closure::chain(bench.options.size(50, 5) as usize));
         let large = closure::alone(bench.options.size((64 << 20) - 4096, 17 << 20));
-        let mut rows: Vec<Row> =
-            bench.distances().into_iter().map(|distance| row(bench, "wide", &wide, distance)).collect();
-        rows.push(row(bench, "chain", &long, bench.far()));
-        rows.push(row(bench, "large", &large, bench.far()));
-        rows
+        let near = bench.distances().into_iter().map(|distance| row(bench, ("wide", &wide), distance, ONE));
+        near.chain([
+            row(bench, ("wide", &wide), bench.far(), SIXTEEN),
+            row(bench, ("chain", &long), bench.far(), ONE),
+            row(bench, ("large", &large), bench.far(), ONE),
+        ])
+        .collect()
     },
 };
 
@@ -55,17 +57,17 @@ impl Bench {
     }
 }
 
-fn row(bench: &Bench, name: &str, members: &[Member], distance: Duration) -> Row {
+fn row(bench: &Bench, (name, members): (&str, &[Member]), distance: Duration, at_once: usize) -> Row {
     let paths = bench.closure(name, members);
     let _away = bench.origin.place(distance, WIDTH);
-    let variant = format!("{name}, {} paths, {} ms", paths.len(), distance.as_millis());
-    alternate(bench, (CASE.name, &variant), &mut way::ALL.to_vec(), |way| measure(bench, *way, &paths))
+    let variant = format!("{name}, {} paths, {} ms, {at_once} NARs at a time", paths.len(), distance.as_millis());
+    alternate(bench, (CASE.name, &variant), &mut way::ALL.to_vec(), |way| measure(bench, *way, &paths, at_once))
 }
 
-fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>]) -> Sample {
+fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>], at_once: usize) -> Sample {
     let server = way.start(bench);
     let url = way::url(bench, server.as_ref());
-    let build = || Build::begin(bench, paths.last().expect("a root"), &url).end(paths.len());
+    let build = || Build::begin(bench, paths.last().expect("a root"), &url, at_once).end(paths.len());
     bench.origin.forget();
     let before = bench.origin.requests();
     let (cold, cpu) = match &server {

@@ -7,10 +7,11 @@ use super::cold_build::{WIDTH, wide};
 use crate::bench::Bench;
 use crate::corpus::StorePath;
 use crate::load::curl;
-use crate::load::nix::Build;
+use crate::load::nix::{Build, ONE};
 use crate::peers::Server;
 use crate::rounds::{AFTER_IT, AFTER_IT_ELSEWHERE, FOR_NOTHING, Row, Sample, WITHOUT_IT, alternate};
 use std::sync::Arc;
+use std::time::Instant;
 
 pub const CASE: Case = Case {
     name: "prefetch-waste",
@@ -53,15 +54,18 @@ fn crawl_and_build(
 ) -> (u64, f64) {
     let server = way.start(bench).expect("a way through a server");
     bench.origin.forget();
+    let began = Instant::now();
     curl::get_from(from, &narinfos(&server, crawled), AT_ONCE);
     wait_until_nothing_comes(bench, &server);
     let wasted = bench.origin.fetched().values().map(|fetched| fetched.bytes).sum();
-    assert!(wasted <= way::budget(bench), "{wasted} bytes were fetched for nothing");
+    // As much again comes back in an hour.
+    let granted = way::budget(bench) as f64 * (1.0 + began.elapsed().as_secs_f64() / 3600.0);
+    assert!(wasted as f64 <= granted, "{wasted} bytes were fetched for nothing, of {granted}");
     (wasted, build(bench, Some(&server), built))
 }
 
 fn build(bench: &Bench, server: Option<&Server>, paths: &[Arc<StorePath>]) -> f64 {
-    Build::begin(bench, paths.last().expect("a root"), &way::url(bench, server)).end(paths.len())
+    Build::begin(bench, paths.last().expect("a root"), &way::url(bench, server), ONE).end(paths.len())
 }
 
 pub fn narinfos(server: &Server, paths: &[Arc<StorePath>]) -> Vec<String> {

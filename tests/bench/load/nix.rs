@@ -12,6 +12,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// NARs at a time, as Nix has it unless told otherwise: up to 2.15 as many as `max-jobs`.
+pub const ONE: usize = 1;
+
+/// The same since 2.16: `max-substitution-jobs`.
+pub const SIXTEEN: usize = 16;
+
 /// Where machines and caches are kept in memory.
 pub const MEMORY: &str = "/dev/shm";
 
@@ -23,8 +29,8 @@ pub struct Build {
 }
 
 impl Build {
-    /// Has a fresh machine get this path from a cache. It may use all cores: it is a machine of its own.
-    pub fn begin(bench: &Bench, path: &StorePath, substituter: &str) -> Self {
+    /// Has a fresh machine get this path from a cache, so many NARs at a time. It may use all cores: it is a machine of its own.
+    pub fn begin(bench: &Bench, path: &StorePath, substituter: &str, at_once: usize) -> Self {
         let dir = tempfile::tempdir_in(MEMORY).expect("a directory for a machine");
         for part in ["nix", "home", "conf"] {
             fs::create_dir(dir.path().join(part)).expect("a directory");
@@ -45,7 +51,7 @@ impl Build {
             .arg(dir.path().join("nix"));
         command.args(["nix-store", "--realise", &path.path, "--option", "substituters", substituter]);
         command.args(["--option", "trusted-public-keys", &bench.public_key, "--option", "sandbox", "false"]);
-        command.args(["--option", "build-users-group", ""]);
+        command.args(["--option", "build-users-group", "", "--max-jobs", &at_once.to_string()]);
         command.env("HOME", dir.path().join("home")).env("NIX_CONF_DIR", dir.path().join("conf"));
         for name in ["NIX_REMOTE", "NIX_CONFIG", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
             command.env_remove(name);

@@ -5,7 +5,7 @@ use crate::bench::Bench;
 use crate::cases::Case;
 use crate::cases::cold_build::way::Way;
 use crate::corpus::StorePath;
-use crate::load::nix::Build;
+use crate::load::nix::{Build, ONE};
 use crate::rounds::{
     COPIES, FOUR_TO_ONE, LAST_OF_FOUR, LAST_OF_FOUR_WARM, NARS, ONE_ALONE, Row, Sample, UPSTREAM, alternate,
 };
@@ -54,6 +54,6 @@ fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>]) -> Sample {
 /// What the last of so many took that began at the same time.
 fn last_of(bench: &Bench, machines: usize, url: &str, paths: &[Arc<StorePath>]) -> f64 {
     let root = paths.last().expect("a root");
-    let builds: Vec<Build> = (0..machines).map(|_| Build::begin(bench, root, url)).collect();
+    let builds: Vec<Build> = (0..machines).map(|_| Build::begin(bench, root, url, ONE)).collect();
     builds.into_iter().map(|build| build.end(paths.len())).fold(0.0, f64::max)
 }
