@@ -51,7 +51,7 @@ pub const FOR_NOTHING: Metric = less("MiB fetched for nothing");
 pub const AFTER_IT: Metric = less("build from that network then s");
 pub const AFTER_IT_ELSEWHERE: Metric = less("build from another network then s");
 pub const WITHOUT_IT: Metric = less("build without all that s");
-pub const MEDIAN_DONE: Metric = less("median done s");
+pub const MEDIAN_DONE: Metric = less("median download s");
 pub const AHEAD: Metric = more("MiB fetched besides");
 
 /// The numbers of one measurement, the most telling one first.

@@ -182,10 +182,19 @@ fn what_waits_is_bounded_and_leaves_after_a_minute() {
     }
     assert_eq!(rig.book.waiting.len(), MOST_WAITING);
     assert!(rig.book.lanes[&one].stack.len() <= 2 * MOST_WAITING);
-    rig.offer(200_000, &other, MIB, 0);
-    assert_eq!(rig.book.waiting.len(), MOST_WAITING, "another's room is not taken");
+    for key in 200_000..200_100 {
+        rig.offer(key, &other, MIB, 100 * MIB);
+    }
+    assert_eq!(rig.book.waiting.len(), MOST_WAITING);
+    assert_eq!(rig.all(), (200_000..200_100).rev().take(24).collect::<Vec<_>>(), "who asks for little is not kept out");
+    for key in 100_000..110_000 {
+        rig.offer(key, &one, MIB, 0);
+    }
+    let kept = (200_000..200_076).filter(|key| rig.book.waiting.contains_key(key)).count();
+    assert_eq!(kept, 76, "nor pushed out");
     rig.later(61);
-    assert_eq!(rig.next(), None);
+    (200_076..200_100).for_each(|key| rig.fetched(key, MIB));
+    assert_eq!(rig.all(), []);
     assert!(!rig.book.has_waiting());
     assert!(rig.book.turns.is_empty());
 }
