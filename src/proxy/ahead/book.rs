@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each network of clients has a credit for each upstream, and all together have one. What is fetched is taken off it, what
-//! is then asked for is given back with as much again: a build that takes what it asked about is never held up, and who
-//! asks about everything and takes nothing uses its credit up, once. Of what waits for one client the newest goes first: Nix
+//! is then asked for is given back with as much again: a build that takes what it asked about is never held up. Who
+//! asks about everything and takes nothing uses up three quarters of the credit, and who comes then has three quarters of the rest. Of what waits for one client the newest goes first: Nix
 //! asks from the roots of a closure to its leaves, and takes the leaves first.
 //!
 //! Pure: no clock of its own, no I/O, no tasks.
@@ -133,6 +133,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         }
         self.make_room();
         let Some(lane) = self.lanes.get_mut(&waits.lane) else { return };
+        lane.credit.asked(now);
         if !std::mem::replace(&mut lane.has_turn, true) {
             self.turns.push_back(waits.lane.clone());
         }
