@@ -7,8 +7,9 @@ use tokio::time::Instant;
 /// In which time a credit that was used up for nothing comes back.
 const RECOVERY: Duration = Duration::from_secs(3600);
 
-/// Who asks for nothing so long has come to an end of what it asked about.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Who asks for nothing so long has come to an end of what it asked about. Longer than Nix waits for an upstream between two levels
+/// of a closure; where that takes longer still, less is kept.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is left of something, in its own unit.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,8 @@ use crate::load::nix::{Build, ONE};
 use crate::peers::Server;
 use crate::rounds::{AFTER_IT, AFTER_IT_ELSEWHERE, FOR_NOTHING, Row, Sample, WITHOUT_IT, alternate};
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 pub const CASE: Case = Case {
     name: "prefetch-waste",
@@ -61,6 +62,8 @@ fn crawl_and_build(
     // As much again comes back in an hour.
     let granted = way::budget(bench) as f64 * (1.0 + began.elapsed().as_secs_f64() / 3600.0);
     assert!(wasted as f64 <= granted, "{wasted} bytes were fetched for nothing, of {granted}");
+    // Somebody comes a moment later.
+    sleep(Duration::from_secs(1));
     (wasted, build(bench, Some(&server), built))
 }
 

@@ -23,7 +23,7 @@ fn run(bench: &Bench) -> Row {
     let paths = bench.closure("wide", &wide(bench));
     let _away = bench.origin.place(bench.far(), WIDTH);
     let variant = format!("{} paths, {} ms", paths.len(), bench.far().as_millis());
-    alternate(bench, (CASE.name, &variant), &mut [Way::Ahead, Way::Nginx], |way| measure(bench, *way, &paths))
+    alternate(bench, (CASE.name, &variant), &mut [Way::Ahead], |way| measure(bench, *way, &paths))
 }
 
 fn measure(bench: &Bench, way: Way, paths: &[Arc<StorePath>]) -> Sample {
