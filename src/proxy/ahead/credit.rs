@@ -103,8 +103,8 @@ mod tests {
         let now = Instant::now();
         let mut credit = Credit::full(1000, now);
         let mut taken = Vec::new();
-        for second in [0, 1, 3, 10] {
-            let now = now + Duration::from_secs(second);
+        for milliseconds in [0, 400, 3000, 10_000] {
+            let now = now + Duration::from_millis(milliseconds);
             credit.asked(now);
             taken.push((0..1000).filter(|_| credit.take(1, now)).count());
         }
