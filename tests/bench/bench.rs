@@ -1,5 +1,6 @@
 //! What all cases share: the options, the origin, the makers of corpora and certificates, directories and ports.
 
+use crate::closure::Member;
 use crate::corpus::{Maker, StorePath};
 use crate::options::Options;
 use crate::origin::Origin;
@@ -64,10 +65,17 @@ impl Bench {
 
     /// Paths with files of these sizes, which the origin has from now on.
     pub fn family(&self, name: &str, sizes: &[u64]) -> Vec<Arc<StorePath>> {
-        let paths: Vec<Arc<StorePath>> = self.maker.family(name, sizes).into_iter().map(Arc::new).collect();
-        for path in &paths {
-            self.origin.publish(path);
-        }
+        self.published(self.maker.family(name, sizes))
+    }
+
+    /// The paths of a closure, which the origin has from now on; the last is its root.
+    pub fn closure(&self, name: &str, members: &[Member]) -> Vec<Arc<StorePath>> {
+        self.published(self.maker.closure(name, members))
+    }
+
+    fn published(&self, paths: Vec<StorePath>) -> Vec<Arc<StorePath>> {
+        let paths: Vec<Arc<StorePath>> = paths.into_iter().map(Arc::new).collect();
+        paths.iter().for_each(|path| self.origin.publish(path));
         paths
     }
 

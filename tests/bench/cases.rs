@@ -1,15 +1,18 @@
 //! What is measured: one file for each kind of question, a name for each case.
 
+mod cold_build;
 mod cold_crowd;
 mod cold_nar;
 mod cold_narinfos;
 mod connections;
+mod demand;
 mod disk;
 mod memory;
 mod missing;
 mod restart;
 mod warm_nar;
 mod warm_narinfo;
+mod waste;
 
 use crate::bench::Bench;
 use crate::options::Options;
@@ -36,6 +39,12 @@ pub const ALL: &[Case] = &[
     cold_nar::CASE,
     cold_crowd::CASE,
     cold_narinfos::CASE,
+    cold_build::WIDE,
+    cold_build::CHAIN,
+    cold_build::LARGE,
+    cold_build::FOUR,
+    waste::CASE,
+    demand::CASE,
     memory::CASE,
     restart::CASE,
 ];

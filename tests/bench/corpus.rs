@@ -4,6 +4,7 @@
 //! gigabytes cost the origin no memory and no disk. `Compression` is none, so FileHash is NarHash and both are checked
 //! against real bytes. Out of scope: compressed files. They would be served by the same code, and take minutes to make.
 
+use crate::closure::Member;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -117,6 +118,8 @@ fn copy(from: &[u8], into: &mut [u8]) -> usize {
 
 /// A store path.
 pub struct StorePath {
+    /// `/nix/store/…`
+    pub path: String,
     /// The 32 digits that narinfos are asked for by.
     pub hash: String,
     /// Its NAR.
@@ -129,13 +132,12 @@ pub struct StorePath {
 
 impl StorePath {
     /// The n-th path of a family, whose NAR holds a file of this size.
-    fn new(family: &str, n: usize, size: u64, key: &SigningKey) -> Self {
+    fn new(family: &str, n: usize, size: u64, references: &[usize], key: &SigningKey) -> Self {
         let base = base_name(family, n);
         let seed = Sha256::of(format!("{base} {size}").as_bytes());
         let nar = Nar::new(u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("eight bytes")), size);
         let digest = nar.digest().nix32();
-        // As many as a usual path of nixpkgs has.
-        let mut references: Vec<String> = (n.saturating_sub(7)..=n).map(|other| base_name(family, other)).collect();
+        let mut references: Vec<String> = references.iter().map(|other| base_name(family, *other)).collect();
         references.sort();
         let full: Vec<String> = references.iter().map(|name| format!("/nix/store/{name}")).collect();
         let fingerprint = format!("1;/nix/store/{base};sha256:{digest};{};{}", nar.len(), full.join(","));
@@ -148,7 +150,7 @@ impl StorePath {
             references = references.join(" "),
             deriver = base_name("deriver", n),
         );
-        Self { hash: base[..32].to_owned(), nar, digest, narinfo }
+        Self { path: format!("/nix/store/{base}"), hash: base[..32].to_owned(), nar, digest, narinfo }
     }
 
     /// What a client asks for to have the narinfo.
@@ -181,9 +183,16 @@ impl Maker {
         format!("{KEY_NAME}:{}", STANDARD.encode(self.0.verifying_key().as_bytes()))
     }
 
-    /// A path for each of these sizes of its file.
+    /// A path for each of these sizes of its file. Each refers to as many others as a usual path of nixpkgs does.
     pub fn family(&self, name: &str, sizes: &[u64]) -> Vec<StorePath> {
-        sizes.iter().enumerate().map(|(n, size)| StorePath::new(name, n, *size, &self.0)).collect()
+        let references = |n: usize| (n.saturating_sub(7)..=n).collect::<Vec<_>>();
+        sizes.iter().enumerate().map(|(n, size)| StorePath::new(name, n, *size, &references(n), &self.0)).collect()
+    }
+
+    /// A path for each of these members of a closure.
+    pub fn closure(&self, name: &str, members: &[Member]) -> Vec<StorePath> {
+        let path = |(n, member): (usize, &Member)| StorePath::new(name, n, member.size, &member.references, &self.0);
+        members.iter().enumerate().map(path).collect()
     }
 }
 

@@ -1,7 +1,8 @@
-//! The programs that ask: h2load and wrk for many requests, curl for single ones. They run on this program's core.
+//! The programs that ask: h2load and wrk for many requests, curl for single ones, Nix for builds. They run on this program's core.
 
 pub mod curl;
 pub mod h2load;
+pub mod nix;
 pub mod wrk;
 
 use std::process::Command;

@@ -13,6 +13,11 @@ pub fn cores() -> (usize, usize) {
     (*all.first().expect("a core"), *all.last().expect("a core"))
 }
 
+/// The core of the load, once this program is bound to it.
+pub fn load_core() -> usize {
+    cores().1
+}
+
 fn range(text: &str) -> std::ops::RangeInclusive<usize> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     first.parse().expect("the number of a core")..=last.parse().expect("the number of a core")

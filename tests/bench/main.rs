@@ -7,7 +7,7 @@
 //! The flow: [`namespace`] starts this program again in a network namespace of its own, bound to one core. There it makes a
 //! [`corpus`], is the [`origin`] itself, and goes through the [`cases`]. Each case starts the [`peers`] that can do its job,
 //! bound to another core, and measures them in turn ([`rounds`]): a [`load`] program asks, [`account`] reads what the
-//! server's processes took. [`report`] prints a table with the ratios, and writes JSON.
+//! server's processes took. In some cases real Nix gets the paths of a [`closure`]. [`report`] prints a table with the ratios, and writes JSON.
 //!
 //! CPU time of the server comes first because it is what a small machine can tell best: the load runs on another core, and
 //! whatever slows it down makes a rate smaller, not a cost. With `--short` everything is tiny, and that it runs is all
@@ -26,6 +26,7 @@ mod account;
 mod bench;
 mod cases;
 mod client;
+mod closure;
 mod corpus;
 mod load;
 mod machine;

@@ -1,7 +1,7 @@
 //! The origin behind all servers: a binary cache over plain HTTP/1.1 in this program, with a distance and a width.
 //!
 //! The distance is a round trip, which a new connection costs once more than a kept one; the width is bytes per second of
-//! each connection. Every request is counted. Out of scope: TLS to the origin, which costs every server the same.
+//! each connection. Every request is counted, and every byte of each NAR. Out of scope: TLS to the origin, which costs every server the same.
 
 use crate::corpus::StorePath;
 use crate::namespace;
@@ -30,8 +30,18 @@ struct State {
     objects: Mutex<HashMap<String, Object>>,
     requests: AtomicU64,
     nars: AtomicU64,
+    /// What was asked of each NAR since [`Origin::forget`], by its target.
+    fetched: Mutex<HashMap<String, Fetched>>,
     distance: AtomicU64,
     width: AtomicU64,
+}
+
+/// What was asked of a NAR.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Fetched {
+    pub requests: u64,
+    /// Of its body, over all requests: a NAR that is fetched in parts comes in several.
+    pub bytes: u64,
 }
 
 #[derive(Clone)]
@@ -81,6 +91,16 @@ impl Origin {
     pub fn nar_requests(&self) -> u64 {
         self.state.nars.load(Relaxed)
     }
+
+    /// What was asked of each NAR since [`Self::forget`], by its target.
+    pub fn fetched(&self) -> HashMap<String, Fetched> {
+        self.state.fetched.lock().expect("no panic").clone()
+    }
+
+    /// Begins to count NARs anew.
+    pub fn forget(&self) {
+        self.state.fetched.lock().expect("no panic").clear();
+    }
 }
 
 /// As long as this is there, the origin is far.
@@ -90,6 +110,15 @@ impl Drop for Away<'_> {
     fn drop(&mut self) {
         self.0.distance.store(0, Relaxed);
         self.0.width.store(0, Relaxed);
+    }
+}
+
+impl State {
+    fn count(&self, target: &str, requests: u64, bytes: u64) {
+        let mut fetched = self.fetched.lock().expect("no panic");
+        let fetched = fetched.entry(target.to_owned()).or_default();
+        fetched.requests += requests;
+        fetched.bytes += bytes;
     }
 }
 
@@ -118,7 +147,8 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
             Some(Object::Text(text)) => write_text(&mut stream, &request, "200 OK", &text).await?,
             Some(Object::Nar(path)) => {
                 state.nars.fetch_add(1, Relaxed);
-                write_nar(&mut stream, &request, &path, state.width.load(Relaxed)).await?;
+                state.count(&request.target, 1, 0);
+                write_nar(&mut stream, &request, &path, state).await?;
             }
         }
     }
@@ -164,8 +194,9 @@ async fn write_nar(
     stream: &mut BufReader<TcpStream>,
     request: &Request,
     path: &StorePath,
-    width: u64,
+    state: &State,
 ) -> io::Result<()> {
+    let width = state.width.load(Relaxed);
     let length = path.nar.len();
     let part = request.range.as_deref().and_then(|range| parse_range(range, length));
     let (from, to) = part.unwrap_or((0, length));
@@ -191,6 +222,7 @@ async fn write_nar(
             sleep_until(began + Duration::from_secs_f64((at - from) as f64 / width as f64)).await;
         }
         stream.write_all(&buffer[..piece]).await?;
+        state.count(&request.target, 0, piece as u64);
     }
     Ok(())
 }

@@ -91,6 +91,18 @@ pub struct Place<'a> {
     /// What signs the corpus.
     pub public_key: &'a str,
     pub tiers: Tiers,
+    /// The largest NAR that snowbank fetches ahead.
+    pub prefetch: &'static str,
+}
+
+/// How a server is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    pub tiers: Tiers,
+    /// Whether snowbank fetches NARs ahead.
+    pub ahead: bool,
+    /// Where its directory is made.
+    pub within: &'a Path,
 }
 
 /// A running server; killed on drop.
@@ -110,8 +122,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Starts it with nothing cached, and waits until it answers and does nothing else.
+    ///
+    /// It fetches nothing ahead: the others do not, and most clients here take no NAR of the narinfos they ask for.
     pub fn start(bench: &Bench, kind: Kind, tiers: Tiers) -> Self {
-        let dir = tempfile::tempdir_in(bench.dir()).expect("a directory for a server");
+        Self::start_as(bench, kind, Setup { tiers, ahead: false, within: bench.dir() })
+    }
+
+    /// The same, set up as told.
+    pub fn start_as(bench: &Bench, kind: Kind, Setup { tiers, ahead, within }: Setup<'_>) -> Self {
+        let dir = tempfile::tempdir_in(within).expect("a directory for a server");
         let (tls, plain) = bench.ports();
         let files = bench.certificate();
         let place = Place {
@@ -124,6 +143,7 @@ impl Server {
             both: &files.both,
             public_key: &bench.public_key,
             tiers,
+            prefetch: if ahead { "64 MiB" } else { "0 B" },
         };
         let arguments = match kind {
             Kind::Snowbank => snowbank::configure(&place),

@@ -10,14 +10,14 @@ use time::OffsetDateTime;
 
 /// One number of one server over all rounds.
 struct Figure {
-    kind: Kind,
+    name: &'static str,
     samples: Vec<f64>,
     median: f64,
     best: f64,
 }
 
 impl Figure {
-    fn of(metric: Metric, kind: Kind, samples: &[Sample]) -> Option<Self> {
+    fn of(metric: Metric, name: &'static str, samples: &[Sample]) -> Option<Self> {
         let value = |sample: &Sample| sample.iter().find(|(other, _)| *other == metric).map(|(_, value)| *value);
         let samples: Vec<f64> = samples.iter().filter_map(value).collect();
         let mut sorted = samples.clone();
@@ -27,7 +27,7 @@ impl Figure {
         let middle = sorted.len() / 2;
         let median =
             if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
-        Some(Self { kind, samples, median, best })
+        Some(Self { name, samples, median, best })
     }
 }
 
@@ -36,7 +36,7 @@ fn figures(row: &Row) -> Vec<(Metric, Vec<Figure>)> {
         row.series.first().and_then(|(_, samples)| samples.first()).into_iter().flatten().map(|(metric, _)| *metric);
     metrics
         .map(|metric| {
-            (metric, row.series.iter().filter_map(|(kind, samples)| Figure::of(metric, *kind, samples)).collect())
+            (metric, row.series.iter().filter_map(|(name, samples)| Figure::of(metric, name, samples)).collect())
         })
         .collect()
 }
@@ -45,14 +45,14 @@ fn figures(row: &Row) -> Vec<(Metric, Vec<Figure>)> {
 /// median and of snowbank's best round to its best.
 pub fn table(row: &Row) -> String {
     let mut text = format!("\n{}: {}\n{:36}", row.case, row.variant, "  median (ratio of medians, of best)");
-    for (kind, _) in &row.series {
-        let _ = write!(text, "{:>26}", kind.name());
+    for (name, _) in &row.series {
+        let _ = write!(text, "{name:>26}");
     }
     for (metric, figures) in figures(row) {
         let _ = write!(text, "\n  {:34}", metric.name);
-        let own = figures.iter().find(|figure| figure.kind == Kind::Snowbank);
+        let own = figures.iter().find(|figure| figure.name == Kind::Snowbank.name());
         for figure in &figures {
-            let ratios = own.filter(|own| own.kind != figure.kind).and_then(|own| {
+            let ratios = own.filter(|own| own.name != figure.name).and_then(|own| {
                 let (median, best) = (ratio(own.median, figure.median)?, ratio(own.best, figure.best)?);
                 Some(format!(" ({median:.2} x, {best:.2} x)"))
             });
@@ -136,9 +136,9 @@ fn command(bench: &Bench) -> String {
 
 fn in_json(row: &Row) -> Value {
     let metrics = figures(row).into_iter().map(|(metric, figures)| {
-        let own = figures.iter().find(|figure| figure.kind == Kind::Snowbank).map(|own| (own.median, own.best));
+        let own = figures.iter().find(|figure| figure.name == Kind::Snowbank.name()).map(|own| (own.median, own.best));
         let servers = figures.iter().map(|figure| {
-            let ratios = own.filter(|_| figure.kind != Kind::Snowbank);
+            let ratios = own.filter(|_| figure.name != Kind::Snowbank.name());
             let value = json!({
                 "samples": figure.samples,
                 "median": figure.median,
@@ -146,7 +146,7 @@ fn in_json(row: &Row) -> Value {
                 "ratio_of_medians": ratios.and_then(|(median, _)| ratio(median, figure.median)),
                 "ratio_of_best": ratios.and_then(|(_, best)| ratio(best, figure.best)),
             });
-            (figure.kind.name().to_owned(), value)
+            (figure.name.to_owned(), value)
         });
         let servers: serde_json::Map<String, Value> = servers.collect();
         json!({ "name": metric.name, "more_is_better": metric.more_is_better, "servers": servers })

@@ -39,6 +39,20 @@ pub const KEPT: Metric = more("kept %");
 pub const CPU_AT_8: Metric = less("CPU µs/request at 8 connections");
 pub const CPU_AT_512: Metric = less("CPU µs/request at 512 connections");
 pub const CPU_512_TO_8: Metric = less("512 connections to 8");
+pub const COLD: Metric = less("cold s");
+pub const WARM: Metric = less("warm s");
+pub const NARS: Metric = less("NARs from upstream");
+pub const COPIES: Metric = less("copies of the NAR fetched most");
+pub const LAST_OF_FOUR: Metric = less("four at once: last one done s");
+pub const ONE_ALONE: Metric = less("one alone s");
+pub const FOUR_TO_ONE: Metric = less("four to one");
+pub const LAST_OF_FOUR_WARM: Metric = less("four at once, warm: last one done s");
+pub const FOR_NOTHING: Metric = less("MiB fetched for nothing");
+pub const AFTER_IT: Metric = less("build from that network then s");
+pub const AFTER_IT_ELSEWHERE: Metric = less("build from another network then s");
+pub const WITHOUT_IT: Metric = less("build without all that s");
+pub const MEDIAN_DONE: Metric = less("median download s");
+pub const AHEAD: Metric = more("MiB fetched besides");
 
 /// The numbers of one measurement, the most telling one first.
 pub type Sample = Vec<(Metric, f64)>;
@@ -47,23 +61,24 @@ pub type Sample = Vec<(Metric, f64)>;
 pub struct Row {
     pub case: &'static str,
     pub variant: String,
-    pub series: Vec<(Kind, Vec<Sample>)>,
+    pub series: Vec<(&'static str, Vec<Sample>)>,
 }
 
-/// Who takes part: a running server, or the kind of one that each measurement starts anew.
+/// Who takes part: a running server, the kind of one that each measurement starts anew, or a way to come to a build.
 pub trait Contender {
-    fn kind(&self) -> Kind;
+    /// What it is called in the report.
+    fn name(&self) -> &'static str;
 }
 
 impl Contender for Server {
-    fn kind(&self) -> Kind {
-        self.kind
+    fn name(&self) -> &'static str {
+        self.kind.name()
     }
 }
 
 impl Contender for Kind {
-    fn kind(&self) -> Kind {
-        *self
+    fn name(&self) -> &'static str {
+        Kind::name(*self)
     }
 }
 
@@ -74,12 +89,12 @@ pub fn alternate<T: Contender>(
     contenders: &mut [T],
     mut measure: impl FnMut(&mut T) -> Sample,
 ) -> Row {
-    let mut series: Vec<(Kind, Vec<Sample>)> = contenders.iter().map(|one| (one.kind(), Vec::new())).collect();
+    let mut series: Vec<(&'static str, Vec<Sample>)> = contenders.iter().map(|one| (one.name(), Vec::new())).collect();
     for round in 1..=bench.options.rounds() {
-        for (contender, (kind, samples)) in contenders.iter_mut().zip(&mut series) {
+        for (contender, (name, samples)) in contenders.iter_mut().zip(&mut series) {
             let sample = measure(contender);
             let (metric, value) = sample.first().expect("a number");
-            eprintln!("    {case}, {variant}, round {round}, {}: {value:.4} {}", kind.name(), metric.name);
+            eprintln!("    {case}, {variant}, round {round}, {name}: {value:.4} {}", metric.name);
             samples.push(sample);
         }
     }

@@ -130,7 +130,8 @@ async fn a_crawler_costs_the_budget_and_a_build_after_it_has_its_nars_at_hand() 
     }
     until(&snowbank, Count::Prefetching, |running| running == 0).await;
     let cost = snowbank.counter(Count::Prefetched);
-    assert!((2 << 20) - file <= cost && cost <= (2 << 20) + file, "{cost}");
+    let most = (2 << 20) / 4 * 3;
+    assert!(most - file <= cost && cost <= most + file, "all but a quarter, which is for whoever comes then: {cost}");
     // Somebody else from there, who takes what he asks about, the last first.
     for object in built {
         client.get(&object.narinfo_target()).await.expect(200);

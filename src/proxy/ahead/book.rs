@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each network of clients has a credit for each upstream, and all together have one. What is fetched is taken off it, what
-//! is then asked for is given back with as much again: a build that takes what it asked about is never held up, and who
-//! asks about everything and takes nothing uses its credit up, once. Of what waits for one client the newest goes first: Nix
+//! is then asked for is given back with as much again: a build that takes what it asked about is never held up. Who
+//! asks about everything and takes nothing uses up three quarters of the credit, and who comes then has three quarters of the rest. Of what waits for one client the newest goes first: Nix
 //! asks from the roots of a closure to its leaves, and takes the leaves first.
 //!
 //! Pure: no clock of its own, no I/O, no tasks.
@@ -131,15 +131,9 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         if known || self.unwanted.contains_key(&key) || !self.make_lane(&waits.lane, budget, now) {
             return;
         }
-        let full = self.waiting.len() >= MOST_WAITING;
+        self.make_room();
         let Some(lane) = self.lanes.get_mut(&waits.lane) else { return };
-        if full {
-            // Room is made in its own lane only: a crowd of questions pushes out nothing of others.
-            match lane.stack.pop_front() {
-                Some(oldest) => _ = self.waiting.remove(&oldest),
-                None => return,
-            }
-        }
+        lane.credit.asked(now);
         if !std::mem::replace(&mut lane.has_turn, true) {
             self.turns.push_back(waits.lane.clone());
         }
@@ -148,6 +142,16 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             lane.stack.retain(|key| self.waiting.contains_key(key));
         }
         self.waiting.insert(key, (now, waits));
+    }
+
+    /// Makes room for one more where there is none: in the lane in which most waits, so that a crowd of questions neither pushes out
+    /// those of others nor keeps them out.
+    fn make_room(&mut self) {
+        while self.waiting.len() >= MOST_WAITING {
+            let longest = self.lanes.values_mut().max_by_key(|lane| lane.stack.len());
+            let Some(oldest) = longest.and_then(|lane| lane.stack.pop_front()) else { return };
+            self.waiting.remove(&oldest);
+        }
     }
 
     fn make_lane(&mut self, id: &LaneId, budget: u64, now: Instant) -> bool {

@@ -7,11 +7,19 @@ use tokio::time::Instant;
 /// In which time a credit that was used up for nothing comes back.
 const RECOVERY: Duration = Duration::from_secs(3600);
 
+/// Who asks for nothing so long has come to an end of what it asked about. Longer than Nix waits for an upstream between two levels
+/// of a closure; where that takes longer still, less is kept.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What is left of something, in its own unit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Credit {
     left: u64,
     most: u64,
+    /// What is kept for who comes after whoever asks now.
+    kept: u64,
+    /// When somebody asked last.
+    asked: Instant,
     /// Up to when what comes back with time was added.
     at: Instant,
 }
@@ -19,13 +27,24 @@ pub(super) struct Credit {
 impl Credit {
     /// All of it.
     pub(super) fn full(most: u64, now: Instant) -> Self {
-        Self { left: most, most, at: now }
+        Self { left: most, most, kept: 0, asked: now, at: now }
     }
 
-    /// Takes so much off, if that much is left.
+    /// Somebody asks, who may have something taken off. After a pause it is somebody else, or about something else: of what is left then
+    /// a quarter is kept for the next one, so that who takes nothing leaves something for who does.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.recover(now);
+        let is_another = now.saturating_duration_since(std::mem::replace(&mut self.asked, now)) >= PAUSE;
+        if is_another || self.left == self.most {
+            self.kept = self.left / 4;
+        }
+    }
+
+    /// Takes so much off, if that much is left beside what is kept. All of it at once is for anybody.
     pub(super) fn take(&mut self, amount: u64, now: Instant) -> bool {
         self.recover(now);
-        let enough = self.left >= amount;
+        let kept = if self.left == self.most { 0 } else { self.kept };
+        let enough = self.left.saturating_sub(kept) >= amount;
         if enough {
             self.left -= amount;
         }
@@ -41,7 +60,7 @@ impl Credit {
     pub(super) fn resize(&mut self, most: u64) {
         if most != self.most {
             self.left = most.saturating_sub(self.most - self.left);
-            self.most = most;
+            (self.most, self.kept) = (most, self.kept.min(self.left));
         }
     }
 
@@ -77,6 +96,22 @@ mod tests {
         assert!(!credit.is_full(now + Duration::from_secs(3659)) && credit.is_full(now + Duration::from_secs(3661)));
         credit.give(1 << 40);
         assert!(credit.take(3600, minute) && !credit.take(1, minute), "never more than the most");
+    }
+
+    #[test]
+    fn who_comes_later_finds_a_part_of_it() {
+        let now = Instant::now();
+        let mut credit = Credit::full(1000, now);
+        let mut taken = Vec::new();
+        for milliseconds in [0, 400, 3000, 10_000] {
+            let now = now + Duration::from_millis(milliseconds);
+            credit.asked(now);
+            taken.push((0..1000).filter(|_| credit.take(1, now)).count());
+        }
+        assert_eq!(taken, [750, 0, 188, 47 + 1], "one came back with time");
+        let mut whole = Credit::full(1000, now);
+        whole.asked(now);
+        assert!(whole.take(1000, now) && !whole.take(1, now));
     }
 
     #[test]

@@ -13,7 +13,13 @@ pub struct Download {
 
 /// Gets all of these over HTTP/1.1, so many at a time, by one process.
 pub fn get(urls: &[String], at_once: usize) -> Vec<Download> {
+    get_from("127.0.0.1", urls, at_once)
+}
+
+/// The same from another address of loopback.
+pub fn get_from(address: &str, urls: &[String], at_once: usize) -> Vec<Download> {
     let mut command = Command::new("curl");
+    command.args(["--interface", address]);
     command.args(["--silent", "--show-error", "--insecure", "--http1.1", "--fail", "--no-progress-meter"]);
     command.args(["--parallel", "--parallel-immediate", "--parallel-max", &at_once.to_string()]);
     command.args(["--write-out", "%{time_starttransfer} %{time_total} %{size_download}\n"]);

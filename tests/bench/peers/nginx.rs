@@ -1,7 +1,8 @@
 //! nginx with everything that helps it here: cache lock, kept connections to the origin, open files remembered, sendfile.
 //!
 //! One worker, because it has one core. The cache may grow as it likes: no case measures eviction. The lock is held for as
-//! long as a fill takes; its default of 5 seconds would send every waiting client to the origin.
+//! long as a fill takes; its default of 5 seconds would send every waiting client to the origin. Without `tcp_nopush`: with it, the
+//! end of a NAR of 100 KB from its cache stays in the kernel for 12 ms, without TLS.
 
 use super::Place;
 use std::fs;
@@ -34,7 +35,6 @@ http {{
     access_log off;
     default_type application/octet-stream;
     sendfile on;
-    tcp_nopush on;
     tcp_nodelay on;
     keepalive_requests 100000000;
     http2_max_concurrent_streams 256;

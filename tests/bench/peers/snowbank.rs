@@ -1,4 +1,4 @@
-//! snowbank as it comes, with the bounds of the case; without access log and without fetching ahead, as the others.
+//! snowbank as it comes, with the bounds of the case; without access log, and without fetching ahead where a case is not about that.
 
 use super::Place;
 use std::fs;
@@ -7,7 +7,7 @@ use std::fs;
 pub const DISK_OPEN: &str = "disk tier open";
 
 pub fn configure(place: &Place<'_>) -> Vec<String> {
-    let Place { tls, plain, origin, public_key, .. } = place;
+    let Place { tls, plain, origin, public_key, prefetch, .. } = place;
     let text = format!(
         r#"
 [[listen]]
@@ -30,7 +30,7 @@ disk = "{disk} B"
 
 [cache]
 negative_ttl = "60 s"
-prefetch = "0 B"                         # the others fetch nothing ahead, and the clients here take no NAR of the narinfos they ask for
+prefetch = "{prefetch}"
 
 [tls]
 names = ["localhost"]
