@@ -1,6 +1,9 @@
 //! What is known of an upstream that matters to who asks for one body in parts, over several connections.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Upstream;
 use super::turns::bulk;
@@ -20,9 +23,11 @@ impl Upstream {
         self.no_ranges.note(0);
     }
 
-    /// Whether a quarter of the connections for NARs is idle.
-    pub fn has_connections_to_spare(&self) -> bool {
-        self.bulk_permits.available_permits() > bulk(&self.options, self.careful.load(Ordering::Relaxed)) / 4
+    /// The permit of a connection for a part, while a quarter of those for NARs is idle.
+    pub fn spare_connection(&self) -> Option<OwnedSemaphorePermit> {
+        let quarter = bulk(&self.options, self.careful.load(Ordering::Relaxed)) / 4;
+        let has_spare = self.bulk_permits.available_permits() > quarter;
+        has_spare.then(|| Arc::clone(&self.bulk_permits).try_acquire_owned().ok()).flatten()
     }
 
     /// How wide one body is best fetched, where that was found out a short while ago.
