@@ -164,7 +164,8 @@ async fn what_nobody_reads_does_not_tell_how_many_connections_are_worth_it() {
         origin.serve(&object.file_target(), metered(&object.file));
     }
     let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
-    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).prefetching().start();
+    let room = "disk = \"512 MiB\"\nmemory = \"64 MiB\"";
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).store(room).prefetching().start();
     snowbank.wait_for_disk();
     snowbank.https().get(&object.narinfo_target()).await.expect(200);
     eventually("it is fetched ahead", async || snowbank.counter(Count::Prefetched) >= SIZE as u64).await;
