@@ -59,8 +59,8 @@ impl Parts {
 
 /// The last byte of the first part of a body of which this is wanted; `None` where all of it is to be asked for at once.
 pub(super) fn first_part(source: &Source, from: u64, size: Option<u64>) -> Option<u64> {
-    let is_large = size.is_some_and(|size| size >= from.saturating_add(LEAST));
-    (is_large && source.upstream.answers_ranges()).then(|| from + FIRST - 1)
+    let (upstream, is_large) = (&source.upstream, size.is_some_and(|size| size >= from.saturating_add(LEAST)));
+    (is_large && upstream.answers_ranges() && upstream.width() != Some(0)).then(|| from + FIRST - 1)
 }
 
 /// A body that is read in order, however it comes.
@@ -145,7 +145,11 @@ impl Wide {
             };
             let goes_on = match (end, self.until) {
                 (None, Some(_)) => self.advance().await?,
-                (Some(Err(_)), Some(_)) if matches!(self.now, Now::Part(_)) => self.rest().await,
+                (Some(Err(_)), Some(_)) if matches!(self.now, Now::Part(_)) => {
+                    // Whoever refuses so many connections must not be asked for them with each body.
+                    self.whole.source.upstream.is_best_at(0);
+                    self.rest().await
+                }
                 (end, _) => return end,
             };
             if let Err(error) = goes_on {

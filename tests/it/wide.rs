@@ -25,7 +25,7 @@ fn start() -> (Origin, Object, Snowbank) {
     let object = Object::new("large", SIZE);
     origin.publish(&object, &key());
     origin.serve(&object.file_target(), metered(&object.file));
-    let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
+    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
     let snowbank = Setup::new().upstream_with(&origin.url(), &keys).start();
     snowbank.wait_for_disk();
     (origin, object, snowbank)
@@ -84,18 +84,27 @@ async fn a_part_that_breaks_off_is_asked_for_once_more_from_there() {
 }
 
 #[tokio::test]
-async fn parts_that_are_refused_come_over_one_connection_in_the_end() {
+async fn parts_that_are_refused_come_over_one_connection_and_are_not_asked_for_again() {
     let (origin, object, snowbank) = start();
-    let file = object.file.clone();
-    origin.script(&object.file_target(), move |request, _| {
-        let range = request.field("range").unwrap_or_default();
-        match range.starts_with("bytes=0-") || range.ends_with('-') {
-            true => metered(&file),
-            false => Reply::status(503),
-        }
-    });
-    snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
-    assert_eq!(snowbank.counter(Count::FillsFailed), 0);
+    let objects: Vec<Object> = (0..6).map(|n| Object::new(&format!("refused-{n}"), SIZE / 2)).chain([object]).collect();
+    for object in &objects {
+        origin.publish(object, &key());
+        let file = object.file.clone();
+        origin.script(&object.file_target(), move |request, _| {
+            let range = request.field("range").unwrap_or("bytes=0-");
+            match range.starts_with("bytes=0-") || range.ends_with('-') {
+                true => metered(&file),
+                false => Reply::status(503),
+            }
+        });
+    }
+    for object in objects.iter().rev() {
+        snowbank.https().get(&object.served_target()).await.expect_bytes(&object.file);
+    }
+    for object in &objects[..6] {
+        assert_eq!(origin.parts(&object.file_target()), [(0, None)]);
+    }
+    assert_eq!(snowbank.counter(Count::FillsFailed) + snowbank.counter(Count::Unasked), 0);
 }
 
 /// What clients get of a NAR that is another one in each part but the first.
@@ -144,7 +153,7 @@ async fn of_another_that_is_still_fetching_it_it_comes_as_it_comes_there() {
     let (origin, object, inner) = start();
     let gate = Gate::new();
     origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).gate_at(30_000_000, &gate));
-    let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
+    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
     let outer = Setup::new().upstream_with(&inner.http_url(), &keys).start();
     let mut exchange = outer.https().start("GET", &object.served_target(), &[]).await;
     // Each range of the inner one ends when all of it came there.
@@ -163,7 +172,7 @@ async fn what_nobody_reads_does_not_tell_how_many_connections_are_worth_it() {
         origin.publish(object, &key());
         origin.serve(&object.file_target(), metered(&object.file));
     }
-    let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
+    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
     let room = "disk = \"512 MiB\"\nmemory = \"64 MiB\"";
     let snowbank = Setup::new().upstream_with(&origin.url(), &keys).store(room).prefetching().start();
     snowbank.wait_for_disk();
@@ -194,7 +203,7 @@ async fn parts_that_are_dropped_count_as_what_a_nar_may_cost() {
                     .break_at(first + 1_000_000, Break::Reset),
             }
         });
-        let keys = format!("public_keys = [{:?}]\nconnections = 64\nparallel = true", key().public());
+        let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
         setup = setup.upstream_with(&origin.url(), &keys);
     }
     let snowbank = setup.start();
