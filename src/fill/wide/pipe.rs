@@ -1,7 +1,7 @@
 //! From the task that fetches a part to who reads it: what came and was not read yet.
 //!
-//! As long as the part at most, and a few dozen pieces, however small those are in which it comes: they are gathered while
-//! nobody takes them. Who waits for them gets each at once.
+//! It holds as many bytes as the part has, in a few dozen pieces, however small or large those are in which it comes. They are
+//! gathered while nobody takes them; who waits for them gets each at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::upstream::UpstreamError;
 
-/// Pieces smaller than this are gathered; their copy is small too, while they may be slices of large buffers.
+/// What comes is copied into pieces of this size: it may be slices of larger buffers, which would be kept for as long.
 const PIECE: usize = 64 << 10;
 
 /// The two ends.
@@ -100,25 +100,15 @@ impl Shared {
 
 impl State {
     fn push(&mut self, mut bytes: Bytes) {
-        if bytes.len() >= PIECE {
-            self.settle();
-            return self.pieces.push_back(bytes);
-        }
         while !bytes.is_empty() {
             let room = PIECE - self.tail.len();
-            if self.tail.capacity() < PIECE {
-                self.tail.reserve(room);
+            if self.tail.capacity() == 0 {
+                self.tail = BytesMut::with_capacity(PIECE);
             }
             self.tail.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
             if self.tail.len() == PIECE {
-                self.settle();
+                self.pieces.push_back(std::mem::take(&mut self.tail).freeze());
             }
-        }
-    }
-
-    fn settle(&mut self) {
-        if !self.tail.is_empty() {
-            self.pieces.push_back(std::mem::take(&mut self.tail).freeze());
         }
     }
 
