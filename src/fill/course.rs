@@ -54,6 +54,8 @@ pub(super) struct Pass {
     pub(super) verifier: Option<Verifier>,
     /// Who sent something of it.
     pub(super) senders: Vec<Arc<str>>,
+    /// Whether one of them sent it in several answers.
+    pub(super) in_parts: bool,
     /// What its first source calls these bytes.
     pub(super) validator: Option<HeaderValue>,
     pub(super) size: Option<u64>,
@@ -161,9 +163,9 @@ impl Course<'_> {
         }
     }
 
-    /// Whether the bytes so far came from one upstream.
-    pub(super) fn has_one_sender(&self) -> bool {
-        self.pass.senders.len() <= 1
+    /// Whether the bytes so far came from one upstream, which did not put them together from parts.
+    pub(super) fn is_of_one_answer(&self) -> bool {
+        self.pass.senders.len() <= 1 && !self.pass.in_parts
     }
 
     /// Draws the conclusions of a leg that was not the last one; false when there is nothing more to try.
@@ -192,7 +194,7 @@ impl Course<'_> {
                 self.left = Some((source.clone(), left, received));
                 self.way.broke_off(source);
             }
-            Off::Wrong(broken) if self.has_one_sender() => {
+            Off::Wrong(broken) if self.is_of_one_answer() => {
                 let may_have_left = self.fill.may_have_left();
                 self.budget.forgive(self.fill.received());
                 self.way.leave_out(source, of_library);
@@ -217,7 +219,7 @@ impl Course<'_> {
         let broke = self.way.broke();
         tracing::warn!(
             key = %self.plan.digest,
-            "a NAR of which {} sent parts is not what was announced: it is fetched from one upstream from now on",
+            "a NAR of which {} sent parts is not what was announced: it is fetched from one upstream, in one piece, from now on",
             self.pass.senders.join(" and ")
         );
         self.fills.inner.contested.note(self.fill.blob(), broke.clone());

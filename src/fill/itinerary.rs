@@ -153,8 +153,9 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn use_up(&mut self, bytes: usize) {
-        self.used += bytes as u64;
+    /// So many bytes came, to be kept, skipped or dropped.
+    pub(super) fn use_up(&mut self, bytes: u64) {
+        self.used += bytes;
     }
 
     /// A source sent `bytes` that were wrong.

@@ -9,7 +9,6 @@
 //! `ETag`). Otherwise a fill begins anew while nothing has left, or breaks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::time::{Instant, timeout};
@@ -68,7 +67,7 @@ impl Course<'_> {
             let turn = timeout(PLACE, verify::turn(self.plan, &source.upstream)).await;
             self.turn = turn.ok().flatten();
         }
-        let (opened, asked, took) = self.open_rest(source).await?;
+        let (opened, asked) = self.open_rest(source).await?;
         let name = source.upstream.name();
         if let Some((from, left, at)) = self.left.take() {
             self.fills.inner.metrics.failovers.of(left).inc();
@@ -83,8 +82,10 @@ impl Course<'_> {
         }
         self.fill.is_sent_by(name);
         let (from, total) = (opened.from, opened.total);
-        let mut body = Wide::begin(source, opened, asked, self.pass.size, took, &self.fills.inner.parts);
+        let mut body = Wide::begin(source, opened, asked, self.pass.size, &self.fills.inner.parts);
         let received = self.receive(source, &mut body, from, total).await;
+        self.budget.use_up(body.wasted());
+        self.pass.in_parts |= body.is_in_parts();
         drop(body);
         let filled = match received {
             Ok(()) => self.finish().await,
@@ -92,7 +93,9 @@ impl Course<'_> {
         };
         filled.map_err(|off| match off {
             // It is not known whose fault it is: asked again, it may be right.
-            Off::Wrong(broken) if !self.has_one_sender() => Off::Wrong(Broken::new(FillFailure::Spliced, broken.text)),
+            Off::Wrong(broken) if !self.is_of_one_answer() => {
+                Off::Wrong(Broken::new(FillFailure::Spliced, broken.text))
+            }
             off => off,
         })
     }
@@ -114,19 +117,17 @@ impl Course<'_> {
     }
 
     /// The rest of the body, or all of it; what came until now is then dropped or about to be skipped.
-    async fn open_rest(&mut self, source: &Source) -> Result<(Opened, Option<u64>, Duration), Off> {
-        let begun = Instant::now();
+    async fn open_rest(&mut self, source: &Source) -> Result<(Opened, Option<u64>), Off> {
         let received = self.fill.received();
         let kept = match self.resumes && received == 0 && self.pass.verifier.is_none() {
             true => partial::left(self.fills, self.plan).await,
             false => Vec::new(),
         };
         let from = received.max(kept.len() as u64 * CHUNK as u64);
-        // Parts are those of one body only where its hash says so.
-        let size_of_all = self.plan.size.filter(|_| self.plan.file_hash.is_some());
+        // Parts are those of one body only where its hash says so, and not where they did not fit together.
+        let size_of_all = self.plan.size.filter(|_| self.plan.file_hash.is_some() && !self.way.is_singly());
         let mut last = wide::first_part(source, from, size_of_all);
         let mut opened = open(source, from, last).await?;
-        let took = begun.elapsed();
         self.is_page = opened.is_page;
         let mut size = self.size_offered(source, &opened)?;
         let other_size = self.plan.size.is_none() && self.pass.size.is_some() && self.pass.size != size;
@@ -152,7 +153,7 @@ impl Course<'_> {
         }
         self.pass.size = size;
         self.enter(source, &opened, &kept).await?;
-        Ok((opened, last, took))
+        Ok((opened, last))
     }
 
     /// The size of the whole, if it is the announced one; where none was announced, the first source's word.
@@ -213,7 +214,7 @@ impl Course<'_> {
                 Err(_) if plan.file_hash.is_some() && !skipping && *size == Some(fill.received()) => break,
                 Err(error) => return Err(Off::Broke(Broken::new(FillFailure::Cut, error.to_string()), error.left())),
             };
-            self.budget.use_up(piece.len());
+            self.budget.use_up(piece.len() as u64);
             fills.inner.metrics.skipped.inc_by(skip.take(&mut piece));
             if skipping && skip.left == 0 {
                 skipping = false;

@@ -6,29 +6,33 @@
 //! ```
 //!
 //! Many a cache, or the way to it, gives each connection so much and no more. Whether more connections bring more is measured, for
-//! each upstream, on the first large body: one connection, then three, then eight, each kept only if it brings a fifth
-//! more. What is read is what one connection would have brought, from the same upstream and with the same `ETag`; who follows
-//! behind (hash, chunks, readers) sees no difference. A part that breaks off is asked for once more from where it broke. Where that
-//! fails too, or anything is not as it was, the rest is asked for over one connection, from where it is needed.
+//! each upstream, on a large body that somebody reads (`pace`). What is read is what one connection would have brought, from the
+//! same upstream and with the same `ETag`; who follows behind (hash, chunks, readers) sees no difference. A part that breaks off is
+//! asked for once more from where it broke. Where that fails too, or anything is not as it was, the rest is asked for over one
+//! connection, from where it is needed. So it is from the beginning where another snowbank sends what it is still fetching itself: it
+//! holds the end of each part back until all of it came.
 //!
-//! What bounds it: parts of 4 MiB, 32 of them in memory over all bodies, eight of one body, and none while clients leave fewer
-//! than a quarter of the upstream's connections idle.
+//! What bounds it: parts of 4 MiB, 32 of them in memory over all bodies, seven ahead of one body's reader, and none while clients
+//! leave fewer than a quarter of the upstream's connections idle. What came of parts and was not read counts as what a fill may cost.
+
+mod pace;
+mod part;
+mod pipe;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::HeaderValue;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::pace::Pace;
+use self::part::{Part, Whole};
 use super::Source;
-use crate::upstream::{Body, Opened, Said, UpstreamError};
+use super::state::HOLD;
+use crate::upstream::{Body, Opened, UpstreamError};
 
 /// The first part, which tells whether ranges are answered.
 const FIRST: u64 = 8 << 20;
@@ -38,12 +42,6 @@ const PART: u64 = 4 << 20;
 pub(super) const LEAST: u64 = 16 << 20;
 /// Parts in memory, over all bodies.
 const PARTS: usize = 32;
-/// Connections beside the one that is read, one after the other tried.
-const WIDTHS: [usize; 3] = [0, 2, 7];
-/// What the next width must bring of what the one before brought, in percent.
-const WORTH: u128 = 120;
-/// What is measured after a width was reached: this long, and twice what it takes to get an answer.
-const MEASURED: Duration = Duration::from_millis(200);
 
 /// What all bodies share.
 #[derive(Debug, Clone)]
@@ -61,34 +59,30 @@ impl Parts {
 
 /// The last byte of the first part of a body of which this is wanted; `None` where all of it is to be asked for at once.
 pub(super) fn first_part(source: &Source, from: u64, size: Option<u64>) -> Option<u64> {
-    let is_large = size.is_some_and(|size| size >= from.saturating_add(LEAST));
-    (is_large && source.upstream.answers_ranges()).then(|| from + FIRST - 1)
+    let (upstream, is_large) = (&source.upstream, size.is_some_and(|size| size >= from.saturating_add(LEAST)));
+    (is_large && upstream.answers_ranges() && upstream.width() != Some(0)).then(|| from + FIRST - 1)
 }
 
 /// A body that is read in order, however it comes.
 pub(super) struct Wide {
-    source: Source,
-    validator: Option<HeaderValue>,
+    whole: Whole,
     now: Now,
+    from: u64,
     /// The next byte that is read.
     at: u64,
-    /// Where the connection that is read ends, if that is not the end of the body.
+    /// Where what is read now ends, if that is not the end of the body.
     until: Option<u64>,
+    /// Whether it is left there, with what comes behind.
+    is_left: bool,
     ahead: Option<Ahead>,
+    in_parts: bool,
 }
 
 enum Now {
     Body(Body),
     Part(Part),
-}
-
-/// A part that is being fetched, or is in memory.
-struct Part {
-    end: u64,
-    pieces: UnboundedReceiver<Result<Bytes, UpstreamError>>,
-    /// Ends the fetching of it.
-    _guard: DropGuard,
-    _room: OwnedSemaphorePermit,
+    /// What was read is given up, and with it its connection, which others may wait for.
+    Nothing,
 }
 
 /// What is fetched beside what is read.
@@ -103,24 +97,30 @@ struct Ahead {
 
 impl Wide {
     /// A body of which `opened` is the beginning: up to `last`, if it was asked for by that and answered so.
-    pub(super) fn begin(
-        source: &Source,
-        opened: Opened,
-        asked: Option<u64>,
-        size: Option<u64>,
-        took: Duration,
-        parts: &Parts,
-    ) -> Self {
-        let Opened { from, validator, body, is_part, .. } = opened;
-        let until = asked.filter(|_| is_part).map(|last| last + 1);
+    pub(super) fn begin(source: &Source, opened: Opened, asked: Option<u64>, size: Option<u64>, parts: &Parts) -> Self {
+        let Opened { from, validator, body, is_part, is_filling, took, .. } = opened;
         if asked.is_some() && !is_part {
             source.upstream.ignores_ranges();
         }
-        let ahead = until.zip(size).map(|(next, size)| {
+        let end = asked.filter(|_| is_part).map(|last| last + 1);
+        let ahead = end.zip(size).filter(|_| !is_filling).map(|(next, size)| {
             let pace = Pace::new(source.upstream.width(), took);
             Ahead { parts: parts.clone(), size, next, queue: VecDeque::new(), pace }
         });
-        Self { source: source.clone(), validator, now: Now::Body(body), at: from, until, ahead }
+        // Of a part that is being fetched there the end is held back; the rest of the body is not.
+        let until = end.map(|end| if is_filling { end - HOLD } else { end });
+        let whole = Whole { source: source.clone(), size, validator, came: Arc::default() };
+        Self { whole, now: Now::Body(body), from, at: from, until, is_left: is_filling, ahead, in_parts: false }
+    }
+
+    /// Whether it was put together from several answers.
+    pub(super) fn is_in_parts(&self) -> bool {
+        self.in_parts
+    }
+
+    /// Bytes that came and were not read, nor will be.
+    pub(super) fn wasted(&self) -> u64 {
+        self.whole.came.load(Ordering::Relaxed).saturating_sub(self.at - self.from)
     }
 
     /// The next piece; `None` at the end of the body as HTTP sees it. `wanted`: somebody reads it.
@@ -129,42 +129,48 @@ impl Wide {
     /// As of [`Body::next`].
     pub(super) async fn next(&mut self, wanted: bool) -> Option<Result<Bytes, UpstreamError>> {
         loop {
-            let piece = match &mut self.now {
-                Now::Body(body) => body.next().await,
-                Now::Part(part) => part.pieces.recv().await,
-            };
-            match (piece, self.until) {
-                (Some(Ok(mut piece)), until) => {
-                    let room = until.map_or(u64::MAX, |until| until - self.at);
+            let end = match self.piece().await {
+                Some(Ok(mut piece)) => {
+                    let room = self.until.map_or(u64::MAX, |until| until - self.at);
                     piece.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-                    if piece.is_empty() {
-                        // More than was asked for.
-                        if let Err(error) = self.advance().await? {
-                            return Some(Err(error));
-                        }
-                        continue;
+                    if !piece.is_empty() {
+                        self.at += piece.len() as u64;
+                        self.go_ahead(wanted);
+                        return Some(Ok(piece));
                     }
-                    self.at += piece.len() as u64;
-                    let received = match &self.now {
-                        Now::Body(_) => piece.len() as u64,
-                        Now::Part(_) => 0,
-                    };
-                    self.go_ahead(received, wanted);
-                    return Some(Ok(piece));
+                    // More than was asked for.
+                    None
                 }
-                (None, Some(_)) => {
-                    if let Err(error) = self.advance().await? {
-                        return Some(Err(error));
-                    }
-                }
+                end => end,
+            };
+            let goes_on = match (end, self.until) {
+                (None, Some(_)) => self.advance().await?,
                 (Some(Err(_)), Some(_)) if matches!(self.now, Now::Part(_)) => {
-                    self.ahead = None;
-                    if let Err(error) = self.rest().await {
-                        return Some(Err(error));
-                    }
+                    // Whoever refuses so many connections must not be asked for them with each body.
+                    self.whole.source.upstream.is_best_at(0);
+                    self.rest().await
                 }
                 (end, _) => return end,
+            };
+            if let Err(error) = goes_on {
+                return Some(Err(error));
             }
+        }
+    }
+
+    /// What comes next of what is read now.
+    async fn piece(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        match &mut self.now {
+            Now::Body(_) if self.is_left && self.until == Some(self.at) => None,
+            Now::Body(body) => {
+                let piece = body.next().await;
+                if let Some(Ok(piece)) = &piece {
+                    self.whole.count(piece.len());
+                }
+                piece
+            }
+            Now::Part(part) => part.pipe.next().await,
+            Now::Nothing => None,
         }
     }
 
@@ -178,7 +184,7 @@ impl Wide {
         match ahead.queue.pop_front().filter(|_| is_there) {
             Some(part) => {
                 self.until = Some(part.end);
-                self.now = Now::Part(part);
+                (self.now, self.in_parts) = (Now::Part(part), true);
                 Some(Ok(()))
             }
             None => Some(self.rest().await),
@@ -187,137 +193,25 @@ impl Wide {
 
     /// Asks for all that is left over one connection.
     async fn rest(&mut self) -> Result<(), UpstreamError> {
-        (self.ahead, self.until) = (None, None);
-        let (source, at) = (&self.source, self.at);
-        let opened = open_part(source, at, None, self.validator.as_ref()).await?;
-        self.now = Now::Body(opened);
+        (self.ahead, self.until, self.now) = (None, None, Now::Nothing);
+        self.now = Now::Body(self.whole.rest(self.at).await?);
+        self.in_parts = true;
         Ok(())
     }
 
     /// Has parts fetched that will be read, as many at a time as are worth it.
-    fn go_ahead(&mut self, received: u64, wanted: bool) {
+    fn go_ahead(&mut self, wanted: bool) {
         let Some(ahead) = &mut self.ahead else { return };
-        ahead.pace.received(received);
-        let connections = ahead.pace.connections(&self.source);
-        while wanted
-            && ahead.next < ahead.size
-            && ahead.queue.len() < connections
-            && self.source.upstream.has_connections_to_spare()
-        {
-            let Ok(room) = Arc::clone(&ahead.parts.room).try_acquire_owned() else { return };
-            let (start, end) = (ahead.next, ahead.size.min(ahead.next + PART));
-            let (sender, pieces) = unbounded_channel();
-            let (stop, counted) = (ahead.parts.stop.child_token(), Arc::clone(&ahead.pace.counted));
-            let fetching = fetch(self.source.clone(), start..end, self.validator.clone(), sender, counted);
-            let task = stop.clone().run_until_cancelled_owned(fetching);
-            ahead.parts.tasks.spawn(crate::trail::carry(task));
-            ahead.queue.push_back(Part { end, pieces, _guard: stop.drop_guard(), _room: room });
+        while wanted && ahead.next < ahead.size && ahead.queue.len() < ahead.pace.connections() {
+            let end = ahead.size.min(ahead.next + PART);
+            let Some(part) = Part::begin(&ahead.parts, &self.whole, ahead.next..end) else { break };
+            ahead.queue.push_back(part);
             ahead.next = end;
         }
-    }
-}
-
-/// Fetches a part; where it breaks off, the rest of it once more.
-async fn fetch(
-    source: Source,
-    part: std::ops::Range<u64>,
-    validator: Option<HeaderValue>,
-    pieces: UnboundedSender<Result<Bytes, UpstreamError>>,
-    counted: Arc<AtomicU64>,
-) {
-    let mut at = part.start;
-    for last_try in [false, true] {
-        let broken = match open_part(&source, at, Some(part.end - 1), validator.as_ref()).await {
-            Err(error) => Some(error),
-            Ok(mut body) => loop {
-                match body.next().await {
-                    Some(Ok(mut piece)) => {
-                        let (came, room) = (piece.len() as u64, part.end - at);
-                        piece.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-                        at += piece.len() as u64;
-                        counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                        // The end is waited for, so that the connection can be used again; but not for more than was asked for.
-                        if pieces.send(Ok(piece)).is_err() || came > room {
-                            return;
-                        }
-                    }
-                    Some(Err(error)) => break Some(error),
-                    None => break None,
-                }
-            },
-        };
-        match broken {
-            _ if at == part.end => return,
-            Some(error) if last_try => return drop(pieces.send(Err(error))),
-            _ => {}
+        let all = wanted && ahead.queue.len() >= ahead.pace.connections();
+        let open = ahead.queue.iter().all(|part| part.pipe.is_open());
+        if let Some(best) = ahead.pace.came(self.whole.came.load(Ordering::Relaxed), all, open) {
+            self.whole.source.upstream.is_best_at(best);
         }
-    }
-    let error = source.upstream.sent_another_part();
-    let _ = pieces.send(Err(error));
-}
-
-/// A part of the very body that `validator` stands for, where anything does.
-async fn open_part(
-    source: &Source,
-    from: u64,
-    last: Option<u64>,
-    validator: Option<&HeaderValue>,
-) -> Result<Body, UpstreamError> {
-    match source.upstream.open(&source.target, from, last).await? {
-        Said::Have(opened) if opened.from == from && opened.validator.as_ref() == validator => Ok(opened.body),
-        _ => Err(source.upstream.sent_another_part()),
-    }
-}
-
-/// How many connections are worth it.
-struct Pace {
-    /// What came, over all connections.
-    counted: Arc<AtomicU64>,
-    /// The place in [`WIDTHS`].
-    width: usize,
-    /// Whether more are not tried.
-    settled: bool,
-    interval: Duration,
-    since: Instant,
-    at: u64,
-    before: Option<u128>,
-}
-
-impl Pace {
-    fn new(known: Option<usize>, took: Duration) -> Self {
-        Self {
-            counted: Arc::default(),
-            width: known.unwrap_or(0).min(WIDTHS.len() - 1),
-            settled: known.is_some(),
-            interval: MEASURED + 2 * took,
-            since: Instant::now(),
-            at: 0,
-            before: None,
-        }
-    }
-
-    fn received(&self, bytes: u64) {
-        self.counted.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn connections(&mut self, source: &Source) -> usize {
-        if !self.settled && self.since.elapsed() >= self.interval {
-            self.measure();
-            if self.settled {
-                source.upstream.is_best_at(self.width);
-            }
-        }
-        WIDTHS[self.width]
-    }
-
-    fn measure(&mut self) {
-        let (now, counted) = (Instant::now(), self.counted.load(Ordering::Relaxed));
-        let rate = u128::from(counted - self.at) * 1_000_000 / now.duration_since(self.since).as_micros().max(1);
-        match self.before {
-            Some(before) if rate * 100 < before * WORTH => (self.width, self.settled) = (self.width - 1, true),
-            _ if self.width + 1 == WIDTHS.len() => self.settled = true,
-            _ => self.width += 1,
-        }
-        (self.before, self.since, self.at) = (Some(rate), now, counted);
     }
 }

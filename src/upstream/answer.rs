@@ -69,6 +69,10 @@ pub struct Opened {
     pub is_part: bool,
     /// Whether it says that this is a page for a browser. (So do some caches of all they have, by mistake.)
     pub is_page: bool,
+    /// Whether another snowbank sends it while it fetches it itself: the end of what was asked for waits until all of it came there.
+    pub is_filling: bool,
+    /// How long it took from the question, for which there was a connection to spare, to the head of the answer.
+    pub took: Duration,
     /// The bytes from there on.
     pub body: Body,
 }

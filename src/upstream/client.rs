@@ -8,6 +8,7 @@
 //! Out of scope: which upstream is asked and what its answer is worth (`proxy`), and where the bytes go (`fill`).
 
 mod asks;
+mod memo;
 mod parts;
 mod turns;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use url::Url;
 
+use self::memo::Memo;
 use self::turns::{CAREFUL, FETCHED_AHEAD, PASSED_ON, UNKNOWN_PROTOCOL, UNPACKED, bulk};
 use super::directory::Index;
 use super::error::{Cause, UpstreamError};
@@ -59,10 +61,10 @@ pub struct Upstream {
     careful: AtomicBool,
     /// Over TLS, before the first answer.
     reserved: AtomicBool,
-    /// Whether a range was answered with all of it.
-    no_ranges: AtomicBool,
-    /// How many connections for one body were found to be worth it, and one more, and the minute in which that was.
-    width: AtomicU64,
+    /// Noted where a range was answered with all of it.
+    no_ranges: Memo,
+    /// How wide one body is best fetched.
+    width: Memo,
     /// Until when nothing of it is believed before it is proven.
     suspect_until: AtomicU64,
     /// As many as there are connections for NARs: who waits for one must not have a place that others could use.
@@ -122,8 +124,8 @@ impl Upstream {
             pass_on_permits: Arc::new(Semaphore::new(passed_on)),
             careful: AtomicBool::new(careful),
             reserved: AtomicBool::new(tls),
-            no_ranges: AtomicBool::new(false),
-            width: AtomicU64::new(0),
+            no_ranges: Memo::new(),
+            width: Memo::new(),
             suspect_until: AtomicU64::new(0),
             filled: Arc::new(Semaphore::new(bulk_permits)),
             unpacked: Arc::new(Semaphore::new(UNPACKED)),

@@ -241,3 +241,19 @@ async fn only_who_may_be_nix_serve_is_asked_by_two_at_a_time() {
         assert!(crowd(other).await.as_millis() < 500, "{other}");
     }
 }
+
+#[tokio::test]
+async fn how_long_an_answer_takes_does_not_tell_how_long_others_had_its_connection() {
+    let origin = Origin::start(|_| answer("200 OK", "x")).await;
+    let upstream = named(&origin, "connections = 2");
+    let Ok(Said::Have(first)) = upstream.open("/nar/a", 0, None).await else { panic!("there is one connection") };
+    let second = tokio::spawn({
+        let upstream = Arc::clone(&upstream);
+        async move { upstream.open("/nar/b", 0, None).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(!second.is_finished());
+    drop(first);
+    let Ok(Ok(Said::Have(second))) = second.await else { panic!("it is free now") };
+    assert!(second.took < std::time::Duration::from_millis(900), "{:?}", second.took);
+}

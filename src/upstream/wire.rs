@@ -89,6 +89,16 @@ pub(super) fn transfer_is_odd(headers: &HeaderMap) -> bool {
         .any(|v| !v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Whether `Cache-Status` (RFC 9211) says that another snowbank, on whatever line and wherever in the row of caches, has forwarded the
+/// question and so does not have the body yet.
+pub(super) fn is_being_fetched(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all("cache-status").iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|member| {
+        let mut words = member.split(';').map(str::trim);
+        words.next() == Some("snowbank") && words.any(|word| word.starts_with("fwd="))
+    })
+}
+
 /// `ETag`, unless it is a weak one, which may stand for several bodies.
 pub(super) fn strong_validator(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(header::ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
@@ -127,6 +137,23 @@ mod tests {
         assert_eq!(encoding(&headers).unwrap(), "gzip");
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
         assert!(transfer_is_odd(&headers));
+    }
+
+    #[test]
+    fn another_snowbank_says_that_it_does_not_have_it_yet() {
+        let told = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("cache-status", HeaderValue::from_static(line));
+            }
+            is_being_fetched(&headers)
+        };
+        assert!(told(&["snowbank; fwd=uri-miss; stored; detail=miss"]));
+        assert!(told(&["snowbank; fwd=uri-miss; fwd-status=200; collapsed; detail=follower"]));
+        assert!(told(&["edge; fwd=miss,snowbank ;fwd=uri-miss, other; hit"]));
+        assert!(told(&["edge; hit", "snowbank; fwd=uri-miss"]));
+        assert!(!told(&[]) && !told(&["snowbank; hit; detail=disk"]));
+        assert!(!told(&["edge; fwd=miss, snowbank; hit; fwd-status=200"]) && !told(&["snowbanks; fwd=miss"]));
     }
 
     #[test]

@@ -166,6 +166,23 @@ impl Upstream {
         opened
     }
 
+    /// The same without waiting for a turn, with the permit of a connection that was idle ([`Upstream::spare_connection`]).
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_beside(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        target: &str,
+        from: u64,
+        last: Option<u64>,
+    ) -> Result<Said<Opened>, UpstreamError> {
+        let ticket = self.leave_to_ask(Kind::Nar, target)?;
+        let opened = self.open_asked(target, from, last, permit).await;
+        ticket.settle(&opened);
+        opened
+    }
+
     async fn open_asked(
         self: &Arc<Self>,
         target: &str,
@@ -179,8 +196,9 @@ impl Upstream {
             (_, Some(last)) => Some(format!("bytes={from}-{last}")),
         };
         let range = range.and_then(|range| HeaderValue::try_from(range).ok());
+        let asked = Instant::now();
         let response = self.send(Lane::Bulk, target, range.as_ref()).await?;
-        let headers = response.headers();
+        let (headers, took) = (response.headers(), asked.elapsed());
         let (from, total) = match response.status() {
             StatusCode::OK => (0, wire::content_length(headers)),
             StatusCode::PARTIAL_CONTENT => match wire::content_range(headers) {
@@ -193,10 +211,11 @@ impl Upstream {
             return Err(self.error(Cause::Header("a NAR with a Content-Encoding although `identity` was asked for")));
         }
         let (validator, is_page) = (wire::strong_validator(headers), wire::is_page(headers));
+        let is_filling = wire::is_being_fetched(headers);
         self.metrics.have.inc();
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let body = Body::new(response.into_body(), self, permit);
-        Ok(Said::Have(Opened { from, total, validator, is_part, is_page, body }))
+        Ok(Said::Have(Opened { from, total, validator, is_part, is_page, is_filling, took, body }))
     }
 
     /// Waits for the head of the answer.

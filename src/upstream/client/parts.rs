@@ -1,14 +1,13 @@
 //! What is known of an upstream that matters to who asks for one body in parts, over several connections.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Upstream;
 use super::turns::bulk;
-use crate::clock::UnixSeconds;
 use crate::upstream::error::{Cause, UpstreamError};
-
-/// For how many minutes it is remembered how many connections are worth it.
-const REMEMBERED: u64 = 10;
 
 impl Upstream {
     /// Whether it is worth while to ask for parts: not of nix-serve, which knows none, nor of a directory, nor of one that has
@@ -16,41 +15,33 @@ impl Upstream {
     pub fn answers_ranges(&self) -> bool {
         let is_directory = self.base.scheme() == "file";
         let careful = self.careful.load(Ordering::Relaxed);
-        self.options.parallel
-            && !is_directory
-            && !self.no_ranges.load(Ordering::Relaxed)
-            && bulk(&self.options, careful) >= 8
+        self.options.parallel && !is_directory && self.no_ranges.get().is_none() && bulk(&self.options, careful) >= 8
     }
 
-    /// It has answered a range with all of the body.
+    /// It has answered a range with all of the body, and is not asked for parts for a while.
     pub fn ignores_ranges(&self) {
-        self.no_ranges.store(true, Ordering::Relaxed);
+        self.no_ranges.note(0);
     }
 
-    /// Whether a quarter of the connections for NARs is idle.
-    pub fn has_connections_to_spare(&self) -> bool {
-        self.bulk_permits.available_permits() > bulk(&self.options, self.careful.load(Ordering::Relaxed)) / 4
+    /// The permit of a connection for a part, while a quarter of those for NARs is idle.
+    pub fn spare_connection(&self) -> Option<OwnedSemaphorePermit> {
+        let quarter = bulk(&self.options, self.careful.load(Ordering::Relaxed)) / 4;
+        let has_spare = self.bulk_permits.available_permits() > quarter;
+        has_spare.then(|| Arc::clone(&self.bulk_permits).try_acquire_owned().ok()).flatten()
     }
 
-    /// How wide one body is best fetched, where that was found out a moment ago.
+    /// How wide one body is best fetched, where that was found out a short while ago.
     pub fn width(&self) -> Option<usize> {
-        let (noted, now) = (self.width.load(Ordering::Relaxed), minute());
-        let is_fresh = now.saturating_sub(noted >> 8) < REMEMBERED;
-        usize::try_from(noted & 0xff).ok()?.checked_sub(1).filter(|_| is_fresh)
+        self.width.get().map(usize::from)
     }
 
     /// It was found out.
     pub fn is_best_at(&self, width: usize) {
-        let width = u64::try_from(width).unwrap_or(0).min(0xfe) + 1;
-        self.width.store(minute() << 8 | width, Ordering::Relaxed);
+        self.width.note(u8::try_from(width).unwrap_or(u8::MAX));
     }
 
     /// What is said where a part does not belong to the others.
     pub fn sent_another_part(&self) -> UpstreamError {
         self.error(Cause::Header("a part that is not of the body it began with"))
     }
-}
-
-fn minute() -> u64 {
-    UnixSeconds::now().0 / 60
 }

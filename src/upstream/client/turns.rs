@@ -122,8 +122,12 @@ impl Upstream {
             Ok(Err(_closed)) => return Err(self.error(Cause::Internal("its permits are closed"))),
             Err(_) => return Err(self.error(Cause::Busy(turn))),
         };
-        let ticket = self.health.pass(kind, target, &self.name).map_err(|why| self.not_asked(why))?;
-        Ok((permit, ticket))
+        Ok((permit, self.leave_to_ask(kind, target)?))
+    }
+
+    /// Leave to ask, for who has a permit.
+    pub(super) fn leave_to_ask<'a>(&'a self, kind: Kind, target: &'a str) -> Result<Ticket<'a>, UpstreamError> {
+        self.health.pass(kind, target, &self.name).map_err(|why| self.not_asked(why))
     }
 
     fn not_asked(&self, why: Arc<str>) -> UpstreamError {
