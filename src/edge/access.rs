@@ -105,9 +105,11 @@ pub enum Name {
 
 impl Entry {
     /// A request whose head is there.
-    pub fn begin(book: &Arc<Book>, method: &Method, headers: &HeaderMap, peer: &Peer) -> Self {
+    ///
+    /// On the heap: it is moved with the response and its body, each time these are.
+    pub fn begin(book: &Arc<Book>, method: &Method, headers: &HeaderMap, peer: &Peer) -> Box<Self> {
         let line = book.log.is_some().then_some(Line { client: peer.address, name: None });
-        Self {
+        Box::new(Self {
             begun: Instant::now(),
             trace: book.trace(headers),
             method: word(method),
@@ -120,7 +122,7 @@ impl Entry {
             end: ResponseEnd::ClientGone,
             line,
             book: Arc::clone(book),
-        }
+        })
     }
 
     /// The trace that this belongs to, where it matters to who asks upstreams: it is told, or recorded.
@@ -170,12 +172,12 @@ impl Entry {
     }
 
     /// The whole body was handed to the connection.
-    pub fn complete(mut self) {
+    pub fn complete(mut self: Box<Self>) {
         self.end = ResponseEnd::Complete;
     }
 
     /// The body's source failed.
-    pub fn broken(mut self, error: &BodyError) {
+    pub fn broken(mut self: Box<Self>, error: &BodyError) {
         self.end = ResponseEnd::Broken;
         if matches!(error, BodyError::Panicked) {
             self.book.metrics.panics.inc();

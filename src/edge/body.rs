@@ -43,7 +43,7 @@ pub struct Body {
     /// Bytes taken from the source and not yet handed on; longer than `slice` only between two slices.
     pending: Bytes,
     slice: usize,
-    entry: Option<access::Entry>,
+    entry: Option<Box<access::Entry>>,
     /// When the next slice may go, where there is a limit.
     pace: Option<Pace>,
     in_flight: Option<InFlight>,
@@ -88,7 +88,7 @@ impl Body {
 
     /// Writes this entry to the access log when the body ends, one way or another.
     #[must_use]
-    pub fn logged(mut self, entry: access::Entry) -> Self {
+    pub fn logged(mut self, entry: Box<access::Entry>) -> Self {
         self.entry = Some(entry);
         self
     }

@@ -1,4 +1,4 @@
-//! How many connections one body is worth, found out while it comes: one, three, eight, each kept only if it brings a fifth more than
+//! How many connections one body is worth, found out while it comes: one, four, eight, each kept only if it brings a fifth more than
 //! the one before.
 //!
 //! What is measured is the whole of a time in which that many were open and somebody read. It begins when the last of them is
@@ -15,7 +15,7 @@ const WIDTHS: [usize; 3] = [0, 3, 7];
 const WORTH: u128 = 120;
 /// A width is measured for so long, and those after the first for what it takes to get an answer more: by then what was sent
 /// while the others were being asked is through.
-const MEASURED: Duration = Duration::from_millis(200);
+const MEASURED: Duration = Duration::from_millis(150);
 
 /// See the module.
 pub(super) struct Pace {
