@@ -21,7 +21,7 @@ use super::state::{Broken, Fill};
 use super::task::Alone;
 use super::verify::{Turn, Verifier};
 use super::{FillFailure, Fills, Plan, Source};
-use crate::metrics::Left;
+use crate::metrics::{Left, Refusal};
 use crate::store::{CHUNK, ChunkKey, Manifest};
 
 /// A source that broke off and was asked again was so for good, if so many bytes came: a chunk.
@@ -139,7 +139,8 @@ fn weight(broken: &Broken) -> u8 {
     match broken.reason {
         FillFailure::Gone => 0,
         FillFailure::Down => 1,
-        FillFailure::Refused => 2,
+        // Whoever gives the whole by himself afterwards says more.
+        FillFailure::Refused | FillFailure::Spliced => 2,
         _ => 3,
     }
 }
@@ -163,9 +164,11 @@ impl Course<'_> {
         }
     }
 
-    /// Whether the bytes so far came from one upstream, which did not put them together from parts.
-    pub(super) fn is_of_one_answer(&self) -> bool {
-        self.pass.senders.len() <= 1 && !self.pass.in_parts
+    /// Whether it is known whose fault it is that all that came is wrong: it came from one upstream, in one answer, or its bytes are
+    /// those that were announced, and only what is inside is not.
+    pub(super) fn is_to_blame(&self, wrong: &Broken) -> bool {
+        let fits = !matches!(wrong.refusal, Some(Refusal::WrongFileHash | Refusal::WrongSize));
+        self.pass.senders.len() <= 1 && (fits || !self.pass.in_parts)
     }
 
     /// Draws the conclusions of a leg that was not the last one; false when there is nothing more to try.
@@ -194,7 +197,7 @@ impl Course<'_> {
                 self.left = Some((source.clone(), left, received));
                 self.way.broke_off(source);
             }
-            Off::Wrong(broken) if self.is_of_one_answer() => {
+            Off::Wrong(broken) if broken.reason != FillFailure::Spliced && self.is_to_blame(&broken) => {
                 let may_have_left = self.fill.may_have_left();
                 self.budget.forgive(self.fill.received());
                 self.way.leave_out(source, of_library);

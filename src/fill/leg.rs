@@ -93,7 +93,7 @@ impl Course<'_> {
         };
         filled.map_err(|off| match off {
             // It is not known whose fault it is: asked again, it may be right.
-            Off::Wrong(broken) if !self.is_of_one_answer() => {
+            Off::Wrong(broken) if !self.is_to_blame(&broken) => {
                 Off::Wrong(Broken::new(FillFailure::Spliced, broken.text))
             }
             off => off,
