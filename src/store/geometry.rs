@@ -132,8 +132,12 @@ impl foyer::Code for Chunk {
         if len > CHUNK {
             return Err(foyer::Error::new(foyer::ErrorKind::Parse, "longer than a chunk"));
         }
-        let mut bytes = vec![0; len];
-        reader.read_exact(&mut bytes).map_err(foyer::Error::io_error)?;
+        // Read into memory that nobody has cleared first.
+        let mut bytes = Vec::with_capacity(len);
+        let came = reader.take(len as u64).read_to_end(&mut bytes).map_err(foyer::Error::io_error)?;
+        if came < len {
+            return Err(foyer::Error::new(foyer::ErrorKind::Parse, "cut short"));
+        }
         Ok(Self(bytes.into()))
     }
 

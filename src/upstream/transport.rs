@@ -71,11 +71,17 @@ impl Transport {
     /// A file cannot be used, with the reason in words.
     pub(super) fn new(options: &Options, metrics: UpstreamMetrics) -> Result<Self, String> {
         let (limit, ways) = (Limit::new(), Ways::new(options)?);
+        let meta = dial::pool(options, &ways, Purpose::Small)?;
+        // Without TLS all is HTTP/1.1, one answer after another: the connection over which a narinfo came serves its NAR.
+        let bulk = match options.url.is_https() {
+            true => dial::pool(options, &ways, Purpose::Nars)?,
+            false => meta.clone(),
+        };
         Ok(Self {
             name: options.display_name().into(),
             base: options.url.base(),
-            meta: dial::pool(options, &ways, Purpose::Small)?,
-            bulk: dial::pool(options, &ways, Purpose::Nars)?,
+            meta,
+            bulk,
             elsewhere: dial::pool(options, &ways, Purpose::Elsewhere(&limit))?,
             ways,
             patience: options.narinfo_timeout.0 / 2,
