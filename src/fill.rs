@@ -17,6 +17,7 @@ mod examine;
 mod itinerary;
 mod leg;
 mod live;
+mod lookahead;
 mod partial;
 mod progress;
 mod proofs;
@@ -44,6 +45,7 @@ use tokio_util::task::TaskTracker;
 
 use contested::Contested;
 pub use examine::{Examined, compression_of};
+use lookahead::Places;
 pub use progress::Progress;
 use prove::Prover;
 pub use reader::Reader;
@@ -248,6 +250,8 @@ struct Inner {
     contested: Contested,
     /// Of all spaces.
     parts: Parts,
+    /// Of all spaces.
+    places: Places,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -276,6 +280,7 @@ impl Fills {
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts::new(tasks.clone(), stop.clone());
+        let places = Places::new();
         let (prover, unproven) = (Arc::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -288,6 +293,7 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
+                places,
                 tasks,
                 stop,
                 running,
@@ -302,7 +308,7 @@ impl Fills {
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
         let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
-        let parts = inner.parts.clone();
+        let (parts, places) = (inner.parts.clone(), inner.places.clone());
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -315,6 +321,7 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
+                places,
                 tasks,
                 stop,
                 running,

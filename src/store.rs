@@ -71,7 +71,7 @@ use crate::options::{ByteSize, Mistakes, Period, key};
 crate::options! {
     /// Where NARs are kept, and how much of them.
     ///
-    /// Besides `memory` the store takes a fixed amount, at most 120 MiB: 80 MiB of write buffers, the rest tables of negative
+    /// Besides `memory` the store takes a fixed amount, at most 64 MiB: 24 MiB of write buffers, the rest tables of negative
     /// answers and of NARs in use. And about 100 bytes for each entry on disk, which is 0.4 GiB for 1 TiB of large NARs.
     pub struct Options {
         /// The directory for everything that is kept: the disk tier, and the self-signed certificate; made if it does not

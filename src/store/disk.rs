@@ -1,6 +1,6 @@
 //! The disk tier: two foyer caches on one prepared device, each behind its gate, on threads of their own.
 //!
-//! Memory besides the tiers: two flush buffers of the size of each gate, 64 MiB + 16 MiB at most, and about 100 bytes
+//! Memory besides the tiers: two flush buffers of the size of each gate, 16 MiB + 8 MiB at most, and about 100 bytes
 //! for each entry on disk.
 
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use super::tier::{Build, Tier};
 use crate::metrics::StoreMetrics;
 
 /// The largest gate, which is the most that waits to be written.
-const NAR_GATE: usize = 32 << 20;
-const META_GATE: usize = 8 << 20;
+const NAR_GATE: usize = 8 << 20;
+const META_GATE: usize = 4 << 20;
 /// Threads that read and write: the depth of the disk's queue.
-const QUEUE_DEPTH: usize = 32;
+const QUEUE_DEPTH: usize = 16;
 /// How long closing may take.
 const CLOSING: Duration = Duration::from_secs(10);
 

@@ -150,6 +150,18 @@ async fn ten_thousand_idle_connections_over_tls() {
     }
 }
 
+/// With pages of 2 MiB an idle server took 22 MB more.
+#[test]
+fn memory_is_taken_in_small_pages() {
+    let (_origin, setup) = in_front_of(&[], "disk = \"0 B\"\nmemory = \"16 MiB\"", "");
+    let snowbank = setup.start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", snowbank.id())).expect("its status");
+    let Some(huge) = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")) else {
+        return; // a kernel before 5.0, or one that has no others
+    };
+    assert_eq!(huge.trim(), "0");
+}
+
 /// A client that goes on so slowly that it holds its connection as long as it is let; how long that was.
 async fn slowly(address: SocketAddr, text: &'static [u8]) -> Duration {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
