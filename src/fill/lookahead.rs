@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn chunk(index: u32) -> Bytes {
-        vec![index as u8; CHUNK].into()
+        vec![u8::try_from(index).unwrap(); CHUNK].into()
     }
 
     /// A store with more chunks than its memory holds, and one that is on disk only.
@@ -135,7 +135,7 @@ mod tests {
         slow.begin(&places, &store, key, digest);
         assert!(slow.next.is_some());
 
-        let _others = places.0.acquire_many(PLACES as u32 - 1).await.unwrap();
+        let _others = places.0.acquire_many(u32::try_from(PLACES).unwrap() - 1).await.unwrap();
         let mut late = Lookahead::default();
         late.begin(&places, &store, key, digest);
         assert!(late.next.is_none());
