@@ -17,7 +17,6 @@ mod examine;
 mod itinerary;
 mod leg;
 mod live;
-mod lookahead;
 mod partial;
 mod progress;
 mod proofs;
@@ -45,7 +44,6 @@ use tokio_util::task::TaskTracker;
 
 use contested::Contested;
 pub use examine::{Examined, compression_of};
-use lookahead::Places;
 pub use progress::Progress;
 use prove::Prover;
 pub use reader::Reader;
@@ -250,8 +248,6 @@ struct Inner {
     contested: Contested,
     /// Of all spaces.
     parts: Parts,
-    /// Of all spaces.
-    places: Places,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
@@ -280,7 +276,6 @@ impl Fills {
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts::new(tasks.clone(), stop.clone());
-        let places = Places::new();
         let (prover, unproven) = (Arc::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -293,7 +288,6 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
-                places,
                 tasks,
                 stop,
                 running,
@@ -308,7 +302,7 @@ impl Fills {
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
         let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
-        let (parts, places) = (inner.parts.clone(), inner.places.clone());
+        let parts = inner.parts.clone();
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -321,7 +315,6 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
-                places,
                 tasks,
                 stop,
                 running,

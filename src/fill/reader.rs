@@ -1,8 +1,8 @@
 //! A client's cursor over a NAR: wherever its next chunk is, the reader gets it.
 //!
 //! Beside a running fill it reads the live edge and the window; behind the window, and for a stored NAR, it reads the
-//! store, with a [look ahead](super::lookahead); a chunk that is nowhere is a hole, which it has filled. Each reader holds one
-//! chunk and at most the one ahead, whatever the NAR's size, and waits for nobody but the bytes it needs.
+//! store, one chunk ahead of the client; a chunk that is nowhere is a hole, which it has filled. Each reader holds one
+//! chunk and the one ahead, whatever the NAR's size, and waits for nobody but the bytes it needs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use super::lookahead::Lookahead;
 use super::state::{Broken, Fill, Seen, Wanted, split};
 use super::{FillFailure, Fills, Locate, Witness};
+use crate::metrics::Place;
 use crate::store::{BlobId, CHUNK, ChunkKey, Manifest};
 
 /// A chunk that was filled again and is gone once more before its reader came by: so often is tried again.
@@ -30,7 +31,7 @@ pub struct Reader {
     end: Option<u64>,
     /// The chunk in hand, beginning at `pos`.
     rest: Bytes,
-    ahead: Lookahead,
+    ahead: Option<(u32, JoinHandle<Option<(Bytes, Place)>>)>,
     witness: Arc<Witness>,
 }
 
@@ -62,7 +63,7 @@ impl Reader {
 
     fn new(fills: Fills, blob: BlobId, locate: Arc<dyn Locate>, source: From, start: u64, end: Option<u64>) -> Self {
         let (rest, witness) = (Bytes::new(), Arc::default());
-        Self { fills, blob, locate, source, start, pos: start, end, rest, ahead: Lookahead::default(), witness }
+        Self { fills, blob, locate, source, start, pos: start, end, rest, ahead: None, witness }
     }
 
     /// Notes where the bytes come from.
@@ -185,7 +186,10 @@ impl Reader {
     }
 
     async fn stored_chunk(&mut self, manifest: &Manifest, index: u32) -> Option<Bytes> {
-        let mut found = self.ahead.take(index).await;
+        let mut found = match self.ahead.take() {
+            Some((ahead, task)) if ahead == index => task.await.ok().flatten(),
+            _ => None,
+        };
         if found.is_none() {
             // Also when nothing was there ahead of time: a refill may have brought it since.
             let digest = manifest.digests.get(index as usize)?;
@@ -196,15 +200,16 @@ impl Reader {
         Some(chunk)
     }
 
-    /// Starts reading a chunk that is wanted next, unless it is past the end.
+    /// Starts reading a chunk that is not in memory, while the client takes the one before.
     fn look_ahead(&mut self, manifest: &Manifest, index: u32) {
         let begins = u64::from(index) * CHUNK as u64;
-        if self.end.is_some_and(|end| begins >= end) {
+        if index >= manifest.chunks() || self.end.is_some_and(|end| begins >= end) {
             return;
         }
-        if let Some(digest) = manifest.digests.get(index as usize) {
-            let (inner, key) = (&self.fills.inner, ChunkKey { blob: self.blob, index });
-            self.ahead.begin(&inner.places, &inner.store, key, *digest);
+        let key = ChunkKey { blob: self.blob, index };
+        let store = self.fills.inner.store.clone();
+        if let Some(digest) = manifest.digests.get(index as usize).copied() {
+            self.ahead = Some((index, tokio::spawn(async move { store.chunk_from(key, &digest).await })));
         }
     }
 
@@ -257,5 +262,8 @@ fn sender(source: &From) -> Option<Arc<str>> {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.witness.sent_by(sender(&self.source));
+        if let Some((_, task)) = self.ahead.take() {
+            task.abort();
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::metrics::StoreMetrics;
 const NAR_GATE: usize = 8 << 20;
 const META_GATE: usize = 4 << 20;
 /// Threads that read and write: the depth of the disk's queue.
-const QUEUE_DEPTH: usize = 16;
+const QUEUE_DEPTH: usize = 32;
 /// How long closing may take.
 const CLOSING: Duration = Duration::from_secs(10);
 
