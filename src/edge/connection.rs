@@ -18,7 +18,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -342,7 +342,13 @@ async fn drive<H, C: Connection>(
                     return Poll::Ready(None);
                 }
                 // Read on without them, and a flood of resets would heap up tasks, before which no other client has its turn.
-                ready!(activity.poll_caught_up(H2_STREAMS as usize, cx));
+                if activity.poll_caught_up(H2_STREAMS as usize, cx).is_pending() {
+                    // What was made before does not wait for them.
+                    return match flush(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                        _ => Poll::Pending,
+                    };
+                }
                 poll_and_flush(connection.as_mut(), &mut flush, &mut ended, cx).map(Some)
             }) => {
                 let Some(result) = result else {
