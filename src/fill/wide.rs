@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +40,8 @@ const FIRST: u64 = 8 << 20;
 const PART: u64 = 4 << 20;
 /// A body with less to come is not worth it.
 pub(super) const LEAST: u64 = 16 << 20;
+/// Who gives only so much of the rest at a time must give this much: each time costs a round trip.
+const LEAST_AT_ONCE: u64 = 64 << 10;
 /// Parts in memory, over all bodies.
 const PARTS: usize = 32;
 
@@ -58,9 +60,11 @@ impl Parts {
 }
 
 /// The last byte of the first part of a body of which this is wanted; `None` where all of it is to be asked for at once.
-pub(super) fn first_part(source: &Source, from: u64, size: Option<u64>) -> Option<u64> {
+pub(super) fn first_part(source: &Source, from: u64, size: Option<u64>, parts: &Parts) -> Option<u64> {
     let (upstream, is_large) = (&source.upstream, size.is_some_and(|size| size >= from.saturating_add(LEAST)));
-    (is_large && upstream.answers_ranges() && upstream.width() != Some(0)).then(|| from + FIRST - 1)
+    let is_worth_it = is_large && upstream.answers_ranges() && upstream.width() != Some(0);
+    let has_room = || parts.room.available_permits() > 0 && upstream.has_spare_connection();
+    (is_worth_it && has_room()).then(|| from + FIRST - 1)
 }
 
 /// A body that is read in order, however it comes.
@@ -72,16 +76,19 @@ pub(super) struct Wide {
     at: u64,
     /// Where what is read now ends, if that is not the end of the body.
     until: Option<u64>,
-    /// Whether it is left there, with what comes behind.
-    is_left: bool,
     ahead: Option<Ahead>,
+    /// Where the rest was asked for last.
+    asked: Option<u64>,
+    /// Somebody reads it.
+    wanted: bool,
     in_parts: bool,
 }
 
 enum Now {
     Body(Body),
-    Part(Part),
-    /// What was read is given up, and with it its connection, which others may wait for.
+    /// With the permit of the connection over which the body began: whatever becomes of the parts, the rest need not wait for one.
+    Part(Part, OwnedSemaphorePermit),
+    /// What was read is given up.
     Nothing,
 }
 
@@ -95,22 +102,41 @@ struct Ahead {
     pace: Pace,
 }
 
+impl Ahead {
+    /// Has parts fetched that will be read, as many at a time as are worth it. How many are on their way.
+    fn go_on(&mut self, whole: &Whole) -> usize {
+        let (worth, best) = (self.pace.connections(), whole.source.upstream.width());
+        let mut running = self.queue.iter().filter(|part| part.pipe.is_running()).count();
+        let fails = best == Some(0) || self.queue.iter().any(|part| part.pipe.has_failed());
+        while !fails && self.next < self.size && running < worth && self.queue.len() < 2 * worth {
+            let end = self.size.min(self.next + PART);
+            let Some(part) = Part::begin(&self.parts, whole, self.next..end) else { break };
+            self.queue.push_back(part);
+            self.next = end;
+            running += 1;
+        }
+        running
+    }
+}
+
 impl Wide {
     /// A body of which `opened` is the beginning: up to `last`, if it was asked for by that and answered so.
     pub(super) fn begin(source: &Source, opened: Opened, asked: Option<u64>, size: Option<u64>, parts: &Parts) -> Self {
-        let Opened { from, validator, body, is_part, is_filling, took, .. } = opened;
-        if asked.is_some() && !is_part {
-            source.upstream.ignores_ranges();
+        let Opened { from, validator, body, end, is_filling, took, .. } = opened;
+        let upstream = &source.upstream;
+        let is_as_asked = asked.is_some() && end == asked.map(|last| last + 1);
+        if asked.is_some() && !is_as_asked {
+            upstream.ignores_ranges();
         }
-        let end = asked.filter(|_| is_part).map(|last| last + 1);
-        let ahead = end.zip(size).filter(|_| !is_filling).map(|(next, size)| {
-            let pace = Pace::new(source.upstream.width(), took);
+        let ahead = end.zip(size).filter(|_| is_as_asked && !is_filling).map(|(next, size)| {
+            let pace = Pace::new(upstream.width(), took);
             Ahead { parts: parts.clone(), size, next, queue: VecDeque::new(), pace }
         });
         // Of a part that is being fetched there the end is held back; the rest of the body is not.
-        let until = end.map(|end| if is_filling { end - HOLD } else { end });
+        let held_back = if is_filling && is_as_asked { HOLD } else { 0 };
+        let until = end.filter(|end| size.is_some_and(|size| *end < size)).map(|end| end - held_back);
         let whole = Whole { source: source.clone(), size, validator, came: Arc::default() };
-        Self { whole, now: Now::Body(body), from, at: from, until, is_left: is_filling, ahead, in_parts: false }
+        Self { whole, now: Now::Body(body), from, at: from, until, ahead, asked: None, wanted: false, in_parts: false }
     }
 
     /// Whether it was put together from several answers.
@@ -128,40 +154,34 @@ impl Wide {
     /// # Errors
     /// As of [`Body::next`].
     pub(super) async fn next(&mut self, wanted: bool) -> Option<Result<Bytes, UpstreamError>> {
+        self.wanted = wanted;
         loop {
-            let end = match self.piece().await {
+            match self.piece().await {
                 Some(Ok(mut piece)) => {
                     let room = self.until.map_or(u64::MAX, |until| until - self.at);
                     piece.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-                    if !piece.is_empty() {
-                        self.at += piece.len() as u64;
-                        self.go_ahead(wanted);
-                        return Some(Ok(piece));
-                    }
-                    // More than was asked for.
-                    None
+                    self.at += piece.len() as u64;
+                    self.go_ahead();
+                    return Some(Ok(piece));
                 }
-                end => end,
-            };
-            let goes_on = match (end, self.until) {
-                (None, Some(_)) => self.advance().await?,
-                (Some(Err(_)), Some(_)) if matches!(self.now, Now::Part(_)) => {
-                    // Whoever refuses so many connections must not be asked for them with each body.
-                    self.whole.source.upstream.is_best_at(0);
-                    self.rest().await
-                }
-                (end, _) => return end,
-            };
-            if let Err(error) = goes_on {
+                None if self.until == Some(self.at) => {}
+                // Less came than that, or a part broke off: what is left comes over one connection.
+                None if self.until.is_some() => self.ahead = None,
+                Some(Err(_)) if matches!(self.now, Now::Part(..)) => self.ahead = None,
+                end => return end,
+            }
+            if let Err(error) = self.advance().await? {
                 return Some(Err(error));
             }
         }
     }
 
-    /// What comes next of what is read now.
+    /// What comes next of what is read now; nothing where that is all that is wanted of it, whether its end has come or not.
     async fn piece(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        if self.until == Some(self.at) {
+            return None;
+        }
         match &mut self.now {
-            Now::Body(_) if self.is_left && self.until == Some(self.at) => None,
             Now::Body(body) => {
                 let piece = body.next().await;
                 if let Some(Ok(piece)) = &piece {
@@ -169,46 +189,58 @@ impl Wide {
                 }
                 piece
             }
-            Now::Part(part) => part.pipe.next().await,
+            Now::Part(part, _) => part.pipe.next().await,
             Now::Nothing => None,
         }
     }
 
     /// Goes on with what comes after what was read; `None` at the end.
     async fn advance(&mut self) -> Option<Result<(), UpstreamError>> {
-        let Some(ahead) = &mut self.ahead else { return Some(self.rest().await) };
-        if self.at >= ahead.size {
+        if self.whole.size == Some(self.at) {
             return None;
         }
-        let is_there = self.until == Some(self.at);
-        match ahead.queue.pop_front().filter(|_| is_there) {
+        let permit = match std::mem::replace(&mut self.now, Now::Nothing) {
+            Now::Body(body) => body.ended().await,
+            Now::Part(part, permit) => {
+                if self.until == Some(self.at) {
+                    part.ended();
+                }
+                permit
+            }
+            Now::Nothing => return None,
+        };
+        match self.ahead.as_mut().and_then(|ahead| ahead.queue.pop_front()) {
             Some(part) => {
                 self.until = Some(part.end);
-                (self.now, self.in_parts) = (Now::Part(part), true);
+                (self.now, self.in_parts) = (Now::Part(part, permit), true);
                 Some(Ok(()))
             }
-            None => Some(self.rest().await),
+            None => Some(self.rest(permit).await),
         }
     }
 
     /// Asks for all that is left over one connection.
-    async fn rest(&mut self) -> Result<(), UpstreamError> {
-        (self.ahead, self.until, self.now) = (None, None, Now::Nothing);
-        self.now = Now::Body(self.whole.rest(self.at).await?);
-        self.in_parts = true;
+    async fn rest(&mut self, permit: OwnedSemaphorePermit) -> Result<(), UpstreamError> {
+        let is_undecided = |ahead: Ahead| ahead.pace.is_undecided();
+        if self.ahead.take().is_some_and(is_undecided) && self.wanted {
+            // The first part was through before anything could be measured: there is nothing to gain.
+            self.whole.source.upstream.is_best_at(0);
+        }
+        // Some give so much at a time and no more.
+        let so_little = |asked| self.at - asked < LEAST_AT_ONCE;
+        if self.asked.replace(self.at).is_some_and(so_little) {
+            return Err(self.whole.source.upstream.sent_another_part());
+        }
+        let Opened { end, body, .. } = self.whole.rest(self.at, permit).await?;
+        self.until = end.filter(|_| self.whole.size.is_some() && end != self.whole.size);
+        (self.now, self.in_parts) = (Now::Body(body), true);
         Ok(())
     }
 
-    /// Has parts fetched that will be read, as many at a time as are worth it.
-    fn go_ahead(&mut self, wanted: bool) {
-        let Some(ahead) = &mut self.ahead else { return };
-        while wanted && ahead.next < ahead.size && ahead.queue.len() < ahead.pace.connections() {
-            let end = ahead.size.min(ahead.next + PART);
-            let Some(part) = Part::begin(&ahead.parts, &self.whole, ahead.next..end) else { break };
-            ahead.queue.push_back(part);
-            ahead.next = end;
-        }
-        let all = wanted && ahead.queue.len() >= ahead.pace.connections();
+    /// Has parts fetched, and notes what they brought.
+    fn go_ahead(&mut self) {
+        let (Some(ahead), true) = (&mut self.ahead, self.wanted) else { return };
+        let all = ahead.go_on(&self.whole) >= ahead.pace.connections();
         let open = ahead.queue.iter().all(|part| part.pipe.is_open());
         if let Some(best) = ahead.pace.came(self.whole.came.load(Ordering::Relaxed), all, open) {
             self.whole.source.upstream.is_best_at(best);

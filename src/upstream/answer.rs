@@ -67,6 +67,9 @@ pub struct Opened {
     pub validator: Option<HeaderValue>,
     /// Whether the answer is a part, as asked, and says so (206).
     pub is_part: bool,
+    /// Offset of the byte after the last one of a part, as the part says (`Content-Range`). It may be less than was asked for
+    /// (RFC 9110 section 15.3.7), and more.
+    pub end: Option<u64>,
     /// Whether it says that this is a page for a browser. (So do some caches of all they have, by mistake.)
     pub is_page: bool,
     /// Whether another snowbank sends it while it fetches it itself: the end of what was asked for waits until all of it came there.
@@ -83,7 +86,7 @@ pub struct Body {
     incoming: Pieces,
     upstream: Arc<Upstream>,
     waited: Waited,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// What a body brought while it was waited for; the time in which nobody asked for more does not count.
@@ -109,7 +112,7 @@ impl Waited {
 impl Body {
     /// The body of a response of `upstream`.
     pub(super) fn new(incoming: Pieces, upstream: &Arc<Upstream>, permit: OwnedSemaphorePermit) -> Self {
-        Self { incoming, upstream: Arc::clone(upstream), waited: Waited::default(), _permit: permit }
+        Self { incoming, upstream: Arc::clone(upstream), waited: Waited::default(), permit }
     }
 
     /// Reads the short text that goes with a 404, so that the connection can be kept; a long or slow one closes it.
@@ -128,6 +131,13 @@ impl Body {
         if timeout(AT_HAND, &mut all).await.is_err() {
             tokio::spawn(all);
         }
+    }
+
+    /// All that was wanted came: its end is waited for a moment, so that the connection can be used again; what it says does not
+    /// matter. Gives the permit, for what is asked next.
+    pub async fn ended(mut self) -> OwnedSemaphorePermit {
+        let _ = timeout(AT_HAND, self.next()).await;
+        self.permit
     }
 
     /// The next piece; `None` at the end of the body as HTTP sees it, which for a body without a length proves nothing.

@@ -17,11 +17,22 @@ pub struct UpstreamError {
     pub cause: Cause,
 }
 
+/// What a client is told whatever it asks for: who it is, how often it asks, when.
+const IS_ABOUT_THE_CLIENT: [StatusCode; 5] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::TOO_EARLY,
+    StatusCode::TOO_MANY_REQUESTS,
+];
+
 impl UpstreamError {
     /// Whether the upstream answered, and its answer was to the form of the request: asked in another way it may do better.
     pub fn is_about_the_request(&self) -> bool {
         match &self.cause {
-            Cause::Status(status) | Cause::Elsewhere { status, .. } => status.is_client_error(),
+            Cause::Status(status) | Cause::Elsewhere { status, .. } => {
+                status.is_client_error() && !IS_ABOUT_THE_CLIENT.contains(status)
+            }
             Cause::Header(_) => true,
             _ => false,
         }

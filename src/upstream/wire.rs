@@ -105,7 +105,7 @@ pub(super) fn strong_validator(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// `Content-Range: bytes first-last/total` (RFC 9110 section 14.4): the first byte and, unless it is `*`, the total.
-pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
     let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
     let (range, total) = text.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -114,14 +114,14 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
         "*" => None,
         digits => Some(digits.parse().ok()?),
     };
-    (first <= last && total.is_none_or(|t| last < t)).then_some((first, total))
+    (first <= last && total.is_none_or(|t| last < t)).then_some((first, last, total))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn range(text: &str) -> Option<(u64, Option<u64>)> {
+    fn range(text: &str) -> Option<(u64, u64, Option<u64>)> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_RANGE, text.parse().unwrap());
         content_range(&headers)
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn content_range_is_read_as_rfc_9110_writes_it() {
-        assert_eq!(range("bytes 10-19/100"), Some((10, Some(100))));
-        assert_eq!(range("bytes 0-0/*"), Some((0, None)));
+        assert_eq!(range("bytes 10-19/100"), Some((10, 19, Some(100))));
+        assert_eq!(range("bytes 0-0/*"), Some((0, 0, None)));
         for bad in ["bytes 19-10/100", "bytes 10-100/100", "bytes */100", "items 0-1/2", "bytes 1-2", "bytes a-b/c"] {
             assert_eq!(range(bad), None, "{bad}");
         }

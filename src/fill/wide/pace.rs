@@ -44,6 +44,11 @@ impl Pace {
         }
     }
 
+    /// Whether not even the first one was measured.
+    pub(super) fn is_undecided(&self) -> bool {
+        !self.settled && self.width == 0
+    }
+
     /// How many are worth it beside the one that is read.
     pub(super) fn connections(&self) -> usize {
         WIDTHS[self.width]

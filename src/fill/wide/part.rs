@@ -3,16 +3,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 use tokio_util::sync::DropGuard;
 
 use super::Parts;
 use super::pipe::{Feed, Pipe, pipe};
 use crate::fill::Source;
 use crate::upstream::{Body, Opened, Said, UpstreamError};
+
+/// Before a part that broke off is asked for once more.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What all parts of a body have in common.
 #[derive(Clone)]
@@ -31,20 +36,33 @@ impl Whole {
         self.came.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The rest of it, over one connection.
-    pub(super) async fn rest(&self, from: u64) -> Result<Body, UpstreamError> {
-        self.belongs(from, self.source.upstream.open(&self.source.target, from, None).await?)
+    /// What is left of it from there, or the beginning of that, over the connection that had it until now.
+    pub(super) async fn rest(&self, from: u64, permit: OwnedSemaphorePermit) -> Result<Opened, UpstreamError> {
+        let (upstream, target) = (&self.source.upstream, &self.source.target);
+        match upstream.open_beside(permit, target, from, None).await? {
+            // Its name for these bytes may be another one where several servers stand behind an address: the hash will tell.
+            Said::Have(opened) if opened.from == from && self.is_of_its_size(&opened) => Ok(opened),
+            _ => Err(upstream.sent_another_part()),
+        }
     }
 
-    /// What was answered, if it is of this body as far as one can tell.
-    fn belongs(&self, from: u64, said: Said<Opened>) -> Result<Body, UpstreamError> {
-        let total = |opened: &Opened| opened.total.is_none() || opened.total == self.size;
+    /// The body of what was answered, if it is these bytes of this body as far as one can tell.
+    fn part(&self, bytes: &Range<u64>, said: Said<Opened>) -> Result<Body, UpstreamError> {
         match said {
-            Said::Have(opened) if opened.from == from && opened.validator == self.validator && total(&opened) => {
+            Said::Have(opened)
+                if opened.from == bytes.start
+                    && opened.end == Some(bytes.end)
+                    && opened.validator == self.validator
+                    && self.is_of_its_size(&opened) =>
+            {
                 Ok(opened.body)
             }
             _ => Err(self.source.upstream.sent_another_part()),
         }
+    }
+
+    fn is_of_its_size(&self, opened: &Opened) -> bool {
+        opened.total.is_none() || opened.total == self.size
     }
 }
 
@@ -53,7 +71,7 @@ pub(super) struct Part {
     pub(super) end: u64,
     pub(super) pipe: Pipe,
     /// Ends the fetching of it.
-    _guard: DropGuard,
+    guard: DropGuard,
     _room: OwnedSemaphorePermit,
 }
 
@@ -66,47 +84,58 @@ impl Part {
         let ((feed, pipe), stop, end) = (pipe(), parts.stop.child_token(), bytes.end);
         let fetching = fetch(whole.clone(), bytes, connection, feed);
         parts.tasks.spawn(crate::trail::carry(stop.clone().run_until_cancelled_owned(fetching)));
-        Some(Self { end, pipe, _guard: stop.drop_guard(), _room: room })
+        Some(Self { end, pipe, guard: stop.drop_guard(), _room: room })
+    }
+
+    /// All of it was read: who fetched it ends by himself, in a moment.
+    pub(super) fn ended(self) {
+        self.guard.disarm();
     }
 }
 
-/// Fetches a part; where it breaks off, the rest of it once more.
-async fn fetch(whole: Whole, part: Range<u64>, connection: OwnedSemaphorePermit, feed: Feed) {
-    let (upstream, target, last) = (&whole.source.upstream, &whole.source.target, Some(part.end - 1));
-    let mut at = part.start;
-    let mut said = upstream.open_beside(connection, target, at, last).await;
-    for is_last in [false, true] {
-        // Its end would come with that of the whole.
-        let waits = matches!(&said, Ok(Said::Have(opened)) if opened.is_filling);
-        let broken = match said.and_then(|said| whole.belongs(at, said)) {
-            Ok(body) if !waits => receive(&whole, body, &mut at, part.end, &feed).await.err(),
-            Ok(_) => None,
-            Err(error) => Some(error),
-        };
-        if at == part.end {
-            return;
+/// Fetches a part; where it breaks off in the middle, the rest of it once more, if there is a connection to spare for that too.
+async fn fetch(whole: Whole, mut part: Range<u64>, connection: OwnedSemaphorePermit, feed: Feed) {
+    let upstream = &whole.source.upstream;
+    let begun = part.start;
+    let Err(mut broken) = receive(&whole, &mut part, connection, &feed).await else { return };
+    if part.start > begun && upstream.may_be_asked_again() {
+        sleep(PAUSE).await;
+        if let Some(connection) = upstream.spare_connection() {
+            match receive(&whole, &mut part, connection, &feed).await {
+                Ok(()) => return upstream.asked_again_well(),
+                Err(again) => broken = again,
+            }
         }
-        if is_last || waits {
-            return feed.fail(broken.unwrap_or_else(|| upstream.sent_another_part()));
-        }
-        said = upstream.open(target, at, last).await;
     }
+    // Whoever refuses so many connections must not be asked for them with each body.
+    upstream.is_best_at(0);
+    feed.fail(broken);
 }
 
-/// Hands on what comes, up to `end`.
-async fn receive(whole: &Whole, mut body: Body, at: &mut u64, end: u64, feed: &Feed) -> Result<(), UpstreamError> {
+/// Hands on what comes of it; what is left to come is then in `part`.
+async fn receive(
+    whole: &Whole,
+    part: &mut Range<u64>,
+    connection: OwnedSemaphorePermit,
+    feed: &Feed,
+) -> Result<(), UpstreamError> {
+    let (upstream, target) = (&whole.source.upstream, &whole.source.target);
+    let said = upstream.open_beside(connection, target, part.start, Some(part.end - 1)).await?;
+    // Its end would come with that of the whole.
+    let waits = matches!(&said, Said::Have(opened) if opened.is_filling);
+    let mut body = whole.part(part, said)?;
+    if waits {
+        return Err(upstream.sent_another_part());
+    }
     feed.open();
-    // The end is waited for, so that the connection can be used again; but not for more than was asked for.
-    while let Some(piece) = body.next().await {
+    while !part.is_empty() {
+        let Some(piece) = body.next().await else { return Err(upstream.sent_another_part()) };
         let mut piece: Bytes = piece?;
-        let (came, room) = (piece.len(), end - *at);
-        whole.count(came);
-        piece.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        *at += piece.len() as u64;
+        whole.count(piece.len());
+        piece.truncate(usize::try_from(part.end - part.start).unwrap_or(usize::MAX));
+        part.start += piece.len() as u64;
         feed.push(piece);
-        if came as u64 > room {
-            break;
-        }
     }
+    drop(body.ended().await);
     Ok(())
 }

@@ -85,6 +85,16 @@ impl Pipe {
         }
     }
 
+    /// Whether more of the part is on its way.
+    pub(super) fn is_running(&self) -> bool {
+        !self.0.lock().is_over
+    }
+
+    /// Whether it came to nothing.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.lock().error.is_some()
+    }
+
     /// Whether the part is answered, and has not failed.
     pub(super) fn is_open(&self) -> bool {
         let state = self.0.lock();

@@ -166,10 +166,12 @@ impl Upstream {
         opened
     }
 
-    /// The same without waiting for a turn, with the permit of a connection that was idle ([`Upstream::spare_connection`]).
+    /// More of a NAR that is on its way already, with the permit of a connection that was idle ([`Upstream::spare_connection`]) or
+    /// had the NAR until now ([`Body::ended`]). Nobody is asked for leave, and nothing is concluded from it: whether an upstream is
+    /// up is decided between NARs, not within them.
     ///
     /// # Errors
-    /// The same.
+    /// As of [`Upstream::open`].
     pub async fn open_beside(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
@@ -177,10 +179,7 @@ impl Upstream {
         from: u64,
         last: Option<u64>,
     ) -> Result<Said<Opened>, UpstreamError> {
-        let ticket = self.leave_to_ask(Kind::Nar, target)?;
-        let opened = self.open_asked(target, from, last, permit).await;
-        ticket.settle(&opened);
-        opened
+        self.open_asked(target, from, last, permit).await
     }
 
     async fn open_asked(
@@ -199,10 +198,10 @@ impl Upstream {
         let asked = Instant::now();
         let response = self.send(Lane::Bulk, target, range.as_ref()).await?;
         let (headers, took) = (response.headers(), asked.elapsed());
-        let (from, total) = match response.status() {
-            StatusCode::OK => (0, wire::content_length(headers)),
+        let (from, end, total) = match response.status() {
+            StatusCode::OK => (0, None, wire::content_length(headers)),
             StatusCode::PARTIAL_CONTENT => match wire::content_range(headers) {
-                Some((first, total)) if first == from => (first, total),
+                Some((first, last, total)) if first == from => (first, last.checked_add(1), total),
                 _ => return Err(self.error(Cause::Header("a 206 whose Content-Range is not what was asked"))),
             },
             _ => return self.is_have_not(&response).map(|()| Said::HaveNot),
@@ -215,7 +214,7 @@ impl Upstream {
         self.metrics.have.inc();
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let body = Body::new(response.into_body(), self, permit);
-        Ok(Said::Have(Opened { from, total, validator, is_part, is_page, is_filling, took, body }))
+        Ok(Said::Have(Opened { from, total, validator, is_part, end, is_page, is_filling, took, body }))
     }
 
     /// Waits for the head of the answer.

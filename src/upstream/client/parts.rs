@@ -18,16 +18,21 @@ impl Upstream {
         self.options.parallel && !is_directory && self.no_ranges.get().is_none() && bulk(&self.options, careful) >= 8
     }
 
-    /// It has answered a range with all of the body, and is not asked for parts for a while.
+    /// It has answered a range with more or less than that, and is not asked for parts for a while.
     pub fn ignores_ranges(&self) {
         self.no_ranges.note(0);
     }
 
-    /// The permit of a connection for a part, while a quarter of those for NARs is idle.
-    pub fn spare_connection(&self) -> Option<OwnedSemaphorePermit> {
+    /// Whether more than a quarter of the connections for NARs is idle.
+    pub fn has_spare_connection(&self) -> bool {
         let quarter = bulk(&self.options, self.careful.load(Ordering::Relaxed)) / 4;
-        let has_spare = self.bulk_permits.available_permits() > quarter;
-        has_spare.then(|| Arc::clone(&self.bulk_permits).try_acquire_owned().ok()).flatten()
+        self.bulk_permits.available_permits() > quarter
+    }
+
+    /// The permit of a connection for a part, while there is one to spare.
+    pub fn spare_connection(&self) -> Option<OwnedSemaphorePermit> {
+        let take = || Arc::clone(&self.bulk_permits).try_acquire_owned().ok();
+        self.has_spare_connection().then(take).flatten()
     }
 
     /// How wide one body is best fetched, where that was found out a short while ago.
