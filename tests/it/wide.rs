@@ -1,6 +1,8 @@
 //! A large NAR comes over several connections where that is faster: each byte once, in order, and whatever an upstream does with
 //! ranges, no wrong byte.
 
+mod odd;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -121,6 +121,8 @@ pub struct Reply {
     cut: Option<(u64, Break)>,
     pieces: Option<(usize, Duration)>,
     close: bool,
+    at_most: u64,
+    unanswered: bool,
 }
 
 impl Reply {
@@ -139,6 +141,8 @@ impl Reply {
             cut: None,
             pieces: None,
             close: false,
+            at_most: u64::MAX,
+            unanswered: false,
         }
     }
 
@@ -180,6 +184,18 @@ impl Reply {
     /// Answers a `Range` with the whole body, as an origin without ranges does.
     pub fn without_ranges(mut self) -> Self {
         self.ranges = false;
+        self
+    }
+
+    /// Answers a `Range` with so many bytes at most, as a server may (RFC 9110 section 15.3.7).
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.at_most = bytes;
+        self
+    }
+
+    /// Resets the connection instead of an answer.
+    pub fn unanswered(mut self) -> Self {
+        self.unanswered = true;
         self
     }
 
@@ -227,11 +243,14 @@ impl Reply {
         if !self.away.is_zero() {
             tokio::time::sleep(self.away).await;
         }
+        if self.unanswered {
+            return Ok(Some(Break::Reset));
+        }
         let size = self.body.len() as u64;
         let wanted = if self.ranges { single_range(request.field("range"), size) } else { None };
         let (status, first, end) = match wanted {
             None => (self.status, 0, size),
-            Some(Ok((first, last))) => (206, first, last + 1),
+            Some(Ok((first, last))) => (206, first, (last + 1).min(first.saturating_add(self.at_most))),
             Some(Err(())) => (416, 0, 0),
         };
         let close = self.close || self.framing == Framing::UntilClose;
