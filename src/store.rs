@@ -247,19 +247,18 @@ impl Store {
     }
 
     /// Keeps a chunk of at most [`CHUNK`] bytes, readable at once. Waits while more is being written than the disk takes.
+    /// While what is pinned is being written again for long, it is kept in memory only.
     pub async fn put_chunk(&self, key: ChunkKey, bytes: Bytes) {
         debug_assert!(bytes.len() <= CHUNK, "a chunk is cut at CHUNK bytes");
-        self.inner.pinned.settled().await;
         self.put_kept_chunk(self.space.chunk(key), bytes).await;
     }
 
     async fn put_kept_chunk(&self, key: ChunkKey, bytes: Bytes) {
         self.inner.nar.insert(key, bytes.clone());
-        if let Some(disk) = self.inner.disk.load_full() {
-            let size = padded(ChunkKey::ENCODED, size_of::<u64>() + bytes.len());
-            // A chunk that is turned away by a disk that just became sick is in memory, as if there were none.
-            disk.nar.put(key, Chunk(bytes), size).await;
-        }
+        let Some(disk) = self.inner.disk.load_full() else { return };
+        let size = padded(ChunkKey::ENCODED, size_of::<u64>() + bytes.len());
+        // A chunk that is turned away by a disk that just became sick is in memory, as if there were none.
+        disk.nar.put(key, Chunk(bytes), size).await;
     }
 
     /// Waits until every chunk put before is written out. `false` when the disk lost some of them; `true` as well when
@@ -373,11 +372,12 @@ impl Store {
     }
 
     /// Keeps a small object, in place of the one under the same key. What is larger than a block of the disk tier (1 to
-    /// 16 MiB, and at most 8 MiB) is kept in memory only.
+    /// 16 MiB, and at most 8 MiB) is kept in memory only. While what is pinned is being written again for long, the disk has
+    /// it later.
     pub async fn put_entry(&self, key: EntryKey, bytes: Bytes) {
-        self.inner.pinned.settled().await;
-        let kept = self.space.wrap(key, bytes);
-        self.write(MetaKey::Entry(self.space.entry(key)), MetaValue::Entry(kept)).await;
+        let value = MetaValue::Entry(self.space.wrap(key, bytes));
+        let key = MetaKey::Entry(self.space.entry(key));
+        self.write(key, value).await;
     }
 
     /// Removes a small object, for good.

@@ -108,18 +108,17 @@ impl Catalog {
         if *value == MetaValue::Removed || !disk.has_room(value.padded()) {
             return;
         }
-        self.put_unchanged(key, value, before, disk).await;
+        disk.put_with(key, value.padded(), self.unchanged(key, value, before)).await;
     }
 
-    /// Writes a value, unless one of its stripe changed since `before`. Tells whether it was written.
-    async fn put_unchanged(&self, key: MetaKey, value: &MetaValue, before: u64, disk: &MetaTier) -> bool {
-        let unchanged = |write: &mut dyn FnMut(MetaValue)| {
+    /// Writes a value, unless one of its stripe changed since `before`.
+    fn unchanged(&self, key: MetaKey, value: &MetaValue, before: u64) -> impl FnOnce(&mut dyn FnMut(MetaValue)) {
+        move |write| {
             let stripe = self.stripe(&key);
             if stripe.version == before {
                 write(value.clone());
             }
-        };
-        disk.put_with(key, value.padded(), unchanged).await
+        }
     }
 
     /// Whether the value of a pinned key is on disk; if only the memory has it, it is written. No use of it.
@@ -129,7 +128,10 @@ impl Catalog {
             Some(None) => false,
             Some(Some(value)) if *value == MetaValue::Removed => false,
             _ if disk.contains(&key) => true,
-            Some(Some(value)) => self.put_unchanged(key, &value, before, disk).await,
+            Some(Some(value)) => {
+                disk.settled().await;
+                disk.save_with(key, value.padded(), self.unchanged(key, &value, before)).await
+            }
             None => false,
         }
     }
@@ -141,7 +143,11 @@ impl Catalog {
             // What the disk has an older version of will be written anyway.
             let is_outdated = self.outdated().contains(&key);
             let Some(found) = disk.get(&key).await.filter(|found| found.leaving && !is_outdated) else { return };
-            if found.value == MetaValue::Removed || self.put_unchanged(key, &found.value, before, disk).await {
+            if found.value == MetaValue::Removed {
+                return;
+            }
+            let unchanged = self.unchanged(key, &found.value, before);
+            if disk.save_with(key, found.value.padded(), unchanged).await {
                 return;
             }
         }
@@ -294,7 +300,9 @@ impl Catalog {
                     self.outdated().remove(&key);
                 }
             };
-            let put = disk.put_with(key, value.padded(), right).await;
+            // What is pinned goes first, however long that takes: nobody waits for this.
+            disk.settled().await;
+            let put = disk.save_with(key, value.padded(), right).await;
             if !put && !moved {
                 self.written(&mut writing, disk).await;
                 return false;

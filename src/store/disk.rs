@@ -77,8 +77,10 @@ impl Disk {
             tracing::warn!("this file system does not allocate in advance: a full disk will stop the disk tier");
         }
         let build = Build { spawner: &spawner, metrics, direct: device.direct };
-        let nar_line = Line::new(&device.ages[0], second_chance::near(device.layout.nar.blocks), heat.clone());
-        let meta_line = Line::new(&device.ages[1], second_chance::near(device.layout.meta.blocks), heat.clone());
+        let nar_line =
+            Line::new(&device.ages[0], second_chance::near(device.layout.nar.blocks), heat.clone(), pinned.clone());
+        let meta_line =
+            Line::new(&device.ages[1], second_chance::near(device.layout.meta.blocks), heat.clone(), pinned.clone());
         let (nar, meta) = tokio::try_join!(
             build.tier("nar", &device.layout.nar, NAR_GATE, ChunkHash, &nar_line),
             build.tier("meta", &device.layout.meta, META_GATE, DefaultHasher::default(), &meta_line),

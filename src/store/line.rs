@@ -3,16 +3,26 @@
 //! foyer asks an [`EvictionPicker`] which block to reuse. Its own picker forgets the order when the process ends; ours
 //! starts with the ages of the files. It also marks the blocks whose turn is near (foyer's word is "probation"), so that
 //! a read tells whether the entry is about to go, and wakes whoever wants to save something (see `second_chance`).
+//!
+//! What is pinned must be saved. So where there is something pinned, the line is unsettled from the moment at which a
+//! turn comes near until the block was looked through, and who puts something waits for it. That begins here, in foyer's
+//! call, and not when the saver wakes: a machine that is busy may write many blocks before it does.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foyer::{EvictionInfo, EvictionPicker};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::device::CLEAN;
 use super::heat::Heat;
+use super::pinned::Pinned;
+
+/// How long who puts something waits while blocks are looked through. One block of 16 MiB takes some 20 ms.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The waiting blocks of one tier.
 #[derive(Debug)]
@@ -21,8 +31,13 @@ pub struct Line {
     /// Set once foyer is open: blocks reported before it were found on disk, those after it were filled by us.
     open: AtomicBool,
     moved: Notify,
+    /// Since when blocks whose turn is near have not all been looked through, where something is pinned.
+    unsettled: watch::Sender<Option<Instant>>,
     near: usize,
     heat: Arc<Heat>,
+    pinned: Arc<Pinned>,
+    #[cfg(test)]
+    stalled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +47,8 @@ struct State {
     /// For each block its turn, and the time on heat's clock at which it was full.
     blocks: Vec<(u64, u64)>,
     next_turn: u64,
+    /// Blocks before this turn were looked through, or are just being so.
+    next_look: u64,
     clean: usize,
 }
 
@@ -62,7 +79,7 @@ pub enum Next {
 
 impl Line {
     /// The line of a tier whose blocks were last written in the order `ages`; a turn is near for the first `near`.
-    pub fn new(ages: &[u32], near: usize, heat: Arc<Heat>) -> Arc<Self> {
+    pub fn new(ages: &[u32], near: usize, heat: Arc<Heat>, pinned: Arc<Pinned>) -> Arc<Self> {
         let now = heat.now();
         let mut blocks = vec![(0, now); ages.len()];
         for (turn, block) in (0..).zip(ages) {
@@ -71,7 +88,17 @@ impl Line {
             }
         }
         let state = State { next_turn: blocks.len() as u64, blocks, ..State::default() };
-        Arc::new(Self { state: Mutex::new(state), open: AtomicBool::new(false), moved: Notify::new(), near, heat })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            open: AtomicBool::new(false),
+            moved: Notify::new(),
+            unsettled: watch::Sender::new(None),
+            near,
+            heat,
+            pinned,
+            #[cfg(test)]
+            stalled: AtomicBool::new(false),
+        })
     }
 
     /// foyer is open: from now on a block that joins the line was filled by us.
@@ -90,10 +117,43 @@ impl Line {
         self.moved.notified().await;
     }
 
-    /// The blocks whose turn is near, the next one first.
-    pub fn due(&self) -> Vec<Due> {
-        let state = self.state();
-        state.waiting.iter().take(self.near_now(&state)).filter_map(|(turn, block)| state.due(*turn, *block)).collect()
+    /// The next block to be looked through, of those whose turn is near: each once. Asking for it says that the one
+    /// before has been.
+    pub fn next_look(&self) -> Option<Due> {
+        let mut state = self.state();
+        let due = self.first_due(&state);
+        match due {
+            Some(due) => state.next_look = due.turn + 1,
+            #[cfg(test)]
+            None if self.stalled.load(Ordering::Relaxed) => {}
+            None => _ = self.unsettled.send_replace(None),
+        }
+        due
+    }
+
+    /// As while a long row is looked through.
+    #[cfg(test)]
+    pub fn stall(&self, stalled: bool) {
+        let _state = self.state();
+        self.stalled.store(stalled, Ordering::Relaxed);
+        self.unsettled.send_replace(stalled.then(Instant::now));
+    }
+
+    /// Waits until every block whose turn is near was looked through for what is pinned.
+    pub async fn settled(&self) {
+        // The sender is in `self`.
+        let _ = self.unsettled.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// As [`Line::settled`], and gives up when that takes longer than [`PATIENCE`] from its beginning on: `false`.
+    pub async fn settles(&self) -> bool {
+        let Some(since) = *self.unsettled.borrow() else { return true };
+        timeout_at(since + PATIENCE, self.settled()).await.is_ok()
+    }
+
+    /// Whether nobody would wait.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.borrow().is_none()
     }
 
     /// The first block that waits at `turn` or later; without one, those that do not wait.
@@ -112,6 +172,13 @@ impl Line {
         self.near.saturating_sub(state.clean.saturating_sub(CLEAN))
     }
 
+    fn first_due(&self, state: &State) -> Option<Due> {
+        let mut near = state.waiting.iter().take(self.near_now(state));
+        let (turn, block) = near.find(|(turn, _)| **turn >= state.next_look)?;
+        let (_, full_at) = state.blocks.get(usize::try_from(*block).ok()?)?;
+        Some(Due { block: *block, turn: *turn, full_at: *full_at })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,14 +189,14 @@ impl Line {
                 block.statistics().probation.store(true, Ordering::Relaxed);
             }
         }
+        if !self.pinned.is_empty() && self.first_due(state).is_some() {
+            self.unsettled.send_if_modified(|since| {
+                let begins = since.is_none();
+                since.get_or_insert_with(Instant::now);
+                begins
+            });
+        }
         self.moved.notify_one();
-    }
-}
-
-impl State {
-    fn due(&self, turn: u64, block: u32) -> Option<Due> {
-        let (_, full_at) = self.blocks.get(usize::try_from(block).ok()?)?;
-        Some(Due { block, turn, full_at: *full_at })
     }
 }
 
@@ -141,6 +208,8 @@ impl EvictionPicker for Picker {
     fn pick(&mut self, info: EvictionInfo<'_>) -> Option<u32> {
         let mut state = self.0.state();
         state.clean = info.clean;
+        // With fewer clean blocks more turns are near, and who looks at a block that is not marked finds nothing to save.
+        self.0.mark(&state, &info);
         state.waiting.values().find(|block| info.evictable.contains(block)).copied()
     }
 
@@ -178,7 +247,7 @@ mod tests {
 
     #[test]
     fn recovered_blocks_go_by_age_and_before_those_filled_since() {
-        let line = Line::new(&[2, 0, 3, 1], 2, Arc::default());
+        let line = Line::new(&[2, 0, 3, 1], 2, Arc::default(), Arc::default());
         let mut picker = Picker(line.clone());
         let mut evictable = HashSet::new();
         for block in [0, 1, 2] {
@@ -199,23 +268,48 @@ mod tests {
 
     #[test]
     fn a_turn_is_near_only_when_few_blocks_are_clean() {
-        let line = Line::new(&[0, 1, 2, 3, 4, 5], 2, Arc::default());
+        let line = Line::new(&[0, 1, 2, 3, 4, 5], 2, Arc::default(), Arc::default());
         let mut picker = Picker(line.clone());
         line.opened();
         let evictable: HashSet<u32> = (0..4).collect();
         for block in 0..4 {
             picker.on_block_evictable(info(&evictable, 4), block);
         }
-        assert_eq!(line.due(), []);
+        assert_eq!(line.next_look(), None);
         picker.on_block_evictable(info(&evictable, 2), 4);
-        let due = line.due();
-        assert_eq!(due.iter().map(|due| due.block).collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(due.iter().map(|due| due.full_at).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(line.next_look(), Some(Due { block: 0, turn: 6, full_at: 1 }));
+        assert_eq!(line.next_look(), Some(Due { block: 1, turn: 7, full_at: 2 }));
+        assert_eq!(line.next_look(), None, "each once");
+    }
+
+    #[test]
+    fn who_puts_something_waits_from_the_moment_a_turn_is_near() {
+        let pinned = Arc::new(Pinned::default());
+        let line = Line::new(&[0, 1, 2], 2, Arc::default(), Arc::clone(&pinned));
+        let mut picker = Picker(line.clone());
+        line.opened();
+        let evictable: HashSet<u32> = (0..3).collect();
+        picker.on_block_evictable(info(&evictable, 0), 0);
+        assert!(line.is_settled(), "nothing is pinned");
+        pinned.pin_something();
+        picker.on_block_evictable(info(&evictable, 0), 1);
+        assert!(!line.is_settled(), "though nobody had the time to look");
+        assert_eq!([line.next_look(), line.next_look()].map(|due| due.map(|due| due.block)), [Some(0), Some(1)]);
+        assert!(!line.is_settled(), "the second is being looked through");
+        assert_eq!(line.next_look(), None);
+        assert!(line.is_settled());
+        picker.on_block_evictable(info(&evictable, 0), 2);
+        assert!(line.is_settled(), "its turn is not near");
+        picker.on_block_evict(info(&evictable, 3), 0);
+        assert!(line.is_settled(), "nor now, with so many blocks that are clean");
+        picker.pick(info(&evictable, 0));
+        assert!(!line.is_settled(), "they are not any more");
+        assert_eq!(line.next_look().map(|due| due.block), Some(2));
     }
 
     #[test]
     fn a_walk_along_the_line_meets_every_block() {
-        let line = Line::new(&[2, 0, 1], 2, Arc::default());
+        let line = Line::new(&[2, 0, 1], 2, Arc::default(), Arc::default());
         let mut picker = Picker(line.clone());
         let mut evictable: HashSet<u32> = [0, 2].into();
         for block in [0, 2] {

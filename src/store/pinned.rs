@@ -1,8 +1,15 @@
 //! What operators pinned: it stays on disk, whatever else is asked for.
 //!
 //! A block whose turn is near is looked at from outside, as for second chances (see `second_chance`); what is pinned in it
-//! is always written again, while what is only in use has a share. Whoever puts something new waits meanwhile, so that no
-//! block is reused before it was looked through. So a pinned byte is written once for each time that the disk is filled anew.
+//! is always written again, while what is only in use has a share. Whoever puts something new into the same tier waits
+//! meanwhile, so that no block is reused before it was looked through. So a pinned byte is written once for each time that
+//! the disk is filled anew.
+//!
+//! Blocks that hold nothing but pinned bytes and wait one behind the other are written again in one row: each takes the
+//! place of another that is due then. Who puts something into the other tier does not wait for that, and who puts a body
+//! into this one not for long: the rest of the row it passes through, and is not kept. To let some in between, a row would
+//! have to be begun as many blocks ahead of its turn as are let in, and blocks are looked at a few ahead (see
+//! `second_chance`). What is small goes to the disk when the row is done.
 //!
 //! Names only, as the tiers know them. What a path consists of says `proxy`, what is pinned says `app`: at most half
 //! of the disk. Damage is not prevented here: [`Store::is_held`] tells of it.
@@ -130,10 +137,15 @@ impl Store {
                 return Some(false);
             }
         }
-        let keys = (0..hold.chunks).map(|index| ChunkKey { blob: hold.blob, index });
-        for key in keys.filter(|key| !disk.nar.contains(key)) {
+        for key in (0..hold.chunks).map(|index| ChunkKey { blob: hold.blob, index }) {
+            // There may be a million of them, and nothing here waits.
+            tokio::task::consume_budget().await;
+            if disk.nar.contains(&key) {
+                continue;
+            }
             let in_memory = self.inner.nar.get(&key).map(|entry| entry.value().clone());
             let Some(bytes) = in_memory else { return Some(false) };
+            disk.nar.settled().await;
             self.put_kept_chunk(key, bytes).await;
         }
         Some(true)
@@ -149,8 +161,6 @@ impl Store {
 #[derive(Debug, Default)]
 pub struct Pinned {
     names: RwLock<Names>,
-    /// How many blocks are being looked through.
-    saving: watch::Sender<usize>,
     turns: watch::Sender<u64>,
 }
 
@@ -181,7 +191,8 @@ impl Pinned {
         self.names.read().unwrap_or_else(PoisonError::into_inner).small.get(&hash).copied()
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
         self.names.read().unwrap_or_else(PoisonError::into_inner).bodies.is_empty()
     }
 
@@ -189,36 +200,16 @@ impl Pinned {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks are looked through until this is dropped; nothing that is pinned, nobody waits.
-    pub fn look(&self) -> Looking<'_> {
-        let counts = !self.is_empty();
-        if counts {
-            self.saving.send_modify(|blocks| *blocks += 1);
-        }
-        Looking { pinned: self, counts }
+    /// A body, by a name that nothing has.
+    #[cfg(test)]
+    pub fn pin_something(&self) {
+        self.names().bodies.insert(0, BlobId([0; 16]));
     }
 
-    /// Waits until no block is being looked through.
-    pub async fn settled(&self) {
-        if *self.saving.borrow() > 0 {
-            // The sender is in `self`.
-            let _ = self.saving.subscribe().wait_for(|blocks| *blocks == 0).await;
-        }
-    }
-}
-
-/// See [`Pinned::look`].
-#[derive(Debug)]
-pub struct Looking<'a> {
-    pinned: &'a Pinned,
-    counts: bool,
-}
-
-impl Drop for Looking<'_> {
-    fn drop(&mut self) {
-        if self.counts {
-            self.pinned.saving.send_modify(|blocks| *blocks -= 1);
-            self.pinned.turns.send_modify(|turns| *turns += 1);
+    /// Blocks near their turn were looked through.
+    pub fn looked(&self) {
+        if !self.is_empty() {
+            self.turns.send_modify(|turns| *turns += 1);
         }
     }
 }
@@ -241,17 +232,15 @@ pub struct Saver {
 impl Saver {
     /// Runs until it is dropped.
     pub async fn run(self) {
-        let mut next_turn = 0;
         loop {
             self.line.moved().await;
-            let _looking = self.pinned.look();
-            while let Some(due) = self.line.due().into_iter().find(|due| due.turn >= next_turn) {
-                next_turn = due.turn + 1;
+            while let Some(due) = self.line.next_look() {
                 let hashes = second_chance::entries_of(&self.area, due.block).await;
                 for key in hashes.into_iter().filter_map(|(hash, _)| self.pinned.small(hash)) {
                     self.catalog.save(key, &self.tier).await;
                 }
             }
+            self.pinned.looked();
         }
     }
 }

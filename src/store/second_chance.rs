@@ -23,7 +23,7 @@ use super::geometry::{Chunk, ChunkHash, ChunkKey, PAGE, padded, unpack_hash};
 use super::heat::Heat;
 use super::line::{Due, Line};
 use super::pinned::Pinned;
-use super::tier::Tier;
+use super::tier::{Found, Tier};
 use crate::metrics::StoreMetrics;
 
 /// The most of what leaves that is saved, in percent.
@@ -34,9 +34,10 @@ const BURST: usize = 4;
 const AT_A_TIME: usize = 8;
 
 /// How many blocks ahead of its turn a block is looked at: late enough that the last uses count, early enough that
-/// saving ends before the block is reused.
+/// saving ends before the block is reused. While one is saved at most two blocks are filled, the gate's and its own, and
+/// one is being reused: with three the last chunks of a block came too late now and then.
 pub fn near(blocks: usize) -> usize {
-    (blocks / 8).clamp(2, 16)
+    (blocks / 8).clamp(4, 16)
 }
 
 /// The task that saves.
@@ -60,15 +61,14 @@ impl Saver {
     /// Runs until it is dropped.
     pub async fn run(self) {
         let most = usize::try_from(self.area.capacity()).unwrap_or(usize::MAX) / BURST;
-        let (mut next_turn, mut credit) = (0, most);
+        let mut credit = most;
         loop {
             self.line.moved().await;
-            let _looking = self.pinned.look();
-            while let Some(due) = self.line.due().into_iter().find(|due| due.turn >= next_turn) {
-                next_turn = due.turn + 1;
+            while let Some(due) = self.line.next_look() {
                 credit = (credit + self.area.block / 100 * SHARE).min(most);
                 credit = credit.saturating_sub(self.save(due, credit).await);
             }
+            self.pinned.looked();
         }
     }
 
@@ -92,10 +92,13 @@ impl Saver {
 
     /// Writes a chunk again; returns the bytes it takes, or 0 if there was nothing to save.
     async fn put_again(&self, key: ChunkKey) -> usize {
-        // An entry that is not leaving was found in another block: this one holds an older copy of it.
-        let Some(found) = self.tier.get(&key).await.filter(|found| found.leaving) else { return 0 };
+        let found = self.tier.get(&key).await;
+        // An entry that is not leaving was found in another block: this one holds an older copy of it. Or it has left
+        // while it was read.
+        let is_kept = |found: &Found<Chunk>| !found.leaving && self.tier.contains(&key);
+        let Some(found) = found.filter(|found| !is_kept(found)) else { return 0 };
         let size = padded(ChunkKey::ENCODED, size_of::<u64>() + found.value.0.len());
-        if !self.tier.put(key, found.value, size).await {
+        if !self.tier.save(key, found.value, size).await {
             return 0;
         }
         self.metrics.second_chances.inc();

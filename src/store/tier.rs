@@ -41,6 +41,7 @@ where
 {
     cache: HybridCache<K, V, S>,
     gate: Arc<Gate<K>>,
+    pub(super) line: Arc<Line>,
     largest: usize,
     metrics: StoreMetrics,
 }
@@ -52,8 +53,9 @@ where
     S: Hashing,
 {
     fn clone(&self) -> Self {
-        let Self { cache, gate, largest, metrics } = self;
-        Self { cache: cache.clone(), gate: gate.clone(), largest: *largest, metrics: metrics.clone() }
+        let Self { cache, gate, line, largest, metrics } = self;
+        let (cache, gate, line) = (cache.clone(), gate.clone(), line.clone());
+        Self { cache, gate, line, largest: *largest, metrics: metrics.clone() }
     }
 }
 
@@ -104,7 +106,9 @@ where
         self.cache.storage().may_contains(key)
     }
 
-    /// Writes an entry of `padded` bytes when the gate lets it in. Returns false when it was not written.
+    /// Writes an entry of `padded` bytes when the line is settled and the gate lets it in. Returns false when it was not
+    /// written: the line did not settle (see [`Line::settles`]), the entry is larger than [`Tier::largest`], or the disk
+    /// takes no more.
     pub async fn put(&self, key: K, value: V, padded: usize) -> bool {
         self.put_with(key, padded, |write| write(value)).await
     }
@@ -112,6 +116,16 @@ where
     /// As [`Tier::put`]: at the moment the gate lets the entry in, `decide` calls what it is given with the value to
     /// write, or calls it off by not doing so.
     pub async fn put_with(&self, key: K, padded: usize, decide: impl FnOnce(&mut dyn FnMut(V))) -> bool {
+        self.line.settles().await && self.save_with(key, padded, decide).await
+    }
+
+    /// As [`Tier::put`], and goes before those: for what would be lost otherwise.
+    pub async fn save(&self, key: K, value: V, padded: usize) -> bool {
+        self.save_with(key, padded, |write| write(value)).await
+    }
+
+    /// As [`Tier::put_with`], and goes before those.
+    pub async fn save_with(&self, key: K, padded: usize, decide: impl FnOnce(&mut dyn FnMut(V))) -> bool {
         if padded > self.largest {
             return false;
         }
@@ -129,9 +143,14 @@ where
         self.gate.put(key, padded, insert).await
     }
 
-    /// True when an entry of `padded` bytes would not wait at the gate.
+    /// Waits until nothing that is pinned is to be saved here before something else is put; see [`Line::settled`].
+    pub async fn settled(&self) {
+        self.line.settled().await;
+    }
+
+    /// True when an entry of `padded` bytes would not wait.
     pub fn has_room(&self, padded: usize) -> bool {
-        self.gate.has_room(padded)
+        self.line.is_settled() && self.gate.has_room(padded)
     }
 
     /// True when at least half of what the gate lets in would not wait.
@@ -258,6 +277,6 @@ impl Build<'_> {
         line.opened();
         let gate = Arc::new(Gate::new(gate, self.metrics.clone()));
         let largest = gate.bytes().min(area.block - INDEX);
-        Ok(Tier { cache, gate, largest, metrics: self.metrics.clone() })
+        Ok(Tier { cache, gate, line: line.clone(), largest, metrics: self.metrics.clone() })
     }
 }

@@ -1,6 +1,9 @@
 //! What is pinned stays, however much is put; what is not pinned any more goes.
 
+use tokio::time::{Instant, timeout};
+
 use super::*;
+use crate::store::line::PATIENCE;
 
 const CHUNKS: u32 = 40;
 
@@ -78,4 +81,95 @@ async fn a_removed_part_is_told_of() {
     assert_eq!(bench.is_held(&pinned).await, Some(true));
     bench.remove_entry(&entry(0));
     assert_eq!(bench.is_held(&pinned).await, Some(false));
+}
+
+/// What is pinned is looked through each second while blocks are reused, however much it is.
+#[tokio::test]
+async fn a_long_look_lets_others_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), 64).await;
+    let pinned = whole(&bench, 0).await;
+    let mut turns = 0;
+    let others = async {
+        loop {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    // 400 chunks, as of a hundred megabytes.
+    let look = async {
+        for _ in 0..10 {
+            assert_eq!(bench.is_held(&pinned).await, Some(true));
+        }
+    };
+    tokio::select! {
+        biased;
+        () = look => {}
+        () = others => {}
+    }
+    assert!(turns >= 3, "{turns} turns of others");
+}
+
+/// What is pinned in one row is written again in one row. For that a new body waits, but not for long: then it passes
+/// through, and is not on disk. What is small does not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_long_while_pinned_bodies_are_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), 64).await;
+    let disk = bench.store.inner.disk.load_full().unwrap();
+    let began = Instant::now();
+    disk.nar.line.stall(true);
+    bench.put_entry(entry(2), Bytes::from_static(b"x")).await;
+    assert!(began.elapsed() < PATIENCE, "those are blocks of another tier");
+    assert!(timeout(PATIENCE / 4, bench.put_chunk(key(2, 0), bytes(2, 0))).await.is_err(), "it waits for the row");
+    bench.put_chunk(key(2, 0), bytes(2, 0)).await;
+    assert!(began.elapsed() >= PATIENCE);
+    let on_disk = || disk.nar.contains(&bench.store.space.chunk(key(2, 0)));
+    assert!(bench.chunk(key(2, 0), &Manifest::digest(&bytes(2, 0))).await.is_some() && !on_disk());
+    disk.nar.line.stall(false);
+    bench.put_chunk(key(2, 0), bytes(2, 0)).await;
+    assert!(on_disk());
+}
+
+/// The same for what is small: it is on disk as soon as the row is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_small_is_on_disk_later_while_pinned_narinfos_are_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), 64).await;
+    let disk = bench.store.inner.disk.load_full().unwrap();
+    disk.meta.line.stall(true);
+    bench.put_entry(entry(2), Bytes::from_static(b"x")).await;
+    assert_eq!(bench.entry(entry(2)).await.as_deref(), Some(&b"x"[..]));
+    let on_disk = || disk.meta.contains(&MetaKey::Entry(bench.store.space.entry(entry(2))));
+    bench.flush_chunks().await;
+    assert!(!on_disk());
+    disk.meta.line.stall(false);
+    bench.close().await;
+    let again = super::bench(dir.path(), 64).await;
+    assert_eq!(again.entry(entry(2)).await.as_deref(), Some(&b"x"[..]));
+}
+
+/// Two bodies that are nearly half of the disk, so that the row is long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_much_as_can_be_pinned_survives_on_a_busy_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), 64).await;
+    let pinned = [whole(&bench, 0).await, whole(&bench, 1).await];
+    pinned.iter().for_each(|hold| bench.pin(hold));
+    let busy = Arc::new(());
+    let spin = |_| {
+        let busy = Arc::downgrade(&busy);
+        std::thread::spawn(move || {
+            while busy.strong_count() > 0 {
+                std::hint::spin_loop();
+            }
+        })
+    };
+    let threads: Vec<_> = (0..4).map(spin).collect();
+    flood(&bench, 10).await;
+    drop(busy);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for hold in &pinned {
+        assert_eq!(bench.is_held(hold).await, Some(true));
+    }
 }
