@@ -103,6 +103,11 @@ pub(super) async fn fetch_by<F: Future<Output = (HashPart, Fetched)>>(
                 tally.here += 1;
                 path
             }
+            // What it refers to is wanted all the same.
+            Fetched::Lost(path, why) => {
+                tally.fail(hash, &why);
+                path
+            }
             Fetched::Missing => {
                 tally.fail(hash, "no upstream has it");
                 continue;
@@ -117,5 +122,32 @@ pub(super) async fn fetch_by<F: Future<Output = (HashPart, Fetched)>>(
             further.retain(|hash| known.len() < MOST && known.insert(*hash));
             left.extend(further);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::fetch::Path;
+
+    fn hash(n: char) -> HashPart {
+        HashPart::parse(&n.to_string().repeat(32)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_path_refers_to_is_wanted_also_where_its_nar_cannot_be_had() {
+        let path =
+            |n: char, to: &[char]| Path { name: n.to_string(), references: to.iter().copied().map(hash).collect() };
+        let one = |asked: HashPart| {
+            let fetched = match asked {
+                asked if asked == hash('a') => Fetched::Lost(path('a', &['b', 'c']), "gone".to_owned()),
+                asked if asked == hash('b') => Fetched::Missing,
+                _ => Fetched::New(path('c', &[]), 5),
+            };
+            std::future::ready((asked, fetched))
+        };
+        let tally = fetch_by(one, [hash('a')], Wanted::Closures, |_| {}).await;
+        assert_eq!((tally.known, tally.new, tally.failed), (3, 1, 2));
+        assert!(tally.reasons.iter().any(|reason| reason.ends_with(": gone")), "{:?}", tally.reasons);
     }
 }

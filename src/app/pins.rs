@@ -64,6 +64,8 @@ struct State {
     coming: Vec<(HashPart, Wanted)>,
     /// What is here of the paths of all of them.
     held: HashMap<HashPart, Held>,
+    /// What those refer to of which no more is here than the narinfo.
+    lost: HashMap<HashPart, Vec<HashPart>>,
     /// Those of which something is missing.
     holed: HashSet<HashPart>,
     size: Room,
@@ -101,7 +103,7 @@ impl Pins {
     /// Has what is here of them stay, while a command works on the store; nothing is fetched.
     pub(super) async fn hold_what_is_here(&self) {
         let one = async |hash| {
-            let Some(held) = self.inner.proxy.held(hash).await else { return (hash, Fetched::Missing) };
+            let Some(held) = self.inner.proxy.held(hash).await else { return (hash, self.lost(hash).await) };
             let path = held.path.clone();
             let kept = self.hold(&mut self.lock(), hash, held);
             (hash, kept.map_or(Fetched::Missing, |()| Fetched::Here(path)))
@@ -111,6 +113,13 @@ impl Pins {
             let roots = roots.iter().filter(|(_, of)| *of == wanted).map(|(root, _)| *root);
             fetch_by(one, roots, wanted, |_| {}).await;
         }
+    }
+
+    /// Nothing is here of a path but what its narinfo says, or not even that.
+    async fn lost(&self, hash: HashPart) -> Fetched {
+        let Some(path) = self.inner.proxy.known(hash).await else { return Fetched::Missing };
+        self.lock().lost.insert(hash, path.references.clone());
+        Fetched::Lost(path, "its NAR is not here".to_owned())
     }
 
     /// Another configuration is in force.
@@ -124,14 +133,21 @@ impl Pins {
         // First what is here: what is missing may take its time, or not come at all.
         self.hold_what_is_here().await;
         let mut turns = self.inner.store.turns();
+        let (mut again, mut missing) = (AGAIN, 0);
         loop {
             turns.mark_unchanged();
             let whole = self.look_through().await;
-            let next = Instant::now() + if whole { EVERY } else { AGAIN };
+            // Who does not have it now will hardly have it in a minute.
+            let still = std::mem::replace(&mut missing, self.inner.metrics.missing.get()) == missing;
+            again = if still { EVERY.min(again * 2) } else { AGAIN };
+            let next = Instant::now() + if whole { EVERY } else { again };
             loop {
                 tokio::select! {
                     () = sleep_until(next) => break,
-                    () = self.inner.look_again.notified() => break,
+                    () = self.inner.look_again.notified() => {
+                        again = AGAIN / 2;
+                        break;
+                    }
                     // The sender is in the store. While something cannot be had, that is tried again in its time.
                     Ok(()) = turns.changed(), if whole => {
                         sleep(PAUSE).await;
@@ -171,6 +187,7 @@ impl Pins {
     async fn is_held(&self) -> bool {
         let held: Vec<Held> = self.lock().held.values().cloned().collect();
         for held in &held {
+            tokio::task::consume_budget().await;
             // Without a disk there is nothing to be done.
             if self.inner.store.is_held(&held.hold).await == Some(false) {
                 return false;
@@ -186,11 +203,15 @@ impl Pins {
             None => self.inner.proxy.fetch(hash).await,
         };
         let held = self.inner.proxy.held(hash).await;
-        let failed = matches!(fetched, Fetched::Missing | Fetched::Failed(_));
+        let failed = matches!(fetched, Fetched::Missing | Fetched::Lost(..) | Fetched::Failed(_));
         let mut state = self.lock();
-        match held {
-            Some(held) => self.hold(&mut state, hash, held)?,
-            None => _ = state.held.remove(&hash),
+        match (held, &fetched) {
+            (Some(held), _) => self.hold(&mut state, hash, held)?,
+            (None, Fetched::Lost(path, _)) => {
+                state.held.remove(&hash);
+                state.lost.insert(hash, path.references.clone());
+            }
+            (None, _) => state.forget(hash),
         }
         let is_here = state.held.contains_key(&hash);
         if failed && is_here {
@@ -217,6 +238,7 @@ impl Pins {
             return Err(Full);
         }
         self.inner.store.pin(&held.hold);
+        state.lost.remove(&hash);
         state.held.insert(hash, held);
         state.size = size;
         Ok(())
@@ -315,6 +337,7 @@ impl Pins {
         let (metrics, mut state) = (&self.inner.metrics, self.lock());
         let (wanted, coming) = (state.paths_of(&state.roots()), state.paths_of(&state.coming));
         state.held.retain(|hash, _| wanted.contains(hash) || coming.contains(hash));
+        state.lost.retain(|hash, _| wanted.contains(hash) || coming.contains(hash));
         state.holed.retain(|hash| wanted.contains(hash));
         state.size = state.held.values().fold(Room::default(), |sum, held| sum + held.hold.size());
         self.inner.store.pin_only(state.held.values().map(|held| &held.hold));
@@ -407,11 +430,16 @@ impl State {
         let mut left: Vec<HashPart> = closures.map(|(root, _)| *root).collect();
         let mut found: HashSet<HashPart> = left.iter().copied().collect();
         while let Some(hash) = left.pop() {
-            let references = self.held.get(&hash).map(|held| held.path.references.as_slice()).unwrap_or_default();
-            left.extend(references.iter().copied().filter(|hash| found.insert(*hash)));
+            let references = self.held.get(&hash).map(|held| &held.path.references).or_else(|| self.lost.get(&hash));
+            left.extend(references.into_iter().flatten().copied().filter(|hash| found.insert(*hash)));
         }
         found.extend(roots.iter().map(|(root, _)| *root));
         found
+    }
+
+    fn forget(&mut self, hash: HashPart) {
+        self.held.remove(&hash);
+        self.lost.remove(&hash);
     }
 
     fn missing_of(&self, paths: &HashSet<HashPart>) -> u64 {

@@ -21,6 +21,8 @@ pub enum Fetched {
     New(Path, u64),
     /// No upstream has it.
     Missing,
+    /// Its narinfo is here, and its NAR cannot be had, for this reason.
+    Lost(Path, String),
     /// It cannot be had, for this reason.
     Failed(String),
 }
@@ -43,13 +45,18 @@ impl Path {
 }
 
 impl Proxy {
-    /// Has the path with this hash here, with nothing of it left to come. The spaces are asked one after the other, the public one
-    /// first.
+    /// Has the path with this hash here, with nothing of it left to come. The spaces are asked one after the other, in the order in
+    /// which clients' requests ask them. What is known to be of a private one is asked of that one alone: others need not hear
+    /// what it is called.
     pub async fn fetch(&self, hash: HashPart) -> Fetched {
         let in_force = self.in_force.load_full();
-        let private = in_force.pipelines().filter(|pipeline| !std::ptr::eq(*pipeline, &in_force.public));
+        for pipeline in in_force.private() {
+            if pipeline.kept_entry(hash).await.is_some() {
+                return pipeline.fetch(hash).await;
+            }
+        }
         let mut worst = Fetched::Missing;
-        for pipeline in [&in_force.public].into_iter().chain(private) {
+        for pipeline in in_force.in_order() {
             match pipeline.fetch(hash).await {
                 Fetched::Missing => {}
                 Fetched::Failed(why) => worst = Fetched::Failed(why),
@@ -72,6 +79,7 @@ impl Pipeline {
             return Fetched::Failed(format!("the narinfo of {hash} that was kept cannot be read"));
         };
         let (path, meant) = (Path::of(&info), Meant::by(&info));
+        let lost = |why: String| Fetched::Lost(Path::of(&info), why);
         let Answer { outcome, reply, .. } = self.nar_of(meant, false).await.unwrap_or_else(Answer::from);
         match reply {
             // What the disk lost of it comes as it is read.
@@ -81,18 +89,18 @@ impl Pipeline {
                 while let Some(piece) = body.next().await {
                     match piece {
                         Ok(piece) => bytes += piece.len() as u64,
-                        Err(error) => return Fetched::Failed(error.to_string()),
+                        Err(error) => return lost(error.to_string()),
                     }
                 }
                 // The last byte is not the end: it is stored after it.
                 if let Some(fill) = self.shared.fills.running(meant.blob())
                     && let Err(broken) = fill.kept().await
                 {
-                    return Fetched::Failed(broken.to_string());
+                    return lost(broken.to_string());
                 }
                 Fetched::New(path, bytes)
             }
-            Reply::Failed(failure) => Fetched::Failed(failure.text),
+            Reply::Failed(failure) => lost(failure.text),
             Reply::Object(_) => Fetched::Failed("something else came in the place of its NAR".to_owned()),
         }
     }

@@ -19,14 +19,21 @@ pub struct Held {
 }
 
 impl Proxy {
-    /// What of the path with this hash is here, if its narinfo and its manifest are. The spaces are looked at in the order of
-    /// [`Proxy::fetch`].
+    /// What of the path with this hash is here, if its narinfo and its manifest are; the first space that has it.
     pub async fn held(&self, hash: HashPart) -> Option<Held> {
-        let in_force = self.in_force.load_full();
-        let private = in_force.pipelines().filter(|pipeline| !std::ptr::eq(*pipeline, &in_force.public));
-        for pipeline in [&in_force.public].into_iter().chain(private) {
+        for pipeline in self.in_force.load_full().in_order() {
             if let Some(held) = pipeline.held_whole(hash).await {
                 return Some(held);
+            }
+        }
+        None
+    }
+
+    /// What is known of a path of which nothing else is here than its narinfo.
+    pub async fn known(&self, hash: HashPart) -> Option<Path> {
+        for pipeline in self.in_force.load_full().in_order() {
+            if let Some(entry) = pipeline.kept_entry(hash).await {
+                return pipeline.info_of(&entry).as_ref().map(Path::of);
             }
         }
         None

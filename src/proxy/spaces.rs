@@ -138,6 +138,18 @@ impl InForce {
         self.private.iter().map(|private| &private.pipeline).chain([&self.public])
     }
 
+    /// The private ones.
+    pub(super) fn private(&self) -> impl Iterator<Item = &Pipeline> {
+        self.private.iter().map(|private| &private.pipeline)
+    }
+
+    /// Every space, in the order in which they are asked.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Pipeline> {
+        let (before, after) = self.private.split_at(self.before);
+        let before = before.iter().map(|private| &private.pipeline);
+        before.chain([&self.public]).chain(after.iter().map(|private| &private.pipeline))
+    }
+
     /// Whose a thing is that a walk over the store found, and what it is called there.
     pub(super) fn owner(&self, found: &Kept) -> Option<(Pipeline, Kept)> {
         self.pipelines().find_map(|pipeline| Some((pipeline.clone(), pipeline.shared.store.own(found)?)))

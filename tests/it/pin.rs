@@ -254,3 +254,56 @@ async fn what_is_taken_over_while_no_server_runs_displaces_nothing_pinned() {
     }
     assert!(!is_had(&snowbank.http(), &control).await, "what is not pinned is gone");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_cannot_be_had_costs_nothing_below_it() {
+    let (origin, key) = (Origin::start(), Key::new("pin-6"));
+    let [root, middle, last] = closure();
+    [&root, &middle, &last].into_iter().for_each(|object| origin.publish(object, &key));
+    let setup = Setup::in_front_of(&origin, &key).store(SMALL).admin_port(free_port());
+    let snowbank = start(&setup).await;
+    assert_eq!(told(&setup, &["pin", root.hash_part()]).await.0, Some(0));
+    assert!(Arc::into_inner(snowbank).expect("nobody else has it").stop().success());
+    // The disk is lost, and by then the upstream has the narinfo of one and no more.
+    let dir = setup.dir().to_owned();
+    for entry in std::fs::read_dir(&dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() {
+            std::fs::remove_dir_all(entry).expect("it goes");
+        }
+    }
+    origin.serve(&middle.file_target(), Reply::status(404));
+    origin.forget();
+    let snowbank = start(&setup).await;
+    until_told(&setup, &format!("{}  closure  3 paths, 1 of them not here  7.4 MB\n", root.base_name)).await;
+    let _off = origin.switch_off();
+    get(&snowbank.http(), &root).await;
+    get(&snowbank.http(), &last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_to_be_private_is_asked_of_nobody_else() {
+    let (public, work, key) = (Origin::start(), Origin::start(), Key::new("pin-7"));
+    let [root, middle, last] = closure();
+    [&root, &middle, &last].into_iter().for_each(|object| work.publish(object, &key));
+    let keys = format!("public_keys = [{:?}]", key.public());
+    let setup = Setup::new()
+        .store(SMALL)
+        .admin_port(free_port())
+        .upstream_with(&public.url(), &format!("name = \"public\"\n{keys}"))
+        .upstream_with(&work.url(), &format!("name = \"work\"\nprivate = true\npriority = 90\n{keys}"))
+        .also("[cache]\nnegative_ttl = \"0 s\"");
+    let tokens = setup.home().join("tokens");
+    let token = run(&["token", "ci"]);
+    std::fs::write(&tokens, token.stdout.split(|byte| *byte == b'\n').next().expect("a line"))
+        .expect("a file of tokens");
+    let setup = setup.also(&format!("[[access]]\nupstreams = [\"work\"]\ntoken_files = [{tokens:?}]"));
+    let _snowbank = start(&setup).await;
+    let (status, said) = told(&setup, &["pin", root.hash_part()]).await;
+    assert_eq!(status, Some(0), "{said}");
+    // The public one is asked first, and has to be: nothing was known yet.
+    assert_eq!(public.count(&root.narinfo_target()), 1);
+    let asked = public.total();
+    let (status, said) = told(&setup, &["warm", root.hash_part()]).await;
+    assert!(status == Some(0) && said.contains("3 were here already"), "{said}");
+    assert_eq!(public.total(), asked);
+}
