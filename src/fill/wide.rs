@@ -7,7 +7,7 @@
 //!
 //! Many a cache, or the way to it, gives each connection so much and no more. Whether more connections bring more is measured, for
 //! each upstream, on a large body that somebody reads (`pace`). What is read is what one connection would have brought, from the
-//! same upstream and with the same `ETag`; who follows behind (hash, chunks, readers) sees no difference. A part that breaks off is
+//! same upstream and with the same `ETag` (or without one, each of them); who follows behind (hash, chunks, readers) sees no difference. A part that breaks off is
 //! asked for once more from where it broke. Where that fails too, or anything is not as it was, the rest is asked for over one
 //! connection, from where it is needed. So it is from the beginning where another snowbank sends what it is still fetching itself: it
 //! holds the end of each part back until all of it came.

@@ -162,10 +162,11 @@ crate::options! {
         /// How long a narinfo of this upstream is served without asking again. Paths almost never change under their
         /// hash; shorten it for a nix-serve whose store paths are deleted and rebuilt.
         pub narinfo_ttl: Period = Period::seconds(86_400),
-        /// Whether a NAR of 16 MiB or more that somebody reads is asked for in parts, over three and then eight connections, as long as
+        /// Whether a NAR of 16 MiB or more that somebody reads is asked for in parts, over four and then eight connections, as long as
         /// that is found to be faster: of an upstream, or over a way to it, that gives each connection little. Where it is not, where ranges are
         /// not answered, or parts are refused, the next ten minutes' NARs come over one each. Of another snowbank only what it
-        /// has; never with fewer than eight connections for NARs. `false` for an upstream that is paid by the request.
+        /// has; never with fewer than eight connections for NARs. `false` for an upstream that is paid by the
+        /// request, and for a cache that fetches the whole of a file for each range of it that it does not have (nginx without `slice`).
         pub parallel: bool = true,
         /// The largest NAR of this upstream that is fetched when its narinfo is asked for, if that is less than `prefetch` of
         /// `[cache]`; "0 B" fetches none: for an upstream that is paid by the byte, or near.

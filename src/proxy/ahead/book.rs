@@ -7,8 +7,9 @@
 //!
 //! Each network of clients has a credit for each upstream, and all together have one. What is fetched is taken off it, what
 //! is then asked for is given back with as much again: a build that takes what it asked about is never held up. Who
-//! asks about everything and takes nothing uses up three quarters of the credit, and who comes then has three quarters of the rest. Of what waits for one client the newest goes first: Nix
-//! asks from the roots of a closure to its leaves, and takes the leaves first.
+//! asks about everything and takes nothing uses up three quarters of the credit, and who comes half a second later or more has three
+//! quarters of the rest. Of what waits for one client the newest goes first: Nix asks from the roots of a closure to its leaves, and takes
+//! the leaves first.
 //!
 //! Pure: no clock of its own, no I/O, no tasks.
 
@@ -60,6 +61,8 @@ struct Lane<K> {
     credit: Credit,
     /// The newest last. Some may be gone from [`Book::waiting`].
     stack: VecDeque<K>,
+    /// How many are not.
+    waiting: usize,
     /// Whether it is among [`Book::turns`].
     has_turn: bool,
 }
@@ -107,7 +110,7 @@ pub(super) struct Book<K, C> {
     waiting: HashMap<K, (Instant, Waits<C>)>,
     running: HashMap<K, Runs>,
     unwanted: HashMap<K, Unwanted>,
-    /// When each of `unwanted` is wasted, in order.
+    /// When each of `unwanted` is wasted, in order. Some may be gone from there.
     due: VecDeque<(Instant, K)>,
     together: Credit,
 }
@@ -138,6 +141,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             self.turns.push_back(waits.lane.clone());
         }
         lane.stack.push_back(key);
+        lane.waiting += 1;
         if lane.stack.len() > 2 * MOST_WAITING {
             lane.stack.retain(|key| self.waiting.contains_key(key));
         }
@@ -148,10 +152,18 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
     /// those of others nor keeps them out.
     fn make_room(&mut self) {
         while self.waiting.len() >= MOST_WAITING {
-            let longest = self.lanes.values_mut().max_by_key(|lane| lane.stack.len());
+            let longest = self.lanes.values_mut().max_by_key(|lane| lane.waiting);
             let Some(oldest) = longest.and_then(|lane| lane.stack.pop_front()) else { return };
-            self.waiting.remove(&oldest);
+            self.remove_waiting(oldest);
         }
+    }
+
+    fn remove_waiting(&mut self, key: K) -> Option<Waits<C>> {
+        let (_, waits) = self.waiting.remove(&key)?;
+        if let Some(lane) = self.lanes.get_mut(&waits.lane) {
+            lane.waiting -= 1;
+        }
+        Some(waits)
     }
 
     fn make_lane(&mut self, id: &LaneId, budget: u64, now: Instant) -> bool {
@@ -167,7 +179,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         if has_room {
             self.lanes.insert(
                 id.clone(),
-                Lane { credit: Credit::full(budget, now), stack: VecDeque::new(), has_turn: false },
+                Lane { credit: Credit::full(budget, now), stack: VecDeque::new(), waiting: 0, has_turn: false },
             );
         }
         has_room
@@ -214,7 +226,8 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             let Some((since, waits)) = self.waiting.get(&key) else { continue };
             if now.saturating_duration_since(*since) > WAITS {
                 // Those below it are older still.
-                lane.stack.drain(..=place).for_each(|old| _ = self.waiting.remove(&old));
+                let old: Vec<K> = lane.stack.drain(..=place).collect();
+                old.into_iter().for_each(|key| _ = self.remove_waiting(key));
                 return None;
             }
             let fits = |bytes: u64, most: u64| bytes == 0 || bytes + waits.size <= most;
@@ -230,7 +243,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
                 return None;
             }
             lane.stack.remove(place);
-            let (_, Waits { lane, size, metrics, what, .. }) = self.waiting.remove(&key)?;
+            let Waits { lane, size, metrics, what, .. } = self.remove_waiting(key)?;
             self.running.insert(key, Runs { lane, size, metrics, begun: now, wanted: None });
             return Some((key, what));
         }
@@ -251,6 +264,9 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
                 let due = now + WASTED_AFTER;
                 self.unwanted.insert(key, Unwanted { lane, size, metrics, took, due });
                 self.due.push_back((due, key));
+                if self.due.len() > 2 * MOST_UNWANTED {
+                    self.due.retain(|(due, key)| is_due(&self.unwanted, *key, *due));
+                }
             }
             None => {
                 metrics.wasted.inc_by(received);
@@ -271,7 +287,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             metrics.used.inc_by(size);
             metrics.saved.inc_by(took.as_secs_f64());
             (lane, size)
-        } else if let Some((_, waits)) = self.waiting.remove(&key) {
+        } else if let Some(waits) = self.remove_waiting(key) {
             // It would have been worth it.
             self.give(&waits.lane, waits.size.max(LEAST_GIVEN));
             return self.has_waiting();
@@ -295,8 +311,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             && due <= now
         {
             self.due.pop_front();
-            // What was wanted meanwhile may have been fetched anew since.
-            if self.unwanted.get(&key).is_some_and(|unwanted| unwanted.due == due)
+            if is_due(&self.unwanted, key, due)
                 && let Some(Unwanted { size, metrics, .. }) = self.unwanted.remove(&key)
             {
                 metrics.wasted.inc_by(size);
@@ -324,9 +339,14 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         self.waiting.clear();
         self.turns.clear();
         for lane in self.lanes.values_mut() {
-            (lane.has_turn, lane.stack) = (false, VecDeque::new());
+            (lane.has_turn, lane.waiting, lane.stack) = (false, 0, VecDeque::new());
         }
     }
+}
+
+/// Whether it was not wanted since; then it may have been fetched anew, too.
+fn is_due<K: Eq + Hash>(unwanted: &HashMap<K, Unwanted>, key: K, due: Instant) -> bool {
+    unwanted.get(&key).is_some_and(|unwanted| unwanted.due == due)
 }
 
 #[cfg(test)]

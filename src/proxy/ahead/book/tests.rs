@@ -204,6 +204,36 @@ fn what_waits_is_bounded_and_leaves_after_a_minute() {
 }
 
 #[test]
+fn who_has_asked_for_what_it_asked_about_is_not_in_the_way() {
+    let (mut rig, one, other) = (Rig::new(), lane(Some("192.0.2.1"), "a"), lane(Some("198.51.100.1"), "a"));
+    for key in 0..4000 {
+        rig.offer(key, &one, MIB, 0);
+    }
+    (1..4000).for_each(|key| _ = rig.book.wanted(key, rig.now));
+    for key in 10_000..20_000 {
+        rig.offer(key, &other, MIB, 0);
+    }
+    assert_eq!(rig.book.waiting.len(), MOST_WAITING);
+    assert!(rig.book.waiting.contains_key(&0), "it is the only one of its lane");
+}
+
+#[test]
+fn what_is_remembered_of_what_was_wanted_is_bounded() {
+    let (mut rig, lane) = (Rig::new(), lane(None, "a"));
+    for key in 0..100_000 {
+        rig.offer(key, &lane, 1, MIB);
+        assert_eq!(rig.next(), Some(key));
+        rig.fetched(key, 1);
+        if key > 10 {
+            rig.book.wanted(key, rig.now);
+        }
+    }
+    assert!(rig.book.due.len() <= 2 * MOST_UNWANTED);
+    rig.later(301);
+    assert_eq!(rig.counted(), [100_000, 99_989, 11]);
+}
+
+#[test]
 fn lanes_are_bounded() {
     let mut rig = Rig::new();
     for n in 0..2 * u32::try_from(MOST_LANES).unwrap() {
