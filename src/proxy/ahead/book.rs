@@ -345,7 +345,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
 }
 
 /// Whether it was not wanted since; then it may have been fetched anew, too.
-fn is_due<K: Eq + Hash>(unwanted: &HashMap<K, Unwanted>, key: K, due: Instant) -> bool {
+fn is_due<K: Copy + Eq + Hash>(unwanted: &HashMap<K, Unwanted>, key: K, due: Instant) -> bool {
     unwanted.get(&key).is_some_and(|unwanted| unwanted.due == due)
 }
 
