@@ -126,8 +126,6 @@ impl Course<'_> {
         let from = received.max(kept.len() as u64 * CHUNK as u64);
         // Parts are those of one body only where its hash says so, and not where they did not fit together.
         let size_of_all = self.plan.size.filter(|_| self.plan.file_hash.is_some() && !self.way.is_singly());
-        let may_part = !self.fill.is_ahead() || self.fill.is_wanted();
-        let size_of_all = size_of_all.filter(|_| may_part);
         let parts = &self.fills.inner.parts;
         let mut last = wide::first_part(source, from, size_of_all, parts);
         let mut opened = open(source, from, last).await?;

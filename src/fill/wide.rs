@@ -9,7 +9,8 @@
 //! each upstream, on a large body that somebody reads (`pace`). What is read is what one connection would have brought, from the
 //! same upstream and with the same `ETag` (or without one, each of them); who follows behind (hash, chunks, readers) sees no difference. A part that breaks off is
 //! asked for once more from where it broke. Where that fails too, or anything is not as it was, the rest is asked for over one
-//! connection, from where it is needed. So it is from the beginning where another snowbank sends what it is still fetching itself: it
+//! connection, from where it is needed. What nobody reads yet comes one part after the other, so that parts can be fetched beside it
+//! as soon as somebody does. Over one connection it is from the beginning where another snowbank sends what it is still fetching itself: it
 //! holds the end of each part back until all of it came.
 //!
 //! What bounds it: parts of 4 MiB, 32 of them in memory over all bodies, seven ahead of one body's reader, and none while clients
@@ -79,8 +80,8 @@ pub(super) struct Wide {
     ahead: Option<Ahead>,
     /// Where the rest was asked for last.
     asked: Option<u64>,
-    /// Somebody reads it.
-    wanted: bool,
+    /// From where on it was read by somebody, if it is.
+    wanted_from: Option<u64>,
     in_parts: bool,
 }
 
@@ -119,24 +120,51 @@ impl Ahead {
     }
 }
 
+/// What was answered where a body or a part of it was asked for.
+struct Answer {
+    /// Where it ends, where that is told.
+    end: Option<u64>,
+    /// The last byte that was asked for, where not all that is left was.
+    asked: Option<u64>,
+    /// The upstream is another snowbank, which is fetching it itself.
+    is_filling: bool,
+}
+
+impl Answer {
+    fn is_as_asked(&self) -> bool {
+        self.asked.is_some() && self.end == self.asked.map(|last| last + 1)
+    }
+
+    /// Where it ends, if further parts may be asked for beside it.
+    fn part(&self) -> Option<u64> {
+        self.end.filter(|_| self.is_as_asked() && !self.is_filling)
+    }
+
+    /// Up to where it is read, if that is not the end of a body of that size.
+    fn until(&self, size: Option<u64>) -> Option<u64> {
+        // Of a part that is being fetched there the end is held back; the rest of the body is not.
+        let held_back = if self.is_filling && self.is_as_asked() { HOLD } else { 0 };
+        self.end.filter(|end| size.is_some_and(|size| *end < size)).map(|end| end - held_back)
+    }
+}
+
 impl Wide {
     /// A body of which `opened` is the beginning: up to `last`, if it was asked for by that and answered so.
     pub(super) fn begin(source: &Source, opened: Opened, asked: Option<u64>, size: Option<u64>, parts: &Parts) -> Self {
         let Opened { from, validator, body, end, is_filling, took, .. } = opened;
         let upstream = &source.upstream;
-        let is_as_asked = asked.is_some() && end == asked.map(|last| last + 1);
-        if asked.is_some() && !is_as_asked {
+        let answer = Answer { end, is_filling, asked };
+        if asked.is_some() && !answer.is_as_asked() {
             upstream.ignores_ranges();
         }
-        let ahead = end.zip(size).filter(|_| is_as_asked && !is_filling).map(|(next, size)| {
+        let ahead = answer.part().zip(size).map(|(next, size)| {
             let pace = Pace::new(upstream.width(), took);
             Ahead { parts: parts.clone(), size, next, queue: VecDeque::new(), pace }
         });
-        // Of a part that is being fetched there the end is held back; the rest of the body is not.
-        let held_back = if is_filling && is_as_asked { HOLD } else { 0 };
-        let until = end.filter(|end| size.is_some_and(|size| *end < size)).map(|end| end - held_back);
+        let until = answer.until(size);
         let whole = Whole { source: source.clone(), size, validator, came: Arc::default() };
-        Self { whole, now: Now::Body(body), from, at: from, until, ahead, asked: None, wanted: false, in_parts: false }
+        let now = Now::Body(body);
+        Self { whole, now, from, at: from, until, ahead, asked: None, wanted_from: None, in_parts: false }
     }
 
     /// Whether it was put together from several answers.
@@ -154,7 +182,7 @@ impl Wide {
     /// # Errors
     /// As of [`Body::next`].
     pub(super) async fn next(&mut self, wanted: bool) -> Option<Result<Bytes, UpstreamError>> {
-        self.wanted = wanted;
+        self.wanted_from = if wanted { self.wanted_from.or(Some(self.at)) } else { None };
         loop {
             match self.piece().await {
                 Some(Ok(mut piece)) => {
@@ -219,27 +247,32 @@ impl Wide {
         }
     }
 
-    /// Asks for all that is left over one connection.
+    /// Asks for what is left over one connection: all of it, or the next part, so long as more connections may be worth it soon.
     async fn rest(&mut self, permit: OwnedSemaphorePermit) -> Result<(), UpstreamError> {
-        let is_undecided = |ahead: Ahead| ahead.pace.is_undecided();
-        if self.ahead.take().is_some_and(is_undecided) && self.wanted {
-            // The first part was through before anything could be measured: there is nothing to gain.
-            self.whole.source.upstream.is_best_at(0);
-        }
         // Some give so much at a time and no more.
-        let so_little = |asked| self.at - asked < LEAST_AT_ONCE;
-        if self.asked.replace(self.at).is_some_and(so_little) {
+        let before = self.asked.replace(self.at);
+        if before.is_some_and(|asked| self.at - asked < LEAST_AT_ONCE) {
             return Err(self.whole.source.upstream.sent_another_part());
         }
-        let Opened { end, body, .. } = self.whole.rest(self.at, permit).await?;
-        self.until = end.filter(|_| self.whole.size.is_some() && end != self.whole.size);
+        let was_wanted = self.wanted_from.is_some_and(|wanted| wanted <= before.unwrap_or(self.from));
+        let ahead = self.ahead.take();
+        if was_wanted && ahead.as_ref().is_some_and(|ahead| ahead.pace.is_undecided()) {
+            // A part was through before anything could be measured: there is nothing to gain.
+            self.whole.source.upstream.is_best_at(0);
+        }
+        let ahead = ahead.filter(|ahead| !was_wanted && ahead.size - self.at > FIRST);
+        let last = ahead.as_ref().map(|_| self.at + FIRST - 1);
+        let Opened { end, body, is_filling, .. } = self.whole.rest(self.at, last, permit).await?;
+        let answer = Answer { end, is_filling, asked: last };
+        self.ahead = ahead.zip(answer.part()).map(|(ahead, next)| Ahead { next, ..ahead });
+        self.until = answer.until(self.whole.size);
         (self.now, self.in_parts) = (Now::Body(body), true);
         Ok(())
     }
 
     /// Has parts fetched, and notes what they brought.
     fn go_ahead(&mut self) {
-        let (Some(ahead), true) = (&mut self.ahead, self.wanted) else { return };
+        let (Some(ahead), Some(_)) = (&mut self.ahead, self.wanted_from) else { return };
         let all = ahead.go_on(&self.whole) >= ahead.pace.connections();
         let open = ahead.queue.iter().all(|part| part.pipe.is_open());
         if let Some(best) = ahead.pace.came(self.whole.came.load(Ordering::Relaxed), all, open) {

@@ -16,6 +16,8 @@ use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::trust::eventually;
 
 const SIZE: usize = 48_000_000;
+/// Room enough that a NAR of this size is fetched ahead.
+const AHEAD: &str = "disk = \"512 MiB\"\nmemory = \"64 MiB\"";
 
 fn key() -> Key {
     Key::new("wide-1")
@@ -175,15 +177,45 @@ async fn what_nobody_reads_does_not_tell_how_many_connections_are_worth_it() {
         origin.serve(&object.file_target(), metered(&object.file));
     }
     let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
-    let room = "disk = \"512 MiB\"\nmemory = \"64 MiB\"";
-    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).store(room).prefetching().start();
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).store(AHEAD).prefetching().start();
     snowbank.wait_for_disk();
     snowbank.https().get(&object.narinfo_target()).await.expect(200);
     eventually("it is fetched ahead", async || snowbank.counter(Count::Prefetched) >= SIZE as u64).await;
-    assert!(origin.parts(&object.file_target()).len() <= 2, "of what nobody reads nothing is fetched in parts");
+    let end = |n: usize| u64::try_from(n * (8 << 20)).unwrap();
+    let one_by_one: Vec<_> = (0..6).map(|n| (end(n), (n < 5).then(|| end(n + 1) - 1))).collect();
+    assert_eq!(origin.parts(&object.file_target()), one_by_one, "what nobody reads comes over one connection");
     snowbank.https().get(&other.served_target()).await.expect_bytes(&other.file);
     let parts = origin.parts(&other.file_target());
     assert!(parts.len() > 5, "{parts:?}");
+}
+
+#[tokio::test]
+async fn what_is_being_fetched_ahead_comes_over_more_connections_once_somebody_reads_it() {
+    let (origin, object) = (Origin::start(), Object::new("joined", SIZE));
+    origin.publish(&object, &key());
+    let gate = Gate::new();
+    origin.script(&object.file_target(), {
+        let (gate, file) = (gate.clone(), object.file.clone());
+        move |request, _| match request.field("range").is_none_or(|range| range.starts_with("bytes=0-")) {
+            true => metered(&file).gate_at(1_000_000, &gate),
+            false => metered(&file),
+        }
+    });
+    let keys = format!("public_keys = [{:?}]\nconnections = 64", key().public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).store(AHEAD).prefetching().start();
+    snowbank.wait_for_disk();
+    snowbank.https().get(&object.narinfo_target()).await.expect(200);
+    gate.reached().await;
+    let mut exchange = snowbank.https().start("GET", &object.served_target(), &[]).await;
+    let mut body = exchange.exactly(500_000).await;
+    gate.open();
+    let (rest, end) = exchange.rest().await;
+    body.extend_from_slice(&rest);
+    assert!(end == End::Clean && body == object.file);
+    let parts = origin.parts(&object.file_target());
+    assert!(parts.len() > 7, "{parts:?}");
+    assert!(origin.each_byte_once(&object.file_target()), "{parts:?}");
+    assert_eq!(snowbank.counter(Count::FillsFailed), 0);
 }
 
 #[tokio::test]

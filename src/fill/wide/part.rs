@@ -36,10 +36,15 @@ impl Whole {
         self.came.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What is left of it from there, or the beginning of that, over the connection that had it until now.
-    pub(super) async fn rest(&self, from: u64, permit: OwnedSemaphorePermit) -> Result<Opened, UpstreamError> {
+    /// What is left of it from there (up to `last`), or the beginning of that, over the connection that had it until now.
+    pub(super) async fn rest(
+        &self,
+        from: u64,
+        last: Option<u64>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Opened, UpstreamError> {
         let (upstream, target) = (&self.source.upstream, &self.source.target);
-        match upstream.open_beside(permit, target, from, None).await? {
+        match upstream.open_beside(permit, target, from, last).await? {
             // Its name for these bytes may be another one where several servers stand behind an address: the hash will tell.
             Said::Have(opened) if opened.from == from && self.is_of_its_size(&opened) => Ok(opened),
             _ => Err(upstream.sent_another_part()),
