@@ -33,7 +33,7 @@ mod witness;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -248,10 +248,15 @@ struct Inner {
     contested: Contested,
     /// Of all spaces.
     parts: Parts,
+    /// Of all spaces: the fills that were begun before anybody asked, and the upstream that is asked first for each.
+    ahead: Arc<Mutex<Vec<BegunAhead>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<Running>,
 }
+
+/// See [`Inner::ahead`]; gone when its task has ended.
+type BegunAhead = (Weak<Fill>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
 struct Running {
@@ -276,7 +281,7 @@ impl Fills {
         let running = Mutex::new(Running::default());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts::new(tasks.clone(), stop.clone());
-        let (prover, unproven) = (Arc::default(), Mutex::default());
+        let (prover, unproven, ahead) = (Arc::default(), Mutex::default(), Arc::default());
         let contested = Contested::default();
         Self {
             inner: Arc::new(Inner {
@@ -288,6 +293,7 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
+                ahead,
                 tasks,
                 stop,
                 running,
@@ -302,7 +308,7 @@ impl Fills {
         let (metrics, permits) = (inner.metrics.clone(), Arc::clone(&inner.permits));
         let waiting = Arc::clone(&inner.waiting);
         let (prover, tasks, stop) = (Arc::clone(&inner.prover), inner.tasks.clone(), inner.stop.clone());
-        let parts = inner.parts.clone();
+        let (parts, ahead) = (inner.parts.clone(), Arc::clone(&inner.ahead));
         let (running, unproven) = (Mutex::default(), Mutex::default());
         let contested = Contested::default();
         Self {
@@ -315,6 +321,7 @@ impl Fills {
                 unproven,
                 contested,
                 parts,
+                ahead,
                 tasks,
                 stop,
                 running,
@@ -345,7 +352,13 @@ impl Fills {
 
     /// Starts a fill of the plan's NAR that nobody has asked for; `None` when one is running.
     pub fn start_ahead(&self, plan: Plan) -> Option<Arc<Fill>> {
+        let first_asked = task::first_asked(&plan).map(|source| Arc::clone(source.upstream.name()));
         let (fill, started) = self.start_as(Fill::ahead, plan);
+        if started {
+            let mut ahead = self.ahead();
+            ahead.retain(|(fill, _)| fill.strong_count() > 0);
+            ahead.push((Arc::downgrade(&fill), first_asked));
+        }
         started.then_some(fill)
     }
 
@@ -406,14 +419,15 @@ impl Fills {
         usize::try_from(self.inner.metrics.running.get()).unwrap_or(0)
     }
 
-    /// Has the youngest fill that nobody wants end, so that its place goes to one that somebody waits for; one from this
-    /// upstream, where it is that one whose places are taken.
+    /// Has the youngest fill that nobody wants end, of whatever space, so that its place goes to one that somebody waits for; one from
+    /// this upstream, where it is that one whose places are taken.
     fn make_way(&self, upstream: Option<&Arc<str>>) {
-        let running = self.lock();
-        let is_in_question = |fill: &&Arc<Fill>| {
-            fill.is_for_nobody() && upstream.is_none_or(|name| fill.sender().as_ref() == Some(name))
+        let in_question = |(fill, first_asked): &BegunAhead| {
+            let fill = fill.upgrade().filter(|fill| fill.is_for_nobody())?;
+            let is_theirs = upstream.is_none_or(|name| fill.sender().as_ref().or(first_asked.as_ref()) == Some(name));
+            is_theirs.then_some(fill)
         };
-        let mut ahead: Vec<_> = running.whole.values().filter(is_in_question).collect();
+        let mut ahead: Vec<_> = self.ahead().iter().filter_map(in_question).collect();
         ahead.sort_by_key(|fill| fill.age());
         // One of those that were not told so yet.
         let _ = ahead.iter().any(|fill| fill.make_way());
@@ -441,7 +455,12 @@ impl Fills {
         timeout(PLACE, permits.acquire_owned()).await.ok()?.ok()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
+    fn ahead(&self) -> MutexGuard<'_, Vec<BegunAhead>> {
+        // A panic cannot leave it half changed (R35).
+        self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
         // A panic while the lock is held cannot leave the maps half changed: each change is one insert or remove (R35).
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -99,7 +99,7 @@ impl Drop for Running<'_> {
 }
 
 /// The plan's first source; one that is asked after the library, as it will have most of the work.
-fn first_asked(plan: &Plan) -> Option<&Source> {
+pub(super) fn first_asked(plan: &Plan) -> Option<&Source> {
     plan.sources.iter().find(|source| !source.upstream.is_library()).or(plan.sources.first())
 }
 

@@ -32,6 +32,8 @@ crate::options! {
         pub ca_file: Option<PathBuf> = None,
         /// The proxy through which the bucket is asked, as `proxy` of an upstream.
         pub proxy: Option<Setting> = None,
+        /// Whether a large NAR is asked for in parts, as `parallel` of an upstream; `false` for a bucket that is paid by the request.
+        pub parallel: bool = true,
         /// How long it may take to answer whether it has a path; connecting is part of it. Who waits longer several times in a row
         /// leaves it alone for some seconds.
         pub timeout: Period = Period::seconds(2),
@@ -58,6 +60,7 @@ impl Options {
         options.credentials = self.credentials;
         options.ca_file.clone_from(&self.ca_file);
         options.proxy.clone_from(&self.proxy);
+        options.parallel = self.parallel;
         options.narinfo_timeout = self.timeout;
         // The upstreams have the same: who waits here for longer than a question takes waits in vain.
         options.connect_timeout = self.timeout;

@@ -119,16 +119,21 @@ impl Ahead {
 
     /// Whether a narinfo that a client asks for is here because it was asked for ahead. For nearly all that are, nothing is locked.
     fn had_been_asked_for(&self, path: &Path, metrics: &ProxyMetrics) -> bool {
-        let had = self.inner.narinfos.load(Relaxed) > 0 && {
-            let mut state = self.lock();
-            let had = state.references.wanted(path);
-            self.inner.narinfos.store(state.references.unwanted(), Relaxed);
-            had
-        };
+        let had = self.is_asked_for(path);
         if had {
             metrics.prefetched_narinfos.of(Prefetched::Used).inc();
         }
         had
+    }
+
+    /// A client asks for a narinfo; whether somebody else was asked for it ahead.
+    fn is_asked_for(&self, path: &Path) -> bool {
+        self.inner.narinfos.load(Relaxed) > 0 && {
+            let mut state = self.lock();
+            let had = state.references.wanted(path);
+            self.inner.narinfos.store(state.references.unwanted(), Relaxed);
+            had
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -179,7 +184,7 @@ impl Ahead {
     /// Whether there is room for what nobody has asked for.
     fn has_room(&self, state: &State) -> bool {
         let Inner { store, fills, .. } = &*self.inner;
-        let asked_for = fills.count().saturating_sub(state.book.running());
+        let asked_for = fills.count().saturating_sub(state.book.for_nobody());
         store.is_open() && store.is_at_ease() && asked_for < BUSY
     }
 
@@ -271,6 +276,11 @@ impl Pipeline {
         self.offer_nar(&info, entry, network, largest);
         self.offer_references(&info, network, 0);
         ahead.go_on();
+    }
+
+    /// A client was told that nobody has a path: what it cost to know that ahead was well spent.
+    pub(super) fn expect_nothing(&self, hash: HashPart) {
+        self.shared.ahead.is_asked_for(&(self.space(), hash));
     }
 
     fn offer_nar(&self, info: &NarInfo, entry: &Entry, network: Network, largest: u64) {

@@ -94,6 +94,7 @@ impl Pipeline {
                 Answer::public(outcome, Reply::Object(object)).coming_from(provenance)
             }
             Found::HaveNot => {
+                self.expect_nothing(hash);
                 let outcome = if outcome == Outcome::Negative { outcome } else { Outcome::NotFound };
                 Answer::failed(outcome, FailureKind::NotFound, self.nobody_has(hash))
             }

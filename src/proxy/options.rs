@@ -49,7 +49,9 @@ crate::options! {
         pub prefetch: ByteSize = ByteSize(64 << 20),
         /// How much may be fetched ahead of one upstream for the clients of one network (a /24, or a /56 of IPv6) and not be
         /// asked for: three quarters of what is left of it at once, so that something is left for who comes next (half a second after
-        /// that network's last question, or later), and so much again in an hour. What is asked for counts no longer, and opens the way for more. At most eight times as much for all networks together, and at most an eighth of the disk.
+        /// that network's last question, or later), and so much again in an hour. A NAR counts for at least 64 KiB. What
+        /// is asked for counts no longer, and opens the way for more. At most eight times as much for all networks together, and at
+        /// most an eighth of the disk.
         pub prefetch_budget: ByteSize = ByteSize(256 << 20),
         /// Whether the narinfos of what a path refers to are asked for when its own is, up to 256 for each network of clients that none
         /// of them has asked for then: for clients that are far from here. With `prefetch = "0 B"` they are not.

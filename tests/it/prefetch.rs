@@ -10,6 +10,7 @@ use crate::support::nix::Machine;
 use crate::support::origin::{Framing, Gate, Origin, Reply};
 use crate::support::snowbank::{Count, Setup, Snowbank};
 use crate::support::static_cache;
+use crate::support::trust::eventually;
 
 fn key() -> Key {
     Key::new("prefetch-1")
@@ -117,11 +118,11 @@ async fn what_says_no_holds() {
 #[tokio::test]
 async fn a_crawler_costs_the_budget_and_a_build_after_it_has_its_nars_at_hand() {
     let origin = Origin::start();
-    let size = 20_000;
+    let size = 70_000;
     let objects: Vec<Object> = (0..600).map(|n| published(&origin, &format!("path-{n}"), size)).collect();
     let file = objects[0].file.len() as u64;
     let snowbank =
-        Setup::in_front_of(&origin, &key()).also("[cache]\nprefetch = \"1 MiB\"\nprefetch_budget = \"2 MiB\"").start();
+        Setup::in_front_of(&origin, &key()).also("[cache]\nprefetch = \"1 MiB\"\nprefetch_budget = \"7 MiB\"").start();
     snowbank.wait_for_disk();
     let client = snowbank.https().h2().await;
     let (crawled, built) = objects.split_at(500);
@@ -130,7 +131,7 @@ async fn a_crawler_costs_the_budget_and_a_build_after_it_has_its_nars_at_hand() 
     }
     until(&snowbank, Count::Prefetching, |running| running == 0).await;
     let cost = snowbank.counter(Count::Prefetched);
-    let most = (2 << 20) / 4 * 3;
+    let most = (7 << 20) / 4 * 3;
     assert!(most - file <= cost && cost <= most + file, "all but a quarter, which is for whoever comes then: {cost}");
     // Somebody else from there, who takes what he asks about, the last first.
     for object in built {
@@ -182,6 +183,41 @@ async fn who_asks_for_a_nar_does_not_stand_behind_what_nobody_asked_for() {
     for object in &wanted {
         assert_eq!(origin.count(&object.file_target()), 1);
     }
+}
+
+#[tokio::test]
+async fn what_was_not_answered_yet_makes_way_too() {
+    let (origin, heads, bodies) = (Origin::start(), Gate::new(), Gate::new());
+    let ahead: Vec<Object> = (0..12).map(|n| Object::new(&format!("ahead-{n}"), 2_000_000)).collect();
+    for object in &ahead {
+        origin.publish_narinfo(object, &key());
+        let slowly = Reply::bytes(object.file.clone()).pieces(1000, std::time::Duration::from_millis(300));
+        origin.serve(&object.file_target(), slowly.gate_before_head(&heads));
+    }
+    let wanted: Vec<Object> = (0..8).map(|n| published(&origin, &format!("wanted-{n}"), 1_500_000)).collect();
+    for object in &wanted {
+        origin.serve(&object.file_target(), Reply::bytes(object.file.clone()).gate_at(100, &bodies));
+    }
+    let keys = format!("public_keys = [{:?}]\nconnections = 8\nstall_timeout = \"10 m\"", key().public());
+    let snowbank = Setup::new().upstream_with(&origin.url(), &keys).prefetching().start();
+    snowbank.wait_for_disk();
+    let client = snowbank.http();
+    for object in &ahead {
+        client.get(&object.narinfo_target()).await.expect(200);
+    }
+    until(&snowbank, Count::FillsRunning, |running| running == 3).await;
+    let taken = wanted.iter().map(|object| {
+        let (client, target) = (client.clone(), object.served_target());
+        async move { client.get(&target).await.expect_bytes(&object.file) }
+    });
+    let four_at_a_time = async {
+        until(&snowbank, Count::Waiting, |waiting| waiting == 8).await;
+        heads.open();
+        let asked = || wanted.iter().map(|object| origin.count(&object.file_target())).sum::<usize>();
+        eventually("four are asked for", async || asked() == 4).await;
+        bodies.open();
+    };
+    futures_util::future::join(futures_util::future::join_all(taken), four_at_a_time).await;
 }
 
 #[tokio::test]

@@ -42,6 +42,8 @@ const MOST_UNWANTED: usize = 16_384;
 pub(super) const WASTED_AFTER: Duration = Duration::from_secs(300);
 /// The least that one thing wanted gives back: small NARs must open the way for more than themselves.
 const LEAST_GIVEN: u64 = 1 << 20;
+/// The least that one thing costs: a request costs the upstream something, too.
+const LEAST_COST: u64 = 64 << 10;
 /// Networks and upstreams of which something is remembered at most; those whose credit is whole are forgotten first.
 const MOST_LANES: usize = 4096;
 /// So many lanes have a turn at a time: the others have theirs when it is looked again.
@@ -113,6 +115,17 @@ pub(super) struct Book<K, C> {
     /// When each of `unwanted` is wasted, in order. Some may be gone from there.
     due: VecDeque<(Instant, K)>,
     together: Credit,
+}
+
+impl<C> Waits<C> {
+    /// What is taken off the credit for it.
+    fn cost(&self) -> u64 {
+        cost(self.size)
+    }
+}
+
+fn cost(size: u64) -> u64 {
+    size.max(LEAST_COST)
 }
 
 impl<K: Copy + Eq + Hash, C> Book<K, C> {
@@ -234,12 +247,12 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             if of_upstream >= waits.most
                 || !fits(in_all, BYTES_AT_ONCE)
                 || !fits(bytes_of_upstream, BYTES_OF_UPSTREAM)
-                || !lane.credit.take(waits.size, now)
+                || !lane.credit.take(waits.cost(), now)
             {
                 continue;
             }
-            if !self.together.take(waits.size, now) {
-                lane.credit.give(waits.size);
+            if !self.together.take(waits.cost(), now) {
+                lane.credit.give(waits.cost());
                 return None;
             }
             lane.stack.remove(place);
@@ -270,7 +283,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
             }
             None => {
                 metrics.wasted.inc_by(received);
-                self.give(&lane, size.saturating_sub(received));
+                self.give(&lane, cost(size).saturating_sub(received.max(LEAST_COST)));
             }
         }
     }
@@ -294,7 +307,7 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
         } else {
             return false;
         };
-        self.give(&lane, size.saturating_add(size.max(LEAST_GIVEN)));
+        self.give(&lane, cost(size).saturating_add(size.max(LEAST_GIVEN)));
         self.has_waiting()
     }
 
@@ -332,6 +345,11 @@ impl<K: Copy + Eq + Hash, C> Book<K, C> {
     /// What is being fetched.
     pub(super) fn running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Those of them that no client has asked for.
+    pub(super) fn for_nobody(&self) -> usize {
+        self.running.values().filter(|runs| runs.wanted.is_none()).count()
     }
 
     /// Forgets what waits.

@@ -152,7 +152,7 @@ fn places_are_bounded_in_all_and_by_upstream() {
     let (mut rig, lanes) = (Rig::new(), ["a", "b", "c"].map(|upstream| lane(None, upstream)));
     for (n, lane) in (0..).zip(&lanes) {
         for key in 0..100 {
-            rig.offer(100 * n + key, lane, 1, MIB);
+            rig.offer(100 * n + key, lane, 1, 64 * MIB);
         }
     }
     let running = rig.all();
@@ -170,8 +170,22 @@ fn what_failed_costs_what_came_of_it() {
     rig.book.ended(1, 1000, false, rig.now);
     assert_eq!(rig.counted(), [1000, 0, 1000]);
     rig.offer(2, &lane, MIB, MIB);
-    rig.offer(3, &lane, MIB * 3 / 4 - 1000, MIB);
+    rig.offer(3, &lane, MIB * 3 / 4 - LEAST_COST, MIB);
     assert_eq!(rig.all(), [3]);
+}
+
+#[test]
+fn what_is_tiny_costs_a_request_too() {
+    let (mut rig, lane) = (Rig::new(), lane(None, "a"));
+    for key in 0..10_000 {
+        rig.offer(key, &lane, 100, 64 * MIB);
+        rig.all().into_iter().for_each(|key| rig.fetched(key, 100));
+    }
+    assert_eq!(rig.counted()[0], 100 * (48 * MIB / LEAST_COST), "all but a quarter");
+    // What is asked for gives back what it cost, and more.
+    rig.book.wanted(0, rig.now);
+    rig.offer(20_000, &lane, MIB, 64 * MIB);
+    assert_eq!(rig.all(), [20_000, 9999]);
 }
 
 #[test]
