@@ -211,7 +211,9 @@ async fn what_was_not_answered_yet_makes_way_too() {
         async move { client.get(&target).await.expect_bytes(&object.file) }
     });
     let four_at_a_time = async {
-        until(&snowbank, Count::Waiting, |waiting| waiting == 8).await;
+        // One has the place that was left to it, and its response has begun.
+        bodies.reached().await;
+        until(&snowbank, Count::Waiting, |waiting| waiting == 7).await;
         heads.open();
         let asked = || wanted.iter().map(|object| origin.count(&object.file_target())).sum::<usize>();
         eventually("four are asked for", async || asked() == 4).await;
