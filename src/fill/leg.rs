@@ -25,6 +25,9 @@ use crate::nix::hash::Hasher;
 use crate::store::{CHUNK, Manifest};
 use crate::upstream::{Opened, Said, WhenDown};
 
+/// With so much to come the place of a body is free in a moment anyhow, and fetching it anew would cost more.
+const NEARLY_WHOLE: u64 = 256 << 10;
+
 /// What came already, while it comes once more.
 struct Skip {
     left: u64,
@@ -234,7 +237,8 @@ impl Course<'_> {
             let crowd = || fills.is_crowded();
             alone.update(Instant::now(), fill.is_wanted(), crowd, piece.len(), *size).map_err(Off::Ends)?;
             take(fills, fill, plan, piece, notes).await;
-            if fill.is_in_the_way() {
+            let is_nearly_whole = size.is_some_and(|size| size.saturating_sub(fill.received()) <= NEARLY_WHOLE);
+            if fill.is_in_the_way() && !is_nearly_whole {
                 let text = "it was fetched before anybody asked for it, and makes way for another";
                 return Err(Off::Ends(Broken::new(FillFailure::Abandoned, text)));
             }

@@ -372,5 +372,7 @@ async fn two_hundred_small_nars_at_once_are_all_right() {
     while let Some(client) = clients.join_next().await {
         client.expect("no client failed");
     }
-    assert!(objects.iter().all(|object| origin.count(&object.file_target()) == 1));
+    for object in &objects {
+        assert_eq!(origin.count(&object.file_target()), 1, "{} bytes", object.file.len());
+    }
 }

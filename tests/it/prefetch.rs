@@ -223,6 +223,23 @@ async fn what_was_not_answered_yet_makes_way_too() {
 }
 
 #[tokio::test]
+async fn what_is_small_is_asked_for_once_however_many_ask() {
+    let origin = Origin::start();
+    let objects: Vec<Object> = (0..200).map(|n| published(&origin, &format!("small-{n}"), n * 997)).collect();
+    let snowbank = Setup::in_front_of(&origin, &key()).prefetching().start();
+    snowbank.wait_for_disk();
+    let client = snowbank.https().h2().await;
+    let taken = objects.iter().map(async |object| {
+        client.get(&object.narinfo_target()).await.expect(200);
+        client.get(&object.served_target()).await.expect_bytes(&object.file);
+    });
+    futures_util::future::join_all(taken).await;
+    for object in &objects {
+        assert_eq!(origin.count(&object.file_target()), 1, "{} bytes", object.file.len());
+    }
+}
+
+#[tokio::test]
 async fn what_failed_ahead_is_asked_for_again_by_who_wants_it() {
     let origin = Origin::start();
     let object = Object::new("fails-once", 400_000);
