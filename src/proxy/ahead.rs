@@ -148,12 +148,13 @@ impl Ahead {
         }
         // Begun once the lock is free: a runtime that ends drops what it is given at once, and places lock when they are dropped.
         let (nars, questions, looks) = self.taken();
+        // Questions first: each leads to the next one, and who comes second may have to wait for a new connection.
+        for question in questions {
+            self.spawn(ask(AskedAhead { ahead: self.clone(), begun: false }, question));
+        }
         for (key, wish) in nars {
             let place = Place { ahead: self.clone(), key, received: 0, whole: false, begun: false };
             self.spawn(run(place, wish));
-        }
-        for question in questions {
-            self.spawn(ask(AskedAhead { ahead: self.clone(), begun: false }, question));
         }
         if !looks {
             self.spawn(self.clone().look());
